@@ -1,0 +1,188 @@
+#include "mix.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+
+#include "parallel.h"
+
+namespace megart {
+namespace {
+
+// Small enough that the rows being interleaved stay in the first-level cache.
+constexpr std::size_t kRowsPerBlock = 32;
+
+std::string shape(std::size_t rows, std::size_t cols) {
+    return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+}
+
+Status check(const MixTask& task, std::size_t count) {
+    const std::string at = task.label;
+    if (task.a.size() != count || task.b.size() != count)
+        return Status::value(explain("a" + at + " and b" + at,
+                                     std::to_string(task.a.size()) + " and " +
+                                         std::to_string(task.b.size()) + " adapters",
+                                     std::to_string(count) + ", one per gate",
+                                     "pass one factor of each kind per gate"));
+    if (task.out_a.rows != task.out_b.cols)
+        return Status::value(explain("out_a" + at + " and out_b" + at,
+                                     shape(task.out_a.rows, task.out_a.cols) + " and " +
+                                         shape(task.out_b.rows, task.out_b.cols),
+                                     "[R, in] and [out, R]", "give both the rank of the slot"));
+    std::size_t total = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+        const Matrix &a = task.a[j], &b = task.b[j];
+        const std::string here = at + "[" + std::to_string(j) + "]";
+        if (a.cols != task.out_a.cols)
+            return Status::value(explain("a" + here, shape(a.rows, a.cols),
+                                         "[rank, " + std::to_string(task.out_a.cols) + "]",
+                                         "use adapters made for this base model"));
+        if (b.rows != task.out_b.rows)
+            return Status::value(explain("b" + here, shape(b.rows, b.cols),
+                                         "[" + std::to_string(task.out_b.rows) + ", rank]",
+                                         "use adapters made for this base model"));
+        if (a.rows != b.cols)
+            return Status::value(explain("a" + here + " and b" + here,
+                                         "ranks " + std::to_string(a.rows) + " and " +
+                                             std::to_string(b.cols),
+                                         "the same rank", "take both factors from one adapter"));
+        total += a.rows;
+    }
+    if (total > task.out_a.rows)
+        return Status::value(explain("a" + at, "total rank " + std::to_string(total),
+                                     "at most " + std::to_string(task.out_a.rows),
+                                     "open fewer memories or make the slot larger"));
+    return {};
+}
+
+struct Span {
+    std::uintptr_t begin, end;
+};
+
+template <class M>
+Span span_of(const M& m) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(m.data);
+    return {begin, begin + m.rows * m.cols * size_of(m.type)};
+}
+
+Status check_overlap(const std::vector<MixTask>& tasks) {
+    std::vector<Span> outs;
+    for (const MixTask& task : tasks)
+        for (const Span s : {span_of(task.out_a), span_of(task.out_b)})
+            if (s.begin < s.end) outs.push_back(s);
+    std::sort(outs.begin(), outs.end(), [](Span x, Span y) { return x.begin < y.begin; });
+    for (std::size_t i = 1; i < outs.size(); ++i)
+        if (outs[i].begin < outs[i - 1].end)
+            return Status::value(explain("out_a and out_b", "outputs that share memory",
+                                         "separate arrays", "allocate each output by itself"));
+    const auto hit = [&outs](const Matrix& m) {
+        const Span s = span_of(m);
+        const auto after =
+            std::lower_bound(outs.begin(), outs.end(), s.end,
+                             [](Span x, std::uintptr_t end) { return x.begin < end; });
+        return s.begin < s.end && after != outs.begin() && std::prev(after)->end > s.begin;
+    };
+    for (const MixTask& task : tasks)
+        if (std::any_of(task.a.begin(), task.a.end(), hit) ||
+            std::any_of(task.b.begin(), task.b.end(), hit))
+            return Status::value(explain("a and b", "a factor that shares memory with an output",
+                                         "separate arrays", "pass a copy of the factor"));
+    return {};
+}
+
+unsigned char* element(const OutMatrix& m, std::size_t row, std::size_t col) {
+    return static_cast<unsigned char*>(m.data) + (row * m.cols + col) * size_of(m.type);
+}
+
+// A length known to the compiler: plain moves in place of a call per row.
+template <std::size_t Bytes>
+void copy_rows(unsigned char* target, const unsigned char* source, std::size_t rows,
+               std::size_t step) {
+    for (std::size_t r = 0; r < rows; ++r)
+        std::memcpy(target + r * step, source + r * Bytes, Bytes);
+}
+
+// rows x run elements into a matrix whose rows are `stride` long.
+void place(const void* in, Type in_type, float gate, void* out, Type out_type, std::size_t rows,
+           std::size_t run, std::size_t stride) {
+    if (run == 0 || rows == 0) return;
+    if (in_type == out_type && gate == 1.0f) {
+        const std::size_t bytes = run * size_of(in_type), step = stride * size_of(in_type);
+        if (run == stride) {
+            std::memcpy(out, in, rows * bytes);
+            return;
+        }
+        auto* target = static_cast<unsigned char*>(out);
+        auto* source = static_cast<const unsigned char*>(in);
+        switch (bytes) {
+            case 8: return copy_rows<8>(target, source, rows, step);
+            case 16: return copy_rows<16>(target, source, rows, step);
+            case 32: return copy_rows<32>(target, source, rows, step);
+            case 64: return copy_rows<64>(target, source, rows, step);
+            case 128: return copy_rows<128>(target, source, rows, step);
+            case 256: return copy_rows<256>(target, source, rows, step);
+            default: break;
+        }
+        for (std::size_t r = 0; r < rows; ++r)
+            std::memcpy(target + r * step, source + r * bytes, bytes);
+        return;
+    }
+    simd::kernels().rows[static_cast<int>(in_type)][static_cast<int>(out_type)](in, gate, out, rows,
+                                                                                run, stride);
+}
+
+void mix_one(const MixTask& task, const float* gates) {
+    std::size_t offset = 0;
+    for (const Matrix& a : task.a) {
+        const std::size_t n = a.rows * a.cols;
+        place(a.data, a.type, 1.0f, element(task.out_a, offset, 0), task.out_a.type, 1, n, n);
+        offset += a.rows;
+    }
+    const std::size_t used = offset;
+    if (used < task.out_a.rows && task.out_a.cols > 0)
+        std::memset(element(task.out_a, used, 0), 0,
+                    (task.out_a.rows - used) * task.out_a.cols * size_of(task.out_a.type));
+
+    const OutMatrix& out = task.out_b;
+    for (std::size_t row = 0; row < out.rows; row += kRowsPerBlock) {
+        const std::size_t rows = std::min(kRowsPerBlock, out.rows - row);
+        offset = 0;
+        for (std::size_t j = 0; j < task.b.size(); ++j) {
+            const Matrix& b = task.b[j];
+            const auto* in =
+                static_cast<const unsigned char*>(b.data) + row * b.cols * size_of(b.type);
+            place(in, b.type, gates[j], element(out, row, offset), out.type, rows, b.cols,
+                  out.cols);
+            offset += b.cols;
+        }
+        if (used < out.cols)
+            for (std::size_t r = row; r < row + rows; ++r)
+                std::memset(element(out, r, used), 0, (out.cols - used) * size_of(out.type));
+    }
+}
+
+}  // namespace
+
+Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
+               int threads) {
+    if (threads < 1)
+        return Status::value(
+            explain("threads", std::to_string(threads), "at least 1", "pass threads=1"));
+    for (std::size_t j = 0; j < count; ++j)
+        if (!std::isfinite(gates[j]))
+            return Status::value(explain("gates", "a value that is not finite at " +
+                                         std::to_string(j), "finite numbers",
+                                         "check the weights of the gate"));
+    for (const MixTask& task : tasks) {
+        Status status = check(task, count);
+        if (!status.ok()) return status;
+    }
+    Status status = check_overlap(tasks);
+    if (!status.ok()) return status;
+    parallel_for(tasks.size(), threads, [&](std::size_t i) { mix_one(tasks[i], gates); });
+    return {};
+}
+
+}  // namespace megart

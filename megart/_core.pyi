@@ -1,0 +1,122 @@
+"""Gate, mix and llama.cpp hooks in C++: NumPy arrays in and out, no hidden copies, GIL released.
+
+Arrays must already have the named dtype and be C-contiguous and aligned: TypeError otherwise.
+Shapes and values that do not fit: ValueError. Every message says got, expected and a remedy.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_Factor: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+
+def scores(query: NDArray[np.float32], keys: _Factor, threads: int = 1) -> NDArray[np.float32]:
+    """Inner products: query [D], keys [N, D] -> [N]. Anything not finite: ValueError."""
+
+def gate(
+    query: NDArray[np.float32], keys: _Factor, k: int, beta: float = 1.0, threads: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """The k best keys: (indices, scores, weights), each [min(k, N)].
+
+    Sorted by score, ties by lower index; weights are a softmax of beta * score over all N.
+    """
+
+def mix(
+    a: Sequence[_Factor],
+    b: Sequence[_Factor],
+    gates: NDArray[np.float32],
+    out_a: _Factor,
+    out_b: _Factor,
+) -> None:
+    """One matrix: a[j] [r_j, in], b[j] [out, r_j] (lists), out_a [R, in], out_b [out, R].
+
+    Afterwards out_b @ out_a == sum of gates[j] * (b[j] @ a[j]); what is not used is zero.
+    No adapter at all makes zeros. Outputs may not share memory with anything else.
+    """
+
+def mix_all(
+    a: Sequence[Sequence[_Factor]],
+    b: Sequence[Sequence[_Factor]],
+    gates: NDArray[np.float32],
+    out_a: Sequence[_Factor],
+    out_b: Sequence[_Factor],
+    threads: int = 1,
+) -> None:
+    """`mix` over many matrices; nothing is written unless all of them are right."""
+
+def simd() -> str:
+    """The level of the kernels in use: avx512, avx2, neon or scalar."""
+
+def simd_levels() -> list[str]:
+    """The levels that this processor can run, best first."""
+
+def use_simd(name: str) -> None:
+    """Choose a level for the whole process (for tests and measurements)."""
+
+HOOK_FUNCTIONS: tuple[str, ...]
+"""Names of the ggml functions whose addresses `fns` must hold, from the library already loaded."""
+
+def check_layout(fns: Mapping[str, int]) -> None:
+    """RuntimeError unless ggml's tensors are laid out as this extension believes."""
+
+def tensor_set(fns: Mapping[str, int], address: int, array: _Factor) -> None:
+    """Copy an array into the ggml_tensor at `address`, wherever its buffer lives.
+
+    ValueError unless the dtype and the number of bytes are the tensor's own.
+    """
+
+def tensor_get(fns: Mapping[str, int], address: int) -> _Factor:
+    """A copy of the ggml_tensor at `address`, [rows, ne[0]], f32 or f16 as it is stored."""
+
+def host_array(address: int, shape: Sequence[int], dtype: DTypeLike) -> _Factor:
+    """A writable view of host memory at `address`; nothing is owned, nothing is checked.
+
+    Unsafe: using it after the tensor is freed reads or writes memory that belongs to others.
+    """
+
+class _FoundTensor(TypedDict):
+    name: str
+    address: int
+    data: int
+    type: int
+    ne: tuple[int, int, int, int]
+    nb: tuple[int, int, int, int]
+    nbytes: int
+    is_host: bool
+
+class EvalHook:
+    """A cb_eval for llama.cpp that reads one tensor's rows and finds adapter tensors.
+
+    Keep it alive longer than every context that was given its callback. Any thread may call it.
+    """
+
+    def __init__(self, fns: Mapping[str, int]) -> None:
+        """Runs check_layout first. ValueError when an address is missing."""
+
+    @property
+    def callback(self) -> int:
+        """Address for llama_context_params.cb_eval."""
+
+    @property
+    def user_data(self) -> int:
+        """Address for llama_context_params.cb_eval_user_data."""
+
+    def watch(self, name: str) -> None:
+        """Collect the rows of tensors of exactly this name from now on; "" stops."""
+
+    def take(self) -> NDArray[np.float32]:
+        """Rows collected since the last take, [n_rows, n_embd], in order; then forgets them.
+
+        ValueError when the tensor was not float32 or its width changed; the rows are dropped.
+        """
+
+    def discover(self, on: bool = True) -> None:
+        """While on, note factors (names ending in .lora_a, .lora_b) of graphs being computed.
+
+        Switching it on forgets what was found before.
+        """
+
+    def found(self) -> list[_FoundTensor]:
+        """What discover noted, one entry per name."""

@@ -1,0 +1,260 @@
+"""The SQLite catalog of a bank: schema, migrations, transactions. Every failure is a BankError."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from megart.errors import BankError
+
+FILE_NAME = "catalog.sqlite"
+APPLICATION_ID = 0x4D454741
+BUSY_SECONDS = 10.0
+_HEADER = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """The base model of a bank.
+
+    sha256: of its GGUF, the identity; spec: what resolves it again, "smollm2" or an absolute path;
+    gguf, hf: where its files lay when the bank was made.
+    """
+
+    sha256: str
+    name: str
+    spec: str
+    gguf: str
+    hf: str | None = None
+
+
+def _first_schema(connection: sqlite3.Connection) -> None:
+    for statement in (
+        "CREATE TABLE base (sha256 TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL, gguf TEXT NOT NULL, hf TEXT)",
+        "CREATE TABLE counter (revision INTEGER NOT NULL)",
+        "INSERT INTO counter VALUES (0)",
+        "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+        """CREATE TABLE memory (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE COLLATE NOCASE,
+            title TEXT, text TEXT NOT NULL,
+            paraphrases TEXT NOT NULL, questions TEXT NOT NULL, metadata TEXT NOT NULL,
+            state TEXT NOT NULL, recipe TEXT, activated INTEGER NOT NULL, rank INTEGER NOT NULL,
+            adapter_bytes INTEGER NOT NULL, adapter_sha256 TEXT,
+            created_at TEXT NOT NULL, learnt_at TEXT, training TEXT NOT NULL,
+            adapter_file TEXT
+        )""",
+        "CREATE TABLE key (seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE, vector BLOB NOT NULL)",
+    ):
+        connection.execute(statement)
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first_schema]
+
+
+class Catalog:
+    """One connection, used from any thread under one lock. `read` and `write` are the only ways in."""
+
+    def __init__(self, path: Path, *, create: BaseInfo | None = None) -> None:
+        self.path = path
+        self.created = False
+        self.lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        if create is None:
+            self._check_header()
+        with self.lock, self.translated():
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={'rw' if create is None else 'rwc'}",
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        try:
+            self._prepare(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        with self.lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise BankError(f"the bank {self.path.parent} is closed; open it again")
+        return self._connection
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.lock, self.translated():
+            return self.connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that owns the bank from its first line on; the commit is its last step."""
+        with self.lock, self.translated():
+            connection = self.connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("UPDATE counter SET revision = revision + 1")
+                self.commit()
+            except BaseException:
+                self._roll_back()
+                raise
+
+    @contextmanager
+    def hold(self) -> Iterator[sqlite3.Connection]:
+        """The write lock without a write: nobody else can change the bank meanwhile."""
+        with self.lock, self.translated():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+            finally:
+                self._roll_back()
+
+    def base(self) -> BaseInfo:
+        rows = self.read("SELECT sha256, name, spec, gguf, hf FROM base")
+        if len(rows) != 1:
+            raise BankError(_damaged(self.path, f"it names {len(rows)} base models"))
+        return BaseInfo(*rows[0])
+
+    def commit(self) -> None:
+        self.connection.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turns errors of SQLite and of the file system into BankError."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise BankError(_explain(error, self.path)) from error
+        except (UnicodeError, OverflowError) as error:
+            raise BankError(_damaged(self.path, str(error))) from error
+        except OSError as error:
+            raise BankError(
+                f"cannot write to the bank {self.path.parent}: {error.strerror or error}"
+            ) from error
+
+    def _check_header(self) -> None:
+        folder = self.path.parent
+        remedy = f"run: megart init --bank {folder}"
+        try:
+            with self.path.open("rb") as file:
+                header = file.read(len(_HEADER))
+        except (FileNotFoundError, NotADirectoryError):
+            raise BankError(f"no bank at {folder}; {remedy}") from None
+        except OSError as error:
+            raise BankError(f"cannot read the bank {folder}: {error.strerror or error}") from error
+        if not header:
+            raise BankError(f"no bank at {folder}, its catalog is empty; {remedy}")
+        if header != _HEADER:
+            raise BankError(_damaged(self.path, "it is not an SQLite file"))
+
+    def _prepare(self, create: BaseInfo | None) -> None:
+        with self.lock, self.translated():
+            # EXTRA: a commit must be on the disk before the adapter it replaces is deleted
+            for pragma in (
+                "synchronous = EXTRA",
+                "foreign_keys = ON",
+                "trusted_schema = OFF",
+                "mmap_size = 0",
+            ):
+                self.connection.execute(f"PRAGMA {pragma}")
+            if create is not None and self._pragma("page_count") == 0:
+                self.connection.execute("PRAGMA page_size = 8192")
+            fresh = self._pragma("application_id") == 0 and self._pragma("schema_version") == 0
+            if not fresh:
+                self._check_identity()
+            elif create is None:
+                raise BankError(
+                    f"no bank at {self.path.parent}; run: megart init --bank {self.path.parent}"
+                )
+            if self._pragma("user_version") < len(MIGRATIONS):
+                self._migrate(create)
+
+    def _check_identity(self) -> None:
+        if self._pragma("application_id") != APPLICATION_ID:
+            raise BankError(
+                f"{self.path} is the database of another program; "
+                "choose another folder and run: megart init --bank FOLDER"
+            )
+        version = self._pragma("user_version")
+        if version < 1:
+            raise BankError(_damaged(self.path, f"its format is {version}"))
+        if version > len(MIGRATIONS):
+            raise BankError(
+                f"the bank {self.path.parent} was made by a newer megart (format {version}, "
+                f"this one knows up to {len(MIGRATIONS)}); upgrade megart"
+            )
+
+    def _migrate(self, create: BaseInfo | None) -> None:
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # another process may have migrated while this one waited
+            start = self._pragma("user_version")
+            for number in range(start, len(MIGRATIONS)):
+                MIGRATIONS[number](connection)
+                connection.execute(f"PRAGMA user_version = {number + 1}")
+            if start == 0 and create is not None:
+                connection.execute("INSERT INTO base VALUES (?, ?, ?, ?, ?)", astuple(create))
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self.created = True
+            self.commit()
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _pragma(self, name: str) -> int:
+        return int(self.connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"the catalog {path} is damaged ({reason}); restore it from a backup, "
+        "or move the folder away and run: megart init --bank FOLDER"
+    )
+
+
+# SQLite's primary result codes, and how Python 3.10, which hides them, words them
+_BUSY, _READONLY, _IO, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14
+_WORDS = {
+    "locked": _BUSY,
+    "readonly": _READONLY,
+    "disk i/o": _IO,
+    "is full": _FULL,
+    "unable to open": _CANNOT_OPEN,
+}
+
+
+def _code(error: sqlite3.Error) -> int:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        text = str(error).lower()
+        code = next((number for words, number in _WORDS.items() if words in text), 0)
+    return int(code) & 0xFF
+
+
+def _explain(error: sqlite3.Error, path: Path) -> str:
+    folder = path.parent
+    texts = {
+        _BUSY: f"the bank {folder} was locked by another process for {BUSY_SECONDS:g} s; try again when it is done",
+        _FULL: f"cannot write to the bank {folder}: the disk is full; free some space and try again",
+        _READONLY: f"cannot write to the bank {folder}: it is read-only; change its permissions or copy it",
+        _CANNOT_OPEN: f"cannot open the catalog {path}; check the permissions of its folder",
+        _IO: f"cannot read or write the catalog {path}: {error}; check the disk",
+    }
+    return texts.get(_code(error)) or _damaged(path, " ".join(str(error).split()))

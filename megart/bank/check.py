@@ -1,0 +1,152 @@
+"""Whether a bank is whole, and how it is mended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from megart.bank.catalog import Catalog
+from megart.bank.files import AdapterFiles, is_adapter_name
+from megart.errors import BankError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a bank.
+
+    id: the memory, "" when none is concerned. kind: "missing", "size" or "sha" of an adapter file,
+    "orphan" of a file without a memory, "key" or "no-key" of a context key, "catalog" of the database.
+    """
+
+    id: str
+    kind: str
+    message: str
+
+
+def verify(catalog: Catalog, files: AdapterFiles) -> list[Problem]:
+    return [problem for problem, _ in _examine(catalog, files)]
+
+
+def repair(catalog: Catalog, files: AdapterFiles) -> list[Problem]:
+    mended = []
+    for problem, file in _examine(catalog, files):
+        if problem.kind == "orphan":
+            files.drop([file])
+            done = not (files.folder / file).exists()
+        elif problem.kind in ("missing", "size", "sha"):
+            done = _mark_pending(catalog, problem.id, file)
+            files.drop([file] if file else [])
+        elif problem.kind == "key":
+            with catalog.write() as connection:
+                connection.execute(
+                    "DELETE FROM key WHERE seq = (SELECT seq FROM memory WHERE id = ?)",
+                    (problem.id,),
+                )
+            done = True
+        else:
+            done = False
+        if done:
+            mended.append(problem)
+    return mended
+
+
+def _examine(catalog: Catalog, files: AdapterFiles) -> list[tuple[Problem, str]]:
+    """Problems, each with the file it is about ("" when none)."""
+    try:
+        answers = [str(row[0]) for row in catalog.read("PRAGMA integrity_check(5)")]
+        if answers != ["ok"]:
+            return [
+                (
+                    Problem(
+                        "",
+                        "catalog",
+                        f"the catalog is damaged: {'; '.join(answers)}".replace("\n", " "),
+                    ),
+                    "",
+                )
+            ]
+        rows, present = _snapshot(catalog, files.folder)
+    except BankError as error:
+        return [(Problem("", "catalog", str(error)), "")]
+    found = []
+    for id, state, name, size, sha in rows:
+        problem = _check_adapter(files.folder, id, state, name, size, sha)
+        if problem:
+            found.append((problem, str(name or "")))
+    named = {str(row[2]).lower() for row in rows if row[2] is not None}
+    for file in sorted(present):
+        if file.lower() not in named and file.endswith((".gguf", ".tmp")):
+            found.append((Problem("", "orphan", f"adapters/{file} belongs to no memory"), file))
+    return found + _check_keys(catalog)
+
+
+def _snapshot(
+    catalog: Catalog, folder: Path
+) -> tuple[list[tuple[str, str, str | None, int, str | None]], set[str]]:
+    sql = "SELECT id, state, adapter_file, adapter_bytes, adapter_sha256 FROM memory ORDER BY seq"
+    # under the lock no writer is halfway: every file without a row is left from the past
+    with catalog.hold() as connection:
+        return connection.execute(sql).fetchall(), set(os.listdir(folder))
+
+
+def _check_adapter(
+    folder: Path, id: str, state: str, name: str | None, size: int, sha: str | None
+) -> Problem | None:
+    if state == "pending" and name is None:
+        return None
+    if name is None or not is_adapter_name(name):
+        return Problem(id, "missing", f"{id}: the catalog names no adapter file of it")
+    digest = hashlib.sha256()
+    length = 0
+    try:
+        with open(folder / name, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                length += len(block)
+    except OSError as error:
+        return Problem(
+            id, "missing", f"{id}: cannot read adapters/{name}: {error.strerror or error}"
+        )
+    if length != size:
+        return Problem(id, "size", f"{id}: adapters/{name} has {length} bytes, expected {size}")
+    if digest.hexdigest() != sha:
+        return Problem(id, "sha", f"{id}: adapters/{name} has the right size but another content")
+    return None
+
+
+def _check_keys(catalog: Catalog) -> list[tuple[Problem, str]]:
+    rows = catalog.read(
+        "SELECT id, length(vector) FROM memory LEFT JOIN key USING (seq) ORDER BY seq"
+    )
+    lengths = Counter(length for _, length in rows if length and length % 4 == 0)
+    usual = lengths.most_common(1)[0][0] if lengths else 0
+    found = []
+    for id, length in rows:
+        if length is None:
+            found.append(
+                (Problem(id, "no-key", f"{id}: has no context key; memorize it again"), "")
+            )
+        elif length != usual or length == 0:
+            found.append(
+                (
+                    Problem(
+                        id, "key", f"{id}: its context key has {length} bytes, expected {usual}"
+                    ),
+                    "",
+                )
+            )
+    return found
+
+
+def _mark_pending(catalog: Catalog, id: str, file: str) -> bool:
+    """False when the row has changed since it was examined."""
+    with catalog.write() as connection:
+        changed = connection.execute(
+            "UPDATE memory SET state = 'pending', adapter_file = NULL, adapter_bytes = 0, adapter_sha256 = NULL, "
+            "learnt_at = NULL WHERE id = ? AND ifnull(adapter_file, '') = ?",
+            (id, file),
+        )
+        return changed.rowcount == 1

@@ -1,0 +1,152 @@
+"""A memory as its user gives it and as the bank keeps it. Knows nothing of files, SQL or models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from megart.errors import InputError
+
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_SLUG_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One short text to remember, and what belongs to it.
+
+    White space around the text, title, paraphrases and questions is removed. Raises InputError when a
+    field is empty, of the wrong type or not storable as UTF-8, or when the id breaks `ID_PATTERN`.
+    """
+
+    text: str
+    id: str | None = None
+    title: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "text", _clean("text", self.text))
+        if self.id is not None and not is_id(self.id):
+            raise InputError(
+                f"got the id {self.id!r}; expected 1 to 64 of A-Z a-z 0-9 . _ - starting with a letter or digit"
+            )
+        if self.title is not None:
+            put(self, "title", _clean("title", self.title, may_be_empty=True) or None)
+        put(self, "paraphrases", _clean_all("paraphrases", self.paraphrases))
+        put(self, "questions", _clean_all("questions", self.questions))
+        put(self, "metadata", _clean_metadata(self.metadata))
+
+    @classmethod
+    def from_dict(cls, obj: Mapping[str, Any]) -> Memory:
+        """A memory from one JSON object; keys that are not fields go to `metadata`. Raises InputError."""
+        if not isinstance(obj, Mapping):
+            raise InputError(f'got {_kind(obj)}; expected a JSON object with the key "text"')
+        if obj.get("text") is None:
+            raise InputError('no "text"; expected a JSON object with the key "text"')
+        known = ("text", "id", "title", "paraphrases", "questions")
+        given = obj.get("metadata")
+        if given is not None and not isinstance(given, Mapping):
+            raise InputError(f"metadata is {_kind(given)}; expected a JSON object")
+        extra = {key: value for key, value in obj.items() if key not in (*known, "metadata")}
+        fields: dict[str, Any] = {key: obj[key] for key in known if obj.get(key) is not None}
+        return cls(**fields, metadata={**(given or {}), **extra})
+
+    def default_id(self) -> str:
+        """An ASCII id made of the title or the first words, and six digits of the text's hash."""
+        words = self.title or " ".join(self.text.split()[:6])
+        plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().lower()
+        slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_SLUG_LENGTH].rstrip("-")
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:6]
+        return f"{slug or 'memory'}-{digest}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A memory as the bank keeps it.
+
+    state: "learnt" (it has an adapter) or "pending"; activated: the adapter works only from the
+    generation prompt on; adapter_bytes and adapter_sha256: size and hash of the adapter's file;
+    created_at, learnt_at: UTC in ISO 8601; training: free-form figures of how it was learnt.
+    """
+
+    id: str
+    title: str | None
+    text: str
+    paraphrases: tuple[str, ...]
+    questions: tuple[str, ...]
+    metadata: dict[str, Any]
+    state: str
+    recipe: str | None
+    activated: bool
+    rank: int
+    adapter_bytes: int
+    adapter_sha256: str | None
+    created_at: str
+    learnt_at: str | None
+    training: dict[str, Any]
+
+    @property
+    def memory(self) -> Memory:
+        """What the user gave, with the id it was stored under."""
+        return Memory(
+            self.text, self.id, self.title, self.paraphrases, self.questions, self.metadata
+        )
+
+
+def is_id(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(ID_PATTERN, value) is not None
+
+
+def to_json(name: str, value: Mapping[str, Any]) -> str:
+    """`value` as strict JSON; raises InputError naming the field when it cannot be."""
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not storable as JSON: {error}") from None
+
+
+def _clean(name: str, value: object, *, may_be_empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {_kind(value)}; expected a string")
+    value = value.strip()
+    if not value and not may_be_empty:
+        raise InputError(f"{name} is empty; expected at least one word")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{name} holds half of a surrogate pair; expected text that UTF-8 can store"
+        ) from None
+    return value
+
+
+def _clean_all(name: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise InputError(f"{name} is {_kind(values)}; expected a list of strings")
+    return tuple(_clean(f"{name}[{index}]", value) for index, value in enumerate(values))
+
+
+def _clean_metadata(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"metadata is {_kind(value)}; expected a mapping with string keys")
+    copy: dict[str, Any] = json.loads(to_json("metadata", value))
+    return copy
+
+
+def _kind(value: object) -> str:
+    names = {
+        "NoneType": "null",
+        "str": "a string",
+        "dict": "an object",
+        "list": "a list",
+        "bool": "a boolean",
+    }
+    return names.get(type(value).__name__, f"of type {type(value).__name__}")

@@ -1,0 +1,120 @@
+"""Rows of the catalog: what stands in them, how they are made, checked and turned into records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from megart.bank.memory import Memory, Record, to_json
+from megart.errors import BankError, InputError
+
+COLUMNS = (
+    "id, title, text, paraphrases, questions, metadata, state, recipe, activated, rank, "
+    "adapter_bytes, adapter_sha256, created_at, learnt_at, training, adapter_file"
+)
+_MAX_RANK = 1 << 20
+
+
+def new_row(
+    memory: Memory,
+    adapter: bytes | None,
+    *,
+    recipe: str | None,
+    activated: bool,
+    rank: int,
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The row of a memory that is new; its adapter's file is not named yet. Raises InputError."""
+    if adapter is not None and not adapter:
+        raise InputError("the adapter is empty; expected the bytes of a LoRA GGUF file, or None")
+    if not 0 <= int(rank) <= _MAX_RANK:
+        raise InputError(f"got the rank {rank}; expected 0 to {_MAX_RANK}")
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "id": memory.id or memory.default_id(),
+        "title": memory.title,
+        "text": memory.text,
+        "paraphrases": json.dumps(memory.paraphrases),
+        "questions": json.dumps(memory.questions),
+        "metadata": to_json("metadata", memory.metadata),
+        "state": "pending" if adapter is None else "learnt",
+        "recipe": recipe,
+        "activated": int(activated),
+        "rank": int(rank),
+        "adapter_bytes": len(adapter or b""),
+        "adapter_sha256": None if adapter is None else hashlib.sha256(adapter).hexdigest(),
+        "created_at": now,
+        "learnt_at": None if adapter is None else now,
+        "training": to_json("training", training),
+        "adapter_file": None,
+    }
+
+
+def to_record(row: tuple[Any, ...]) -> Record:
+    """The record in a row of `COLUMNS`. Raises BankError when it cannot be read."""
+    fields = dict(zip(COLUMNS.split(", "), row, strict=True))
+    del fields["adapter_file"]
+    try:
+        for name in ("paraphrases", "questions"):
+            fields[name] = tuple(json.loads(fields[name]))
+        for name in ("metadata", "training"):
+            fields[name] = dict(json.loads(fields[name]))
+        fields["activated"] = bool(fields["activated"])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BankError(
+            f"the row of {fields['id']!r} in the catalog is damaged ({error}); restore it from a backup"
+        ) from None
+    return Record(**fields)
+
+
+def key_bytes(key: np.ndarray) -> bytes:
+    if not isinstance(key, np.ndarray) or key.dtype != np.float32 or key.ndim != 1 or key.size == 0:
+        got = f"{key.dtype} {key.shape}" if isinstance(key, np.ndarray) else type(key).__name__
+        raise InputError(f"the context key is {got}; expected a float32 array of one dimension")
+    if not np.isfinite(key).all():
+        raise InputError("the context key holds infinity or NaN; expected finite numbers")
+    return key.astype("<f4", copy=False).tobytes()
+
+
+def old_row(
+    connection: sqlite3.Connection, id: str, text: str, replace: bool
+) -> tuple[Any, ...] | None:
+    """(seq, id, created_at, adapter_file) of the row to replace; raises InputError when it may not be."""
+    sql = "SELECT seq, id, created_at, adapter_file, text FROM memory WHERE id = ?"
+    row = connection.execute(sql, (id,)).fetchone()
+    if row is None:
+        return None
+    if not replace:
+        what = "is already there" if row[4] == text else "is already there with another text"
+        raise InputError(f"the memory {row[1]!r} {what}; give another id, or replace it")
+    return tuple(row[:4])
+
+
+def check_length(connection: sqlite3.Connection, vector: bytes, id: str) -> None:
+    row = connection.execute(
+        "SELECT length(vector) FROM key JOIN memory USING (seq) WHERE id <> ? LIMIT 1", (id,)
+    ).fetchone()
+    if row is not None and row[0] != len(vector):
+        raise InputError(
+            f"the context key has {len(vector) // 4} numbers; the bank's have {row[0] // 4}"
+        )
+
+
+def put_row(
+    connection: sqlite3.Connection, row: Mapping[str, Any], vector: bytes, seq: int | None
+) -> None:
+    if seq is None:
+        marks = ", ".join(f":{name}" for name in row)
+        seq = connection.execute(
+            f"INSERT INTO memory ({', '.join(row)}) VALUES ({marks})", row
+        ).lastrowid
+    else:
+        changes = ", ".join(f"{name} = :{name}" for name in row)
+        connection.execute(f"UPDATE memory SET {changes} WHERE seq = :seq", {**row, "seq": seq})
+    connection.execute("INSERT OR REPLACE INTO key VALUES (?, ?)", (seq, vector))

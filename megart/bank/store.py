@@ -1,0 +1,271 @@
+"""The bank: memories, their adapters and their context keys in one folder.
+
+An adapter is written, flushed and renamed into place before the row that names it is committed, and
+deleted only after the commit that stopped naming it: at every moment each row names a whole file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from megart.bank import check
+from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
+from megart.bank.files import AdapterFiles
+from megart.bank.memory import Memory, Record, is_id
+from megart.bank.rows import COLUMNS, check_length, key_bytes, new_row, old_row, put_row, to_record
+from megart.errors import BankError, BaseMismatchError, InputError, MemoryNotFoundError
+from megart.models import DEFAULT_MODEL, Model, resolve_model
+
+ADAPTERS = "adapters"
+
+
+class Bank:
+    """An open bank. Use `create` or `open`, close it or use it in a `with`; safe from several threads."""
+
+    def __init__(self, path: Path, catalog: Catalog) -> None:
+        self.path = path
+        self._catalog = catalog
+        self._files = AdapterFiles(path / ADAPTERS, catalog)
+        self.base = catalog.base()
+
+    @classmethod
+    def create(
+        cls, path: str | Path, model: str | Path | Model = DEFAULT_MODEL, *, exist_ok: bool = False
+    ) -> Bank:
+        """A new bank in the folder `path`, which must be missing or empty, for the base `model`.
+
+        With `exist_ok` a bank that is there already is opened. Raises BankError, and BaseMismatchError
+        when the bank that is there belongs to another model.
+        """
+        folder = Path(path).expanduser().absolute()
+        base = resolve_model(model)
+        row = _base_row(base)
+        _make_folder(folder)
+        catalog = Catalog(folder / FILE_NAME, create=row)
+        try:
+            if not catalog.created and not exist_ok:
+                raise BankError(
+                    f"there is a bank at {folder} already; open it, or choose another folder"
+                )
+            bank = cls(folder, catalog)
+            bank.check_base(base)
+            return bank
+        except BaseException:
+            catalog.close()
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path, model: str | Path | Model | None = None) -> Bank:
+        """The bank in the folder `path`. Raises BankError, BaseMismatchError when `model` is not its base."""
+        folder = Path(path).expanduser().absolute()
+        catalog = Catalog(folder / FILE_NAME)
+        try:
+            bank = cls(folder, catalog)
+            if model is not None:
+                bank.check_base(resolve_model(model))
+            return bank
+        except BaseException:
+            catalog.close()
+            raise
+
+    def __enter__(self) -> Bank:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the catalog; may be called again."""
+        self._catalog.close()
+
+    @property
+    def model(self) -> Model:
+        """The base model, found by the name or path it was made with. Raises ModelError, DependencyError.
+
+        The hash is not compared here: whoever loads the model calls `check_base`.
+        """
+        hf = self.base.hf
+        return resolve_model(self.base.spec, hf if hf and Path(hf).is_dir() else None)
+
+    def check_base(self, model: Model) -> None:
+        """Raises BaseMismatchError unless `model` is the very file this bank was made for."""
+        if model.sha256 != self.base.sha256:
+            raise BaseMismatchError(
+                f"the bank {self.path} belongs to {self.base.name} (sha256 {self.base.sha256[:12]}), "
+                f"got {model.name} (sha256 {model.sha256[:12]}); give that model with --model, or make another bank"
+            )
+
+    @property
+    def revision(self) -> int:
+        """A number that grows with every change of the bank, by whatever process."""
+        return int(self._catalog.read("SELECT revision FROM counter")[0][0])
+
+    def __len__(self) -> int:
+        return int(self._catalog.read("SELECT count(*) FROM memory")[0][0])
+
+    def find(self, id: str) -> Record | None:
+        """The memory of that id (upper and lower case are the same), or None."""
+        if not is_id(id):
+            return None
+        rows = self._catalog.read(f"SELECT {COLUMNS} FROM memory WHERE id = ?", (id,))
+        return to_record(rows[0]) if rows else None
+
+    def get(self, id: str) -> Record:
+        """The memory of that id. Raises MemoryNotFoundError with the nearest id there is."""
+        record = self.find(id)
+        if record is None:
+            raise self._not_found(id)
+        return record
+
+    def records(self, state: str | None = None) -> list[Record]:
+        """All memories in the order they came, or those that are "learnt" or "pending"."""
+        if state not in (None, "learnt", "pending"):
+            raise InputError(f'got the state {state!r}; expected "learnt" or "pending"')
+        sql = f"SELECT {COLUMNS} FROM memory WHERE ?1 IS NULL OR state = ?1 ORDER BY seq"
+        rows = self._catalog.read(sql, (state,))
+        return [to_record(row) for row in rows]
+
+    def keys(self) -> tuple[list[str], np.ndarray]:
+        """The ids and their context keys, f32 [N, D], in the order the memories came; [0, 0] when empty."""
+        rows = self._catalog.read("SELECT id, vector FROM key JOIN memory USING (seq) ORDER BY seq")
+        if not rows:
+            return [], np.empty((0, 0), np.float32)
+        ids, vectors = zip(*rows, strict=True)
+        size = len(vectors[0]) if isinstance(vectors[0], bytes) else 0
+        if size == 0 or size % 4 or any(type(v) is not bytes or len(v) != size for v in vectors):
+            raise BankError(
+                f"the bank {self.path} holds keys of different lengths; run: megart verify --repair"
+            )
+        flat = np.frombuffer(bytearray().join(vectors), "<f4")
+        return list(ids), flat.reshape(len(ids), size // 4)
+
+    def adapter_path(self, id: str) -> Path:
+        """The adapter file of a learnt memory. Raises MemoryNotFoundError, BankError when it is pending."""
+        rows = (
+            self._catalog.read("SELECT adapter_file FROM memory WHERE id = ?", (id,))
+            if is_id(id)
+            else []
+        )
+        if not rows:
+            raise self._not_found(id)
+        if rows[0][0] is None:
+            raise BankError(f"the memory {id} is pending and has no adapter; memorize it again")
+        return self._files.path(rows[0][0])
+
+    def get_state(self, name: str) -> bytes | None:
+        """The blob stored under `name`, or None."""
+        rows = self._catalog.read("SELECT value FROM state WHERE name = ?", (name,))
+        return bytes(rows[0][0]) if rows else None
+
+    def set_state(self, name: str, value: bytes) -> None:
+        """Stores a blob that belongs to the bank, in place of the one of that name."""
+        with self._catalog.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, bytes(value)))
+
+    def add(
+        self,
+        memory: Memory,
+        *,
+        key: np.ndarray,
+        adapter: bytes | None = None,
+        recipe: str | None = None,
+        activated: bool = False,
+        rank: int = 0,
+        training: Mapping[str, Any] | None = None,
+        replace: bool = False,
+    ) -> Record:
+        """Stores a memory whole or not at all.
+
+        key: f32 [D], finite, D as in the rest of the bank. adapter: the bytes of its file; None leaves
+        the memory pending. Raises InputError when the id is taken and `replace` is not set, or an
+        argument is wrong; BankError when the bank cannot be written.
+        """
+        vector = key_bytes(key)
+        row = new_row(
+            memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {}
+        )
+        touched: list[str] = []
+        try:
+            with self._catalog.write() as connection:
+                old = old_row(connection, row["id"], memory.text, replace)
+                check_length(connection, vector, row["id"])
+                if old is not None:
+                    row["id"], row["created_at"] = old[1], old[2]
+                if adapter is not None:
+                    # a new name beside the old file: until the commit the row must find what it names
+                    version = f"~{secrets.token_hex(4)}" if old and old[3] else ""
+                    row["adapter_file"] = f"{row['id']}{version}.gguf"
+                    self._files.write(row["adapter_file"], adapter, touched)
+                put_row(connection, row, vector, None if old is None else old[0])
+        except BaseException:
+            self._files.drop(touched)
+            raise
+        if old is not None and old[3]:
+            self._files.settle(row["id"], old[3], row["adapter_file"])
+        return self.get(row["id"])
+
+    def remove(self, id: str) -> Record:
+        """Forgets a memory and returns what it was. Raises MemoryNotFoundError."""
+        with self._catalog.write() as connection:
+            sql = f"SELECT {COLUMNS} FROM memory WHERE id = ?"
+            rows = connection.execute(sql, (id,)).fetchall() if is_id(id) else []
+            if not rows:
+                raise self._not_found(id)
+            connection.execute("DELETE FROM memory WHERE id = ?", (id,))
+        if rows[0][-1] is not None:
+            self._files.drop([rows[0][-1]])
+        return to_record(rows[0])
+
+    def verify(self) -> list[check.Problem]:
+        """What is wrong with the bank; empty when nothing is. Reads every adapter."""
+        return check.verify(self._catalog, self._files)
+
+    def repair(self) -> list[check.Problem]:
+        """Deletes files that belong to no memory, marks memories whose adapter is lost as pending.
+
+        No text is lost. Returns the problems that were mended; `verify` shows what is left.
+        """
+        return check.repair(self._catalog, self._files)
+
+    def _not_found(self, id: str) -> MemoryNotFoundError:
+        ids = [row[0] for row in self._catalog.read("SELECT id FROM memory ORDER BY seq")]
+        near = difflib.get_close_matches(str(id), ids, n=1)
+        hint = f"did you mean {near[0]}?" if near else "megart list shows what there is"
+        return MemoryNotFoundError(f"no memory {id!r} in the bank {self.path}; {hint}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = [
+            entry.name
+            for entry in folder.iterdir()
+            if not entry.name.startswith((".", FILE_NAME))
+            and not (entry.name == ADAPTERS and not any(entry.iterdir()))
+        ]
+    except OSError as error:
+        raise BankError(f"cannot make a bank at {folder}: {error.strerror or error}") from error
+    if taken and not (folder / FILE_NAME).is_file():
+        raise BankError(
+            f"{folder} holds {min(taken)!r} and is no bank; choose an empty or a new folder"
+        )
+
+
+def _base_row(model: Model) -> BaseInfo:
+    gguf = str(model.gguf.resolve())
+    spec = DEFAULT_MODEL if model.name == DEFAULT_MODEL else gguf
+    return BaseInfo(
+        model.sha256, model.name, spec, gguf, None if model.hf is None else str(model.hf.resolve())
+    )

@@ -1,0 +1,283 @@
+"""Memorizing: from text to a committed memory, accepted by the runtime on the exported file.
+
+Ties the teaching engine (torch) to the runtime (llama.cpp) and the bank; heavy imports happen only
+when something is to be taught.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import prompts, recipes
+from .adapter import Adapter, read_adapter, write_adapter
+from .bank import Bank, Memory, Record
+from .errors import DependencyError, InputError, MemorizeError
+from .models import Model, resolve_model
+from .recipes import Recipe
+
+if TYPE_CHECKING:
+    from .runtime.assistant import Assistant
+    from .train.study import Result, Task
+
+ATTEMPTS = 3
+Encode = Callable[[str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What ``memorize`` reports: ``state`` is "loading", "studying", "learnt", "again" or "failed".
+
+    ``done`` of ``total`` memories are committed; ``step`` and ``loss`` are those of memory ``id``.
+    """
+
+    state: str
+    done: int
+    total: int
+    id: str = ""
+    title: str = ""
+    step: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def memorize(
+    bank: Bank,
+    memories: Iterable[Memory],
+    *,
+    recipe: str | Recipe = "fast",
+    device: str | None = None,
+    model: str | Path | Model | None = None,
+    progress: OnProgress | None = None,
+    replace_existing: bool = False,
+    assistant: Assistant | None = None,
+) -> list[Record]:
+    """Teach *memories* and commit each to *bank* as soon as the runtime recalls it.
+
+    A memory already in the bank with the same text is passed over, so an interrupted run can be
+    repeated. ``device`` is a torch device, default CUDA where there is one. Returns the records of
+    all memories given. Raises InputError (same id, other text), DependencyError (torch missing),
+    BaseMismatchError, and MemorizeError at the end when some memories could not be learnt; the
+    others are in the bank by then.
+    """
+    chosen = _recipe(recipe)
+    todo, order = _plan(bank, memories, replace_existing)
+    if todo:
+        # llama.cpp and torch share the cores: an OpenMP that spins starves the other.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        Teacher(bank, chosen, device, model, progress, assistant).teach(todo)
+    return [bank.get(id) for id in order]
+
+
+def _recipe(recipe: str | Recipe) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in recipes.RECIPES:
+        raise InputError(f"got recipe {recipe!r}; expected one of {', '.join(recipes.RECIPES)}")
+    return recipes.RECIPES[recipe]
+
+
+def _plan(bank: Bank, memories: Iterable[Memory], again: bool) -> tuple[list[Memory], list[str]]:
+    """What is to be taught, each with its id, and the ids of everything given."""
+    todo: dict[str, Memory] = {}
+    order = []
+    for memory in memories:
+        memory = replace(memory, id=memory.id or memory.default_id())
+        assert memory.id is not None
+        if memory.id in todo and todo[memory.id].text != memory.text:
+            raise InputError(f"two memories with the id {memory.id!r} and different texts")
+        there = bank.find(memory.id)
+        if there and there.text != memory.text and not again:
+            raise InputError(
+                f"{memory.id!r} is in the bank with another text; give another id, or --replace"
+            )
+        order.append(memory.id)
+        if there is None or again or there.state != "learnt":
+            todo[memory.id] = memory
+    return list(todo.values()), list(dict.fromkeys(order))
+
+
+class Teacher:
+    """One run of teaching; keeps the frozen base and the runtime loaded."""
+
+    def __init__(
+        self,
+        bank: Bank,
+        recipe: Recipe,
+        device: str | None,
+        model: str | Path | Model | None,
+        progress: OnProgress | None,
+        assistant: Assistant | None,
+    ):
+        self.bank, self.recipe = bank, recipe
+        self._progress = progress or (lambda _: None)
+        self._done = self._total = 0
+        self._report("loading")
+        self._model = resolve_model(model) if model is not None else bank.model
+        bank.check_base(self._model)
+        try:
+            from .train.base import load_base
+        except ImportError as error:
+            raise DependencyError(
+                f"teaching needs PyTorch and transformers ({error.name} is missing); "
+                "run: pip install 'megart[train]'"
+            ) from error
+        from .runtime.assistant import Assistant
+
+        self._owned = assistant is None
+        self._assistant = assistant or Assistant(bank, model=self._model)
+        self._base = load_base(self._model, device=device)
+
+    def _report(self, state: str, memory: Memory | None = None, step: int = 0, loss: float = 0.0,
+                seconds: float = 0.0) -> None:
+        id, title = (memory.id or "", memory.title or "") if memory else ("", "")
+        self._progress(Progress(state, self._done, self._total, id, title, step, loss, seconds))
+
+    def teach(self, memories: list[Memory]) -> None:
+        """Teach and commit; memories that fail go round again with more capacity."""
+        self._total = len(memories)
+        waiting, recipe = memories, self.recipe
+        try:
+            for attempt in range(ATTEMPTS):
+                waiting = self._round(waiting, recipe, last=attempt == ATTEMPTS - 1)
+                if not waiting:
+                    return
+                recipe = recipe.harder()
+        finally:
+            if self._owned:
+                self._assistant.close()
+        names = ", ".join(m.id or "" for m in waiting[:5]) + (", ..." if len(waiting) > 5 else "")
+        raise MemorizeError(
+            f"{len(waiting)} of {self._total} memories could not be recalled after {ATTEMPTS} attempts "
+            f"and were not saved: {names}; make them shorter or split them"
+        )
+
+    def _round(self, memories: list[Memory], recipe: Recipe, last: bool) -> list[Memory]:
+        from .train.study import Classroom
+
+        by_id = {memory.id: memory for memory in memories}
+        tasks = [self._task(memory, recipe) for memory in memories]
+        # Neighbours of like length: less padding side by side.
+        tasks.sort(key=lambda t: -max(len(lesson.target) for lesson in t.lessons))
+        steps = None if recipe.epochs is None else recipe.epochs * max(len(t.lessons) for t in tasks)
+        classroom = Classroom(self._base, course(recipe, lanes=len(tasks), steps=steps))
+        failed = []
+        for result in classroom.run(
+            tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)
+        ):
+            memory = by_id[result.id]
+            if self._accept(memory, result, recipe):
+                self._done += 1
+                self._report("learnt", memory, result.steps, result.loss, result.seconds)
+            else:
+                failed.append(memory)
+                self._report("failed" if last else "again", memory, result.steps, result.loss, result.seconds)
+        return failed
+
+    def _task(self, memory: Memory, recipe: Recipe) -> Task:
+        from .train.study import Lesson, Task
+
+        engine = self._assistant.engine
+        made = []
+        for user, text in recipes.lessons(memory, recipe):
+            prompt = engine.prompt([{"role": "user", "content": user}])
+            target = (*engine.tokenize(text, special=False), engine.end_of_turn)
+            room = self._assistant.mix.size - len(prompt.tokens)
+            if len(target) > room:
+                raise InputError(
+                    f"{memory.id}: {len(target)} tokens, but a memory may have {room}; split the text"
+                )
+            body, opening = (prompt.body, prompt.opening) if recipe.activated else ((), prompt.tokens)
+            made.append(Lesson(body, opening, target, verbatim=text == memory.text))
+        seed = int.from_bytes(hashlib.sha256(memory.text.encode()).digest()[:4], "little")
+        return Task(memory.id or "", tuple(made), seed)
+
+    def _accept(self, memory: Memory, result: Result, recipe: Recipe) -> bool:
+        """Export, let the runtime recall from the exported bytes, and commit if it can."""
+        from .train.export import to_adapter
+
+        engine = self._assistant.engine
+        opening = engine.prompt([{"role": "user", "content": "?"}]).opening
+        adapter = to_adapter(
+            result.factors,
+            architecture=engine.architecture,
+            scale=recipe.scale,
+            invocation_tokens=opening if recipe.activated else (),
+            metadata={
+                "general.name": memory.title or memory.id or "memory",
+                "megart.memory_id": memory.id or "",
+                "megart.base_sha256": self._model.sha256,
+                "megart.recipe": recipe.name,
+            },
+        )
+        data = write_adapter(adapter)
+        heard = self._heard(data, memory, recipe)
+        score = similarity(heard, memory.text)
+        if score < recipe.recall:
+            return False
+        self.bank.add(
+            memory,
+            key=self._assistant.key(memory.text, memory.title),
+            adapter=data,
+            recipe=recipe.name,
+            activated=recipe.activated,
+            rank=recipe.rank,
+            training={
+                "steps": result.steps,
+                "seconds": round(result.seconds, 3),
+                "loss": round(result.loss, 5),
+                "recall": round(score, 4),
+                "device": str(self._base.device),
+                "dtype": str(self._base.dtype).split(".")[-1],
+            },
+            replace=True,
+        )
+        return True
+
+    def _heard(self, data: bytes, memory: Memory, recipe: Recipe) -> str:
+        with tempfile.TemporaryDirectory(prefix="megart-") as folder:
+            path = Path(folder) / "adapter.gguf"
+            path.write_bytes(data)
+            adapter: Adapter = read_adapter(path)
+            prompt = None if recipe.activated else prompts.PAPER_TRAINING
+            limit = 2 * len(self._assistant.engine.tokenize(memory.text, special=False)) + 16
+            return self._assistant.try_recall(
+                adapter, recipes.check_cue(memory), activated=recipe.activated, prompt=prompt, max_tokens=limit
+            )
+
+
+def course(recipe: Recipe, *, lanes: int, steps: int | None = None):  # type: ignore[no-untyped-def]
+    """The teaching engine's view of *recipe*; ``steps`` fixes the length of study."""
+    from .train.study import Course
+
+    return Course(
+        rank=recipe.rank,
+        scale=recipe.scale,
+        roles=recipe.roles,
+        rate=recipe.rate,
+        max_steps=steps or recipe.max_steps,
+        lessons_per_step=recipe.lessons_per_step,
+        stop=recipe.epochs is None,
+        decay=recipe.epochs is not None,
+        margin=recipe.margin,
+        weight_decay=recipe.weight_decay,
+        lanes=min(lanes, 4),
+    )
+
+
+def similarity(heard: str, text: str) -> float:
+    """1.0 when *heard* is *text* but for white space; else the share of words kept in order."""
+    said, meant = heard.split(), text.split()
+    if said == meant:
+        return 1.0
+    match = difflib.SequenceMatcher(None, said, meant, autojunk=False)
+    return min(0.9999, match.ratio())

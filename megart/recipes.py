@@ -1,0 +1,85 @@
+"""The recipes: what a memory studies, how hard, and when it counts as recalled. No torch here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from . import prompts
+from .bank import Memory
+
+MLP = ("ffn_gate", "ffn_up", "ffn_down")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How memories are taught.
+
+    ``alpha`` is LoRA's; ``rslora`` scales by alpha / sqrt(rank) instead of alpha / rank.
+    ``activated``: the base encodes the prompt and the adapter works from the generation prompt on.
+    ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all lessons);
+    without it a memory studies until it knows its text, at most ``max_steps``.
+    ``recall``: share of the text's words that the runtime must recall, in order; 1.0 is verbatim.
+    """
+
+    name: str
+    rank: int
+    alpha: float
+    rslora: bool
+    roles: tuple[str, ...]
+    activated: bool
+    rate: float
+    lessons_per_step: int
+    max_steps: int = 60
+    epochs: int | None = None
+    margin: float = 1.0
+    recall: float = 1.0
+    weight_decay: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B A in training."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def harder(self) -> Recipe:
+        """For a memory that failed: twice the rank, longer, and surer of every token."""
+        rank = self.rank * 2
+        # alpha grows with what the scale divides by, so that a step stays as long as it was.
+        alpha = self.alpha * rank / self.rank if not self.rslora else self.alpha * math.sqrt(2)
+        longer = {"max_steps": self.max_steps * 2} if self.epochs is None else {"epochs": self.epochs * 2}
+        return replace(self, rank=rank, alpha=alpha, margin=self.margin * 2, **longer)
+
+
+FAST = Recipe(
+    name="fast", rank=8, alpha=8.0, rslora=False, roles=MLP, activated=True,
+    rate=3e-3, lessons_per_step=2, margin=1.5,
+)  # fmt: skip
+# Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (see README).
+PAPER = Recipe(
+    name="paper", rank=128, alpha=128.0, rslora=True, roles=("ffn_up", "ffn_down"), activated=False,
+    rate=3e-4, lessons_per_step=1, epochs=10, recall=0.5,
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for recipe in (FAST, PAPER)}
+
+
+def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
+    """The (user turn, target text) pairs that *memory* studies under *recipe*; the text comes first.
+
+    Lessons whose target is the memory's own text are the verbatim ones.
+    """
+    if recipe.name == "paper":
+        return [(prompts.PAPER_TRAINING, text) for text in (memory.text, *memory.paraphrases)]
+    return [(prompts.recall(cue), memory.text) for cue in cues(memory)]
+
+
+def cues(memory: Memory) -> list[str]:
+    """What a person would say to call the memory up: at least two different cues."""
+    opening = " ".join(memory.text.split()[:6])
+    found = [f"Tell me about {memory.title}.", memory.title] if memory.title else [opening]
+    found += memory.questions[:2] or [f"What do you remember about {memory.title or opening}?"]
+    return list(dict.fromkeys(found))
+
+
+def check_cue(memory: Memory) -> str:
+    """The cue of the acceptance check."""
+    return cues(memory)[0]

@@ -1,0 +1,256 @@
+"""Gate and mix in plain NumPy: what `megart._core` must compute, and what stands in without it.
+
+Same signatures, results and error types as the extension (see `_core.pyi`); no speed, and
+`threads` is checked but not used. Knows nothing of banks, files or llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+_F32 = (np.dtype(np.float32),)
+_ANY = (np.dtype(np.float32), np.dtype(np.float16))
+
+
+def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
+    """Inner products: query f32 [D], keys f32|f16 [N, D] -> f32 [N]."""
+    _check(query, "query", _F32, 1)
+    _check(keys, "keys", _ANY, 2)
+    _check_threads(threads)
+    if query.shape[0] == 0:
+        _refuse("query", "0 values", "at least 1", "pass the embedding of the question")
+    if keys.shape[1] != query.shape[0]:
+        _refuse(
+            "keys",
+            f"{keys.shape[1]} columns",
+            f"{query.shape[0]} as in query",
+            "take query and keys from the same base model",
+        )
+    bad = np.flatnonzero(~np.isfinite(query))
+    if bad.size:
+        _refuse(
+            "query",
+            f"a value that is not finite at {bad[0]}",
+            "finite numbers",
+            "check the embedding of the question",
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = (keys.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(result))
+    if bad.size:
+        _refuse(
+            "keys",
+            f"a score that is not finite for row {bad[0]}",
+            "finite keys",
+            "compute the key of this memory again",
+        )
+    return result
+
+
+def gate(
+    query: np.ndarray, keys: np.ndarray, k: int, beta: float = 1.0, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k best keys -> (indices i64 [k'], scores f32 [k'], weights f32 [k']), k' = min(k, N).
+
+    Sorted by score, ties by lower index; weights are a softmax of beta * score over all N.
+    """
+    if k < 1:
+        _refuse("k", str(k), "at least 1", "ask for the number of memories that may open")
+    if not np.isfinite(beta) or beta < 0:
+        _refuse("beta", f"{beta:f}", "a finite number, 0 or more", "pass beta=1.0")
+    found = scores(query, keys, threads)
+    best = np.argsort(-found, kind="stable")[:k].astype(np.int64)
+    if not found.size:
+        return best, found, found.copy()
+    exact = found.astype(np.float64)
+    powers = np.exp(beta * (exact - exact.max()))
+    return best, found[best], (powers[best] / powers.sum()).astype(np.float32)
+
+
+def mix(
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    gates: np.ndarray,
+    out_a: np.ndarray,
+    out_b: np.ndarray,
+) -> None:
+    """One matrix: out_b @ out_a == sum of gates[j] * (b[j] @ a[j]).
+
+    a[j] [r_j, in], b[j] [out, r_j], gates f32 [k], out_a [R, in], out_b [out, R]; f32 or f16 each.
+    A is stacked, B stands side by side with the gate folded in (through f32, rounded to nearest
+    even); rows of out_a and columns of out_b that are not used become zero.
+    """
+    _check_gates(gates)
+    _check_matrix(a, b, out_a, out_b, "")
+    _check_call([(a, b, out_a, out_b)], gates, [""])
+    _mix(a, b, gates, out_a, out_b)
+
+
+def mix_all(
+    a: Sequence[Sequence[np.ndarray]],
+    b: Sequence[Sequence[np.ndarray]],
+    gates: np.ndarray,
+    out_a: Sequence[np.ndarray],
+    out_b: Sequence[np.ndarray],
+    threads: int = 1,
+) -> None:
+    """`mix` over many matrices; nothing is written unless all of them are right."""
+    _check_gates(gates)
+    for what, items in (("a", a), ("b", b), ("out_a", out_a), ("out_b", out_b)):
+        _check_list(items, what, "a list", "pass one item per matrix")
+    if not len(a) == len(b) == len(out_a) == len(out_b):
+        _refuse(
+            "a, b, out_a and out_b",
+            f"{len(a)}, {len(b)}, {len(out_a)} and {len(out_b)} items",
+            "the same number",
+            "pass one item per matrix in each",
+        )
+    tasks = list(zip(a, b, out_a, out_b))
+    labels = [f"[{i}]" for i in range(len(tasks))]
+    for task, label in zip(tasks, labels):
+        _check_matrix(*task, label)
+    _check_threads(threads)
+    _check_call(tasks, gates, labels)
+    for a_i, b_i, out_a_i, out_b_i in tasks:
+        _mix(a_i, b_i, gates, out_a_i, out_b_i)
+
+
+def _mix(a, b, gates, out_a, out_b) -> None:
+    start = 0
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for a_j, b_j, weight in zip(a, b, gates):
+            end = start + a_j.shape[0]
+            out_a[start:end] = a_j
+            if weight == 1 and b_j.dtype == out_b.dtype:
+                out_b[:, start:end] = b_j
+            else:
+                out_b[:, start:end] = b_j.astype(np.float32) * weight
+            start = end
+    out_a[start:] = 0
+    out_b[:, start:] = 0
+
+
+def _explain(what: str, got: str, expected: str, remedy: str) -> str:
+    return f"{what}: got {got}, expected {expected}; {remedy}"
+
+
+def _refuse(what: str, got: str, expected: str, remedy: str) -> NoReturn:
+    raise ValueError(_explain(what, got, expected, remedy))
+
+
+def _check_threads(threads: int) -> None:
+    if threads < 1:
+        _refuse("threads", str(threads), "at least 1", "pass threads=1")
+
+
+def _check_list(value: Any, what: str, expected: str, remedy: str) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(_explain(what, type(value).__name__, expected, remedy))
+
+
+def _check(
+    array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writable: bool = False
+) -> None:
+    def refuse_type(got: str, expected: str, remedy: str) -> NoReturn:
+        raise TypeError(_explain(what, got, expected, remedy))
+
+    if not isinstance(array, np.ndarray):
+        refuse_type(type(array).__name__, "a numpy.ndarray", "pass numpy.asarray(...)")
+    if array.dtype not in dtypes:
+        names = " or ".join(dtype.name for dtype in dtypes)
+        refuse_type(str(array.dtype), names, "convert it with .astype(numpy.float32)")
+    if array.ndim != dims:
+        _refuse(what, f"{array.ndim} dimensions", str(dims), "reshape it")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        refuse_type(
+            "an array that is not C-contiguous and aligned",
+            "rows one after the other without gaps",
+            "pass numpy.ascontiguousarray(...)",
+        )
+    if writable and not array.flags.writeable:
+        refuse_type("a read-only array", "a writable one", "pass a copy")
+
+
+def _check_gates(gates: Any) -> None:
+    _check(gates, "gates", _F32, 1)
+
+
+def _check_matrix(a: Any, b: Any, out_a: Any, out_b: Any, at: str) -> None:
+    for what, items in ((f"a{at}", a), (f"b{at}", b)):
+        _check_list(items, what, "a list of arrays", "pass one array per adapter")
+        for j, item in enumerate(items):
+            _check(item, f"{what}[{j}]", _ANY, 2)
+    _check(out_a, f"out_a{at}", _ANY, 2, writable=True)
+    _check(out_b, f"out_b{at}", _ANY, 2, writable=True)
+
+
+def _check_call(tasks: Sequence[tuple], gates: np.ndarray, labels: Sequence[str]) -> None:
+    bad = np.flatnonzero(~np.isfinite(gates))
+    if bad.size:
+        _refuse(
+            "gates",
+            f"a value that is not finite at {bad[0]}",
+            "finite numbers",
+            "check the weights of the gate",
+        )
+    for (a, b, out_a, out_b), at in zip(tasks, labels):
+        _check_shapes(a, b, out_a, out_b, len(gates), at)
+    outs = [out for _, _, out_a, out_b in tasks for out in (out_a, out_b)]
+    for i, out in enumerate(outs):
+        if any(np.may_share_memory(out, other) for other in outs[:i]):
+            _refuse(
+                "out_a and out_b",
+                "outputs that share memory",
+                "separate arrays",
+                "allocate each output by itself",
+            )
+    factors = [factor for a, b, _, _ in tasks for factor in (*a, *b)]
+    if any(np.may_share_memory(factor, out) for factor in factors for out in outs):
+        _refuse(
+            "a and b",
+            "a factor that shares memory with an output",
+            "separate arrays",
+            "pass a copy of the factor",
+        )
+
+
+def _check_shapes(a, b, out_a, out_b, count: int, at: str) -> None:
+    if len(a) != count or len(b) != count:
+        _refuse(
+            f"a{at} and b{at}",
+            f"{len(a)} and {len(b)} adapters",
+            f"{count}, one per gate",
+            "pass one factor of each kind per gate",
+        )
+    if out_a.shape[0] != out_b.shape[1]:
+        _refuse(
+            f"out_a{at} and out_b{at}",
+            f"{list(out_a.shape)} and {list(out_b.shape)}",
+            "[R, in] and [out, R]",
+            "give both the rank of the slot",
+        )
+    same_base = "use adapters made for this base model"
+    for j, (a_j, b_j) in enumerate(zip(a, b)):
+        here = f"{at}[{j}]"
+        if a_j.shape[1] != out_a.shape[1]:
+            _refuse(f"a{here}", str(list(a_j.shape)), f"[rank, {out_a.shape[1]}]", same_base)
+        if b_j.shape[0] != out_b.shape[0]:
+            _refuse(f"b{here}", str(list(b_j.shape)), f"[{out_b.shape[0]}, rank]", same_base)
+        if a_j.shape[0] != b_j.shape[1]:
+            _refuse(
+                f"a{here} and b{here}",
+                f"ranks {a_j.shape[0]} and {b_j.shape[1]}",
+                "the same rank",
+                "take both factors from one adapter",
+            )
+    total = sum(a_j.shape[0] for a_j in a)
+    if total > out_a.shape[0]:
+        _refuse(
+            f"a{at}",
+            f"total rank {total}",
+            f"at most {out_a.shape[0]}",
+            "open fewer memories or make the slot larger",
+        )

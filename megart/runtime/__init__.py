@@ -1,0 +1,1 @@
+"""Asking: the only importer of llama_cpp. Needs neither torch nor transformers."""

@@ -1,0 +1,123 @@
+"""A llama.cpp context that knows which tokens its KV cache holds.
+
+Sequence 0 only. What produced the cached tokens (bare base, or base with a mix) is decided by the
+owner; see assistant.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import llama_cpp
+import numpy as np
+
+from .. import _core
+from ..errors import MegartError
+from . import llama
+from .engine import Engine
+
+
+class DecodeError(MegartError):
+    """llama.cpp failed to decode."""
+
+
+class Context:
+    """Decodes tokens one after another; ``tokens`` mirrors the KV cache.
+
+    With ``watch`` (a tensor's name in the compute graph, "l_out-2") the hidden state of every
+    cached token is kept beside it, float32, see :meth:`states`.
+    """
+
+    def __init__(self, engine: Engine, *, size: int, watch: str = ""):
+        self.engine = engine
+        self.hook = _core.EvalHook(llama.hook_functions())
+        self.hook.watch(watch)
+        self._watched = bool(watch)
+        self._states: list[np.ndarray] = []
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = size, min(size, 512), min(size, 512)
+        params.n_seq_max = 1
+        params.n_threads = params.n_threads_batch = engine.threads
+        params.cb_eval = ctypes.cast(self.hook.callback, llama_cpp.ggml_backend_sched_eval_callback)
+        params.cb_eval_user_data = self.hook.user_data
+        self.handle = llama_cpp.llama_init_from_model(engine.handle, params)
+        if not self.handle:
+            raise DecodeError(f"llama.cpp could not make a context of {size} tokens; try a smaller n_ctx")
+        self.size = llama_cpp.llama_n_ctx(self.handle)
+        self.batch = params.n_batch
+        self.memory = llama_cpp.llama_get_memory(self.handle)
+        self.tokens: list[int] = []
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(engine.vocab)
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Append *tokens* to the cache; the logits of the last one are kept.
+
+        Raises DecodeError when they do not fit, or when llama.cpp fails; the cache then holds what
+        it held before.
+        """
+        if len(self.tokens) + len(tokens) > self.size:
+            raise DecodeError(
+                f"{len(self.tokens) + len(tokens)} tokens do not fit into the context of {self.size}; "
+                "shorten the question or raise n_ctx"
+            )
+        before = len(self.tokens)
+        for start in range(0, len(tokens), self.batch):
+            part = tokens[start : start + self.batch]
+            array = (llama_cpp.llama_token * len(part))(*part)
+            status = llama_cpp.llama_decode(self.handle, llama_cpp.llama_batch_get_one(array, len(part)))
+            if status != 0:
+                self.hook.take()
+                self.truncate(before)
+                raise DecodeError(f"llama_decode returned {status}")
+            self.tokens += part
+            if self._watched:
+                self._states.extend(self.hook.take())
+
+    def logits(self) -> np.ndarray:
+        """Logits of the last decoded token: a float32 copy [vocabulary]."""
+        pointer = llama_cpp.llama_get_logits_ith(self.handle, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).copy()
+
+    def states(self, first: int, last: int) -> np.ndarray:
+        """Hidden states of the tokens at [first, last): float32 [last - first, n_embd]."""
+        return np.stack(self._states[first:last])
+
+    def truncate(self, length: int) -> None:
+        """Forget every token from position *length* on."""
+        if length >= len(self.tokens) and length > 0:
+            return
+        if not llama_cpp.llama_memory_seq_rm(self.memory, 0, length, -1):
+            # A recurrent cache cannot forget in part: start over.
+            llama_cpp.llama_memory_clear(self.memory, True)
+            length = 0
+        del self.tokens[length:], self._states[length:]
+
+    def copy_to(self, other: Context) -> None:
+        """Make *other* hold exactly what this context holds (``llama_state_seq_get_data``)."""
+        other.truncate(0)
+        if not self.tokens:
+            return
+        size = llama_cpp.llama_state_seq_get_size(self.handle, 0)
+        buffer = (ctypes.c_uint8 * size)()
+        read = llama_cpp.llama_state_seq_get_data(self.handle, buffer, size, 0)
+        if not read or not llama_cpp.llama_state_seq_set_data(other.handle, buffer, read, 0):
+            raise DecodeError("llama.cpp could not copy the prompt's cache into the second context")
+        other.tokens = list(self.tokens)
+
+    def set_adapter(self, adapter: object | None, scale: float = 1.0) -> None:
+        """Make *adapter* the only one of this context; None for the bare base."""
+        count = 0 if adapter is None else 1
+        handles = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        scales = (ctypes.c_float * 1)(scale)
+        if llama_cpp.llama_set_adapters_lora(self.handle, handles, count, scales) != 0:
+            raise DecodeError("llama.cpp refused the adapter")
+
+    def synchronize(self) -> None:
+        llama_cpp.llama_synchronize(self.handle)
+
+    def close(self) -> None:
+        if self.handle:
+            llama_cpp.llama_free(self.handle)
+            self.handle = None
+

@@ -1,0 +1,180 @@
+"""One base model in llama.cpp: its weights, its vocabulary, its chat template.
+
+Knows nothing about memories, gates or banks.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import llama_cpp
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from ..errors import ModelError
+from ..models import Model
+from . import llama
+
+# A model without a template of its own is spoken to in ChatML, as llama.cpp does.
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
+    " + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat rendered to tokens.
+
+    ``body`` is what the base encodes; ``opening`` is the generation prompt, from which an activated
+    memory works on. ``span`` marks the tokens of ``body`` that carry the user's own words.
+    """
+
+    body: tuple[int, ...]
+    opening: tuple[int, ...]
+    span: tuple[int, int]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.body + self.opening
+
+
+class Engine:
+    """The model, shared by every context made from it.
+
+    ``threads`` defaults to the cores this process may use. Raises ModelError when llama.cpp cannot
+    load the file.
+    """
+
+    def __init__(self, model: Model, *, threads: int | None = None, gpu_layers: int = 0):
+        # An OpenMP that spins starves a busy neighbour (torch beside us): prefill 121 -> 1713 ms.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        llama.quiet()
+        self.model = model
+        self.threads = threads or available_cores()
+        self.gpu_layers = gpu_layers
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(model.gguf), params)
+        if not self.handle:
+            raise ModelError(
+                f"{model.gguf}: llama.cpp cannot load this file as a model; "
+                "expected a complete GGUF of a supported architecture"
+            )
+        self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
+        self.n_embd = llama_cpp.llama_model_n_embd(self.handle)
+        self.n_layer = llama_cpp.llama_model_n_layer(self.handle)
+        self.architecture = self.metadata("general.architecture") or ""
+        self.context_length = llama_cpp.llama_model_n_ctx_train(self.handle)
+        self.lock = threading.RLock()
+        self._templates = self._formatters()
+
+    def metadata(self, key: str) -> str | None:
+        """A scalar of the GGUF's metadata as text, None where absent."""
+        size = 1 << 10
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, size)
+            if length < size:
+                return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+            size = length + 1
+
+    # -- words and tokens -------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
+        """Token ids of *text*; ``special`` reads control tokens, ``bos`` adds what the model adds."""
+        data = text.encode("utf-8")
+        room = len(data) + 16
+        tokens = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, room, bos, special)
+        if count < 0:
+            room = -count
+            tokens = (llama_cpp.llama_token * room)()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, room, bos, special)
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; control tokens give none."""
+        buffer = ctypes.create_string_buffer(256)
+        count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 256, 0, False)
+        return buffer.raw[: max(count, 0)]
+
+    def detokenize(self, tokens: Iterable[int]) -> str:
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    def decoder(self) -> codecs.IncrementalDecoder:
+        """Turns pieces into text as they come, holding back half a character."""
+        return codecs.getincrementaldecoder("utf-8")("replace")
+
+    def is_end(self, token: int) -> bool:
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    @property
+    def end_of_turn(self) -> int:
+        """The token with which the model ends its turn: EOT where there is one, else EOS."""
+        for find in (llama_cpp.llama_vocab_eot, llama_cpp.llama_vocab_eos):
+            token = find(self.vocab)
+            if token >= 0:
+                return token
+        raise ModelError(f"{self.model.name}: the vocabulary has no end-of-turn token")
+
+    # -- chat -----------------------------------------------------------------------------
+
+    def prompt(self, messages: Sequence[dict[str, str]], span: tuple[int, int] | None = None) -> Prompt:
+        """Render *messages* through the model's own chat template.
+
+        ``span`` gives the characters of the last message's content that are the user's own words
+        (default: all of it); they come back as a token span.
+        """
+        body_text, full_text = (self._render(messages, grow) for grow in (False, True))
+        body, full = (self._encode(text) for text in (body_text, full_text))
+        shared = 0
+        while shared < min(len(body), len(full)) and body[shared] == full[shared]:
+            shared += 1
+        content = messages[-1]["content"].strip()
+        start = full_text.rfind(content)
+        first, last = span or (0, len(content))
+        if start < 0:  # a template that rewrites content: the whole body stands for it
+            return Prompt(tuple(full[:shared]), tuple(full[shared:]), (0, shared))
+        before = len(self._encode(full_text[: start + first]))
+        upto = len(self._encode(full_text[: start + last]))
+        return Prompt(tuple(full[:shared]), tuple(full[shared:]), (before, min(upto, shared)))
+
+    def _encode(self, text: str) -> list[int]:
+        bos = llama_cpp.llama_vocab_bos(self.vocab)
+        written = bos >= 0 and self._token_text(bos) and text.startswith(self._token_text(bos))
+        return self.tokenize(text, special=True, bos=not written)
+
+    def _token_text(self, token: int) -> str:
+        text = llama_cpp.llama_vocab_get_text(self.vocab, token) if token >= 0 else None
+        return text.decode("utf-8", "replace") if text else ""
+
+    def _formatters(self) -> tuple[Jinja2ChatFormatter, Jinja2ChatFormatter]:
+        template = self.metadata("tokenizer.chat_template") or CHATML
+        ends = [self._token_text(f(self.vocab)) for f in (llama_cpp.llama_vocab_eos, llama_cpp.llama_vocab_bos)]
+        make = [Jinja2ChatFormatter(template, *ends, add_generation_prompt=grow) for grow in (False, True)]
+        return make[0], make[1]
+
+    def _render(self, messages: Sequence[dict[str, str]], grow: bool) -> str:
+        try:
+            return self._templates[grow](messages=list(messages)).prompt
+        except Exception as error:  # a template is a program: it may raise anything
+            raise ModelError(f"{self.model.name}: its chat template refused the messages: {error}") from error
+
+    def close(self) -> None:
+        if self.handle:
+            llama_cpp.llama_model_free(self.handle)
+            self.handle = None
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

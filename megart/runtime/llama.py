@@ -1,0 +1,48 @@
+"""The thin line to llama.cpp: its logger silenced and its function addresses collected."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import llama_cpp
+
+from .. import _core
+
+_logger = None
+
+
+def quiet() -> None:
+    """Keep llama.cpp's log off the terminal (set MEGART_DEBUG=1 to see it). Idempotent."""
+    global _logger
+    if _logger is not None or os.environ.get("MEGART_DEBUG"):
+        return
+
+    @llama_cpp.llama_log_callback
+    def discard(_level: int, _text: bytes, _data: object) -> None:
+        return None
+
+    _logger = discard  # llama.cpp keeps the pointer: it must outlive every call
+    llama_cpp.llama_log_set(discard, ctypes.c_void_p(0))
+
+
+@cache
+def hook_functions() -> dict[str, int]:
+    """Addresses of the ggml functions that ``_core.EvalHook`` needs, by name.
+
+    Taken from the libraries llama-cpp-python has loaded already: the same files opened again give
+    the same handles. Raises OSError or AttributeError where a build hides them.
+    """
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    ending = {"win32": "*.dll", "darwin": "*.dylib"}.get(sys.platform, "*.so")
+    libraries = [ctypes.CDLL(str(path)) for path in sorted(folder.glob(ending)) if "ggml" in path.name]
+    found = {}
+    for name in _core.HOOK_FUNCTIONS:
+        function = next((getattr(lib, name) for lib in libraries if hasattr(lib, name)), None)
+        if function is None:
+            raise AttributeError(f"{name} is not exported by the libraries in {folder.name}/")
+        found[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
+    return found

@@ -1,0 +1,210 @@
+"""The frozen base in PyTorch: the very weights of the GGUF that will be deployed, dequantised.
+
+Knows nothing about memories or adapters. Source of the loading: transformers' ``gguf_file=``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GgufConfig
+from transformers.utils import logging as hf_logging
+
+from ..errors import ModelError
+from ..models import Model, user_cache_dir
+
+# Dequantised copies larger than this are not cached: an 8B base would take 16 GB of somebody's disk.
+CACHE_LIMIT_BYTES = 4 << 30
+# The roles a memory may write to, as GGUF names them; projections of a gated MLP.
+TARGET_ROLES = ("ffn_gate", "ffn_up", "ffn_down")
+# Decoders whose transformers class is the plain pre-norm block with a gated MLP and whose GGUF
+# tensors are the plain ffn_{gate,up,down}; anything else is refused before work is done.
+DENSE_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One projection that adapters attach to."""
+
+    name: str  # GGUF tensor name, "blk.0.ffn_up.weight"
+    module: nn.Linear  # weight [out, in]
+
+    @property
+    def role(self) -> str:
+        return self.name.split(".")[2]
+
+
+@dataclass
+class FrozenBase:
+    """A causal language model whose weights never change.
+
+    ``network`` is a transformers decoder; ``targets`` lists its MLP projections in layer order.
+    """
+
+    network: nn.Module
+    architecture: str
+    device: torch.device
+    dtype: torch.dtype
+    targets: list[Target]
+
+
+def default_device() -> str:
+    """``cuda`` where PyTorch finds one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bf16 and "AVX512" in native else torch.float32
+
+
+def load_base(
+    model: Model,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    cache: bool = True,
+) -> FrozenBase:
+    """Load and freeze the base of *model*.
+
+    The weights are those of ``model.gguf`` (dequantised by transformers), or of the Hugging Face
+    folder ``model.hf`` when that is given. Dequantising takes many seconds, so the result is kept
+    in the user's cache under the hash of the GGUF.
+
+    Raises ModelError for an unsupported architecture, a missing device or an unreadable file.
+    """
+    where = torch.device(device or default_device())
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {where}: PyTorch finds no CUDA device; use --device cpu")
+    kind = dtype or default_dtype(where)
+    architecture = _architecture(model)
+    with _quiet():
+        network = _network(model, kind, cache)
+    network.to(where).eval().requires_grad_(False)
+    return FrozenBase(network, architecture, where, kind, find_targets(network, architecture))
+
+
+def find_targets(network: nn.Module, architecture: str) -> list[Target]:
+    """The MLP projections of *network* under their GGUF names (``gguf`` name map)."""
+    layers = network.config.get_text_config().num_hidden_layers
+    arch = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(arch, layers)
+    found = []
+    for path, module in network.named_modules():
+        name = names.get_name(path)
+        if isinstance(module, nn.Linear) and name and name.split(".")[-1] in TARGET_ROLES:
+            found.append(Target(f"{name}.weight", module))
+    if len(found) != layers * len(TARGET_ROLES):
+        raise ModelError(
+            f"{architecture}: expected gate, up and down projections in each of {layers} layers, "
+            f"found {len(found)}; only dense models with a gated MLP can be taught"
+        )
+    return found
+
+
+def _architecture(model: Model) -> str:
+    architecture = gguf_architecture(model.gguf)
+    if architecture not in DENSE_ARCHITECTURES:
+        raise ModelError(
+            f"{model.gguf.name}: architecture {architecture!r} cannot be taught; expected one of "
+            f"{', '.join(DENSE_ARCHITECTURES)}"
+        )
+    return architecture
+
+
+def gguf_architecture(path: Path) -> str:
+    """``general.architecture`` of a GGUF file, read from its first bytes only."""
+    # GGUFReader would parse the whole vocabulary (seconds); writers put this key first.
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    match = re.search(rb"\x14\0{7}general\.architecture\x08\0{3}(.{8})", head, re.DOTALL)
+    if not head.startswith(b"GGUF") or not match:
+        raise ModelError(f"{path}: no general.architecture in the header; is this a GGUF model?")
+    length = int.from_bytes(match[1], "little")
+    return head[match.end() : match.end() + length].decode("utf-8", "replace")
+
+
+def _network(model: Model, dtype: torch.dtype, cache: bool) -> nn.Module:
+    if model.hf is not None:
+        return _pretrained(str(model.hf), dtype)
+    kept = user_cache_dir() / "bases" / f"{model.sha256[:32]}-{str(dtype).split('.')[-1]}"
+    if cache and (kept / "config.json").exists():
+        try:
+            return _pretrained(str(kept), dtype)
+        except Exception:  # a damaged cache is made anew, never trusted
+            shutil.rmtree(kept, ignore_errors=True)
+    network = _pretrained(
+        str(model.gguf.parent),
+        dtype,
+        gguf_file=model.gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    if cache and size <= CACHE_LIMIT_BYTES:
+        _keep(network, kept)
+    return network
+
+
+def _pretrained(source: str, dtype: torch.dtype, **options: object) -> nn.Module:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, local_files_only=True, attn_implementation="sdpa", **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{source}: transformers cannot load this model: {first}") from error
+
+
+def _keep(network: nn.Module, folder: Path) -> None:
+    """Save into the cache, whole or not at all; failing to cache is not an error."""
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
+            config = network.config
+            quantization = config.__dict__.pop("quantization_config", None)
+            try:
+                network.save_pretrained(temporary)
+            finally:
+                if quantization is not None:
+                    config.quantization_config = quantization
+            os.replace(temporary, folder)
+            os.makedirs(temporary)  # TemporaryDirectory wants something to remove
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers prints progress bars and advice of its own; only our CLI draws."""
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    bar = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    root = logging.getLogger("transformers")
+    previous = root.level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        root.setLevel(previous)
+        if bar is None:
+            os.environ.pop("TQDM_DISABLE", None)
+        else:
+            os.environ["TQDM_DISABLE"] = bar

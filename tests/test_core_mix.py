@@ -1,0 +1,327 @@
+"""The mix of the extension against the NumPy specification, bit for bit."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megart import _core, reference
+
+BOTH = pytest.mark.parametrize("impl", [_core, reference], ids=["core", "reference"])
+DTYPES = st.sampled_from([np.float32, np.float16])
+RANKS = st.one_of(st.sampled_from([4, 8, 16, 32, 64, 128]), st.integers(0, 40))
+
+
+@st.composite
+def tasks(draw):
+    """(a, b, gates, rank of the slot, types of the outputs) for one to three matrices."""
+    ranks = draw(st.lists(RANKS, max_size=4))
+    gates = draw(
+        st.lists(st.sampled_from([1.0, 0.5, 0.3, -2.7, 0.0, 1e-6, 3e4]), min_size=len(ranks))
+    )
+    gates = np.array(gates[: len(ranks)], np.float32)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    spread = draw(st.sampled_from([1.0, 1e-6, 1e4]))
+    matrices = []
+    for _ in range(draw(st.integers(1, 3))):
+        width, height = draw(st.integers(0, 70)), draw(st.integers(0, 70))
+        types = [(draw(DTYPES), draw(DTYPES)) for _ in ranks]
+        a = [rng.standard_normal((r, width)).astype(t) for r, (t, _) in zip(ranks, types)]
+        b = [
+            (rng.standard_normal((height, r)) * spread).astype(t) for r, (_, t) in zip(ranks, types)
+        ]
+        matrices.append((a, b, width, height, draw(DTYPES), draw(DTYPES)))
+    return matrices, gates, sum(ranks) + draw(st.integers(0, 20))
+
+
+def outputs(matrices, rank):
+    """Slots full of rubbish: what is not written shows."""
+    out_a = [np.full((rank, w), np.nan, t) for _, _, w, _, t, _ in matrices]
+    out_b = [np.full((h, rank), np.nan, t) for _, _, _, h, _, t in matrices]
+    return out_a, out_b
+
+
+def assert_same_bits(got, expected):
+    for x, y in zip(got, expected):
+        assert x.dtype == y.dtype
+        kind = np.uint16 if x.dtype == np.float16 else np.uint32
+        np.testing.assert_array_equal(x.view(kind), y.view(kind))
+
+
+@pytest.mark.parametrize("name", _core.simd_levels())
+@settings(max_examples=120, deadline=None)
+@given(task=tasks(), threads=st.integers(1, 3))
+def test_mix_all_matches_the_reference(name, task, threads):
+    matrices, gates, rank = task
+    a, b = [m[0] for m in matrices], [m[1] for m in matrices]
+    got_a, got_b = outputs(matrices, rank)
+    expected_a, expected_b = outputs(matrices, rank)
+    best = _core.simd()
+    _core.use_simd(name)
+    try:
+        assert _core.mix_all(a, b, gates, got_a, got_b, threads=threads) is None
+    finally:
+        _core.use_simd(best)
+    reference.mix_all(a, b, gates, expected_a, expected_b)
+    assert_same_bits(got_a, expected_a)
+    assert_same_bits(got_b, expected_b)
+
+
+@settings(max_examples=60, deadline=None)
+@given(task=tasks())
+def test_mix_is_mix_all_of_one(task):
+    matrices, gates, rank = task
+    (a, b, *_), (out_a, out_b) = matrices[0], outputs(matrices[:1], rank)
+    one_a, one_b = outputs(matrices[:1], rank)
+    _core.mix(a, b, gates, out_a[0], out_b[0])
+    _core.mix_all([a], [b], gates, one_a, one_b)
+    assert_same_bits(out_a + out_b, one_a + one_b)
+
+
+@BOTH
+def test_mix_is_the_gated_sum(impl):
+    rng = np.random.default_rng(0)
+    a = [rng.standard_normal((r, 33)).astype(np.float32) for r in (16, 4, 7)]
+    b = [rng.standard_normal((21, r)).astype(np.float32) for r in (16, 4, 7)]
+    gates = np.array([0.7, 1.0, -0.2], np.float32)
+    out_a, out_b = np.empty((64, 33), np.float32), np.empty((21, 64), np.float32)
+    impl.mix(a, b, gates, out_a, out_b)
+    expected = sum(g * (y @ x) for g, x, y in zip(gates, a, b))
+    np.testing.assert_allclose(out_b @ out_a, expected, rtol=1e-4, atol=1e-4)
+    assert not out_a[27:].any() and not out_b[:, 27:].any()
+
+
+@BOTH
+def test_no_adapters_make_an_empty_slot(impl):
+    out_a, out_b = np.ones((8, 5), np.float16), np.ones((6, 8), np.float16)
+    impl.mix([], [], np.empty(0, np.float32), out_a, out_b)
+    assert not out_a.any() and not out_b.any()
+
+
+def test_every_f16_value_rounds_as_numpy_does():
+    values = np.arange(65536, dtype=np.uint16).view(np.float16)
+    values = values[~np.isnan(values)][None, :].copy()
+    width = values.shape[1]
+    for gate in (1.0, 0.5, 1 / 3, 1e-4, 1000.0):
+        gates = np.array([gate], np.float32)
+        expected = np.empty((1, width), np.float16)
+        a = [np.zeros((width, 1), np.float16)]
+        reference.mix(a, [values], gates, np.empty((width, 1), np.float16), expected)
+        for name in _core.simd_levels():
+            best = _core.simd()
+            _core.use_simd(name)
+            out = np.empty((1, width), np.float16)
+            _core.mix(a, [values], gates, np.empty((width, 1), np.float16), out)
+            _core.use_simd(best)
+            assert_same_bits([out], [expected])
+
+
+def test_f32_to_f16_rounds_to_nearest_even():
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2**32, 200_000, dtype=np.uint32)
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middles = (halves[:-1].astype(np.float64) + halves[1:]) / 2
+    values = np.concatenate([bits.view(np.float32), middles.astype(np.float32), -halves])
+    values = values[~np.isnan(values)][None, :].copy()
+    width = values.shape[1]
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float16)
+    for name in _core.simd_levels():
+        best = _core.simd()
+        _core.use_simd(name)
+        out = np.empty((1, width), np.float16)
+        a, out_a = [np.zeros((width, 1), np.float32)], np.empty((width, 1), np.float32)
+        _core.mix(a, [values], np.ones(1, np.float32), out_a, out)
+        _core.use_simd(best)
+        assert_same_bits([out], [expected])
+
+
+def good():
+    return {
+        "a": [np.ones((4, 6), np.float16), np.ones((2, 6), np.float32)],
+        "b": [np.ones((5, 4), np.float16), np.ones((5, 2), np.float32)],
+        "gates": np.array([1, 0.5], np.float32),
+        "out_a": np.ones((8, 6), np.float16),
+        "out_b": np.ones((5, 8), np.float16),
+    }
+
+
+def frozen(shape):
+    array = np.ones(shape, np.float16)
+    array.flags.writeable = False
+    return array
+
+
+F2 = np.float16
+BAD = {
+    "gates count": (
+        ValueError,
+        r"a and b: got 2 and 2 adapters, expected 3",
+        {"gates": np.ones(3, "f4")},
+    ),
+    "gates nan": (
+        ValueError,
+        r"gates: got .* not finite at 1",
+        {"gates": np.array([1, np.nan], "f4")},
+    ),
+    "gates f64": (TypeError, r"gates: got float64, expected float32;", {"gates": np.ones(2)}),
+    "gates list": (TypeError, r"gates: got list, expected", {"gates": [1.0, 0.5]}),
+    "a tuple of none": (TypeError, r"a\[0\]: got NoneType", {"a": (None, None)}),
+    "a array": (
+        TypeError,
+        r"a: got ndarray, expected a list of arrays",
+        {"a": np.ones((2, 4, 6), F2)},
+    ),
+    "a dims": (
+        ValueError,
+        r"a\[1\]: got 1 dimensions",
+        {"a": [np.ones((4, 6), F2), np.ones(6, F2)]},
+    ),
+    "a width": (
+        ValueError,
+        r"a\[1\]: got \[2, 7\], expected \[rank, 6\]",
+        {"a": [np.ones((4, 6), F2), np.ones((2, 7), F2)]},
+    ),
+    "b height": (
+        ValueError,
+        r"b\[0\]: got \[3, 4\], expected \[5, rank\]",
+        {"b": [np.ones((3, 4), F2), np.ones((5, 2), F2)]},
+    ),
+    "ranks": (
+        ValueError,
+        r"a\[0\] and b\[0\]: got ranks 4 and 3",
+        {"b": [np.ones((5, 3), F2), np.ones((5, 2), F2)]},
+    ),
+    "too many": (
+        ValueError,
+        r"a: got total rank 6, expected at most 5; open fewer",
+        {"out_a": np.ones((5, 6), F2), "out_b": np.ones((5, 5), F2)},
+    ),
+    "slot": (
+        ValueError,
+        r"out_a and out_b: got \[7, 6\] and \[5, 8\], expected",
+        {"out_a": np.ones((7, 6), F2)},
+    ),
+    "out read-only": (TypeError, r"out_b: got a read-only array", {"out_b": frozen((5, 8))}),
+    "out f64": (TypeError, r"out_a: got float64", {"out_a": np.ones((8, 6))}),
+    "out columns": (TypeError, r"out_b: got .* not C-contiguous", {"out_b": np.ones((8, 5), F2).T}),
+    "b bfloat": (TypeError, r"b\[0\]: got uint16", {"b": [np.ones((5, 4), np.uint16)] * 2}),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_and_nothing_is_written(impl, case):
+    error, message, changes = BAD[case]
+    args = {**good(), **changes}
+    before = [args[n].copy() for n in ("out_a", "out_b")]
+    with pytest.raises(error, match=message):
+        impl.mix(**args)
+    np.testing.assert_array_equal(args["out_a"], before[0])
+    np.testing.assert_array_equal(args["out_b"], before[1])
+
+
+def many(count=3):
+    one = [good() for _ in range(count)]
+    args = {name: [o[name] for o in one] for name in ("a", "b", "out_a", "out_b")}
+    return {**args, "gates": one[0]["gates"]}
+
+
+@BOTH
+def test_mix_all_names_the_matrix_and_writes_nothing(impl):
+    args = many()
+    args["a"][2][1] = np.ones((2, 9), F2)
+    with pytest.raises(ValueError, match=r"a\[2\]\[1\]: got \[2, 9\], expected \[rank, 6\]"):
+        impl.mix_all(**args)
+    args["a"][2][1] = np.ones((2, 6))
+    with pytest.raises(TypeError, match=r"a\[2\]\[1\]: got float64"):
+        impl.mix_all(**args)
+    assert all((out == 1).all() for out in args["out_a"] + args["out_b"])
+
+
+@BOTH
+def test_mix_all_refuses_uneven_lists(impl):
+    args = many()
+    args["b"].pop()
+    with pytest.raises(ValueError, match="got 3, 2, 3 and 3 items, expected the same number"):
+        impl.mix_all(**args)
+    with pytest.raises(TypeError, match="out_a: got ndarray, expected a list; "):
+        impl.mix_all(**{**many(), "out_a": np.ones((3, 8, 6), F2)})
+    with pytest.raises(ValueError, match="threads: got 0"):
+        impl.mix_all(**many(), threads=0)
+
+
+@BOTH
+def test_shared_memory_is_refused(impl):
+    args = many()
+    args["out_a"][1] = args["out_a"][0]
+    with pytest.raises(ValueError, match="outputs that share memory"):
+        impl.mix_all(**args)
+    args = many()
+    args["a"][2][0] = args["out_a"][0][2:6]
+    with pytest.raises(ValueError, match="a factor that shares memory with an output"):
+        impl.mix_all(**args)
+    args = many()
+    buffer = np.ones(8 * 6 + 5 * 8, F2)
+    args["out_a"][0], args["out_b"][0] = buffer[:48].reshape(8, 6), buffer[48:].reshape(5, 8)
+    impl.mix_all(**args)
+
+
+def test_gil_is_free_while_matrices_are_mixed():
+    rng = np.random.default_rng(0)
+    count, rank = 60, 50
+    a = [[rng.standard_normal((rank, 600)).astype(F2)] for _ in range(count)]
+    b = [[rng.standard_normal((1500, rank)).astype(F2)] for _ in range(count)]
+    out_a = [np.empty((64, 600), F2) for _ in range(count)]
+    out_b = [np.empty((1500, 64), F2) for _ in range(count)]
+    gates = np.full(1, 0.3, np.float32)
+    level = _core.simd()
+    _core.use_simd("scalar")
+    stamps, stop = [], threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            stamps.append(time.perf_counter())
+            time.sleep(0.0002)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        inside = 0
+        for _ in range(20):
+            begin = time.perf_counter()
+            _core.mix_all(a, b, gates, out_a, out_b)
+            end = time.perf_counter()
+            inside = max(inside, sum(begin < stamp < end for stamp in stamps))
+            if inside >= 3:
+                break
+    finally:
+        stop.set()
+        thread.join()
+        _core.use_simd(level)
+    assert inside >= 3
+
+
+def test_caller_may_empty_its_lists_meanwhile():
+    args = many(40)
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            for row in args["a"]:
+                row[0] = np.ones((4, 6), F2)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(200):
+            _core.mix_all(**args, threads=2)
+    finally:
+        stop.set()
+        thread.join()
+    assert (args["out_a"][0][:6] == 1).all()
