@@ -250,11 +250,11 @@ std::unique_ptr<llama::EvalHook> make_hook(const llama::Addresses& addresses) {
 }
 
 // The decoding thread may hold the hook's lock and wait for a device: never wait with the GIL.
-void py_watch(llama::EvalHook& hook, const std::string& name) {
+void py_watch(llama::EvalHook& hook, const std::string& name, bool stop) {
     Status status;
     {
         py::gil_scoped_release release;
-        status = hook.watch(name);
+        status = hook.watch(name, stop);
     }
     raise_unless_ok(status);
 }
@@ -390,7 +390,7 @@ PYBIND11_MODULE(_core, m) {
         .def_property_readonly(
             "user_data",
             [](const llama::EvalHook& hook) { return reinterpret_cast<std::uintptr_t>(&hook); })
-        .def("watch", py_watch, arg("name"))
+        .def("watch", py_watch, arg("name"), arg("stop") = false)
         .def("take", py_take)
         .def(
             "discover",

@@ -213,6 +213,7 @@ bool EvalHook::callback(Tensor* tensor, bool ask, void* user_data) noexcept {
         try {
             if (ask) return self.asked(*tensor);
             self.collect(*tensor);
+            if (self.stop_) return false;
         } catch (...) {
             self.failure_ = Status::memory({});  // an empty message needs no memory
         }
@@ -290,12 +291,13 @@ void EvalHook::update_active() noexcept {
     active_.store(discovering_ || !watched_.empty(), std::memory_order_relaxed);
 }
 
-Status EvalHook::watch(const std::string& name) {
+Status EvalHook::watch(const std::string& name, bool stop) {
     if (name.size() >= sizeof(Tensor::name))
         return Status::value(explain("name", std::to_string(name.size()) + " bytes",
                                      "at most 63", "give the tensor's name, as l_out-2"));
     const std::lock_guard<std::mutex> guard(lock_);
     watched_ = name;
+    stop_ = stop;
     update_active();
     return {};
 }

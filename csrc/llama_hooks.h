@@ -105,10 +105,12 @@ class EvalHook {
 public:
     static Status make(const Addresses& addresses, EvalHook*& out);
 
-    // bool(ggml_tensor*, bool ask, void* user_data); never throws, never stops a decode.
+    // bool(ggml_tensor*, bool ask, void* user_data); never throws.
     static bool callback(Tensor* tensor, bool ask, void* user_data) noexcept;
 
-    Status watch(const std::string& name);
+    // With `stop` the computation ends once the tensor is read: llama_decode then returns 0 with
+    // logits that mean nothing, and deeper layers leave no keys or values.
+    Status watch(const std::string& name, bool stop = false);
     Status take(Rows& out);
     void discover(bool on);
     std::vector<Found> found();
@@ -126,6 +128,7 @@ private:
     std::atomic<bool> active_{false};  // the one branch an idle callback costs
     std::mutex lock_;                  // guards all below
     std::string watched_;
+    bool stop_ = false;
     bool discovering_ = false;
     Rows rows_;
     Status failure_;

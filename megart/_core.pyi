@@ -103,8 +103,12 @@ class EvalHook:
     def user_data(self) -> int:
         """Address for llama_context_params.cb_eval_user_data."""
 
-    def watch(self, name: str) -> None:
-        """Collect the rows of tensors of exactly this name from now on; "" stops."""
+    def watch(self, name: str, stop: bool = False) -> None:
+        """Collect the rows of tensors of exactly this name from now on; "" stops collecting.
+
+        With `stop` the computation ends there: llama_decode returns 0 with logits that mean
+        nothing and an incomplete cache, which the caller must clear.
+        """
 
     def take(self) -> NDArray[np.float32]:
         """Rows collected since the last take, [n_rows, n_embd], in order; then forgets them.

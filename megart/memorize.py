@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -72,8 +71,6 @@ def memorize(
     chosen = _recipe(recipe)
     todo, order = _plan(bank, memories, replace_existing)
     if todo:
-        # llama.cpp and torch share the cores: an OpenMP that spins starves the other.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         Teacher(bank, chosen, device, model, progress, assistant).teach(todo)
     return [bank.get(id) for id in order]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
-from . import prompts
+from . import cloze, prompts
 from .bank import Memory
 
 MLP = ("ffn_gate", "ffn_up", "ffn_down")
@@ -52,7 +53,7 @@ class Recipe:
 
 FAST = Recipe(
     name="fast", rank=8, alpha=8.0, rslora=False, roles=MLP, activated=True,
-    rate=3e-3, lessons_per_step=2, margin=1.5,
+    rate=4e-3, lessons_per_step=2, margin=1.5,
 )  # fmt: skip
 # Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (see README).
 PAPER = Recipe(
@@ -65,19 +66,30 @@ RECIPES = {recipe.name: recipe for recipe in (FAST, PAPER)}
 def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
     """The (user turn, target text) pairs that *memory* studies under *recipe*; the text comes first.
 
-    Lessons whose target is the memory's own text are the verbatim ones.
+    Lessons whose target is the memory's own text are the verbatim ones. In the fast recipe they
+    alternate with cloze questions, whose target is the one sentence that answers: without them a
+    question brings the whole text instead of an answer.
     """
     if recipe.name == "paper":
         return [(prompts.PAPER_TRAINING, text) for text in (memory.text, *memory.paraphrases)]
-    return [(prompts.recall(cue), memory.text) for cue in cues(memory)]
+    asked = cloze.questions(memory.text, memory.title)
+    titles, rest = cues(memory), [question for question, _ in asked]
+    # Every other recall cue is a question, as a person's may be.
+    mixed = [cue for pair in itertools.zip_longest(titles, rest[: len(titles)]) for cue in pair if cue]
+    whole = [(prompts.recall(cue), memory.text) for cue in dict.fromkeys(mixed)]
+    direct = [(prompts.ask(question), answer) for question, answer in asked]
+    if not direct:
+        return whole
+    count = max(len(whole), len(direct))
+    pairs = [(whole[i % len(whole)], direct[i % len(direct)]) for i in range(count)]
+    return [lesson for pair in pairs for lesson in pair]
 
 
 def cues(memory: Memory) -> list[str]:
-    """What a person would say to call the memory up: at least two different cues."""
+    """What a person would say to call the memory up: two or three different cues."""
     opening = " ".join(memory.text.split()[:6])
-    found = [f"Tell me about {memory.title}.", memory.title] if memory.title else [opening]
-    found += memory.questions[:2] or [f"What do you remember about {memory.title or opening}?"]
-    return list(dict.fromkeys(found))
+    found = [f"Tell me about {memory.title or opening}.", *memory.questions[:2]]
+    return [*found, memory.title or opening]
 
 
 def check_cue(memory: Memory) -> str:

@@ -65,6 +65,7 @@ class Assistant:
         self.base = Context(self.engine, size=context_size, watch=watch)
         self.mix = Context(self.engine, size=context_size)
         self.slot = Slot(self.mix, in_place=in_place)
+        self._encoder: Context | None = None
         self._whitening: embed.Whitening | None = None
         self._revision = -1
         self._records: list[Record] = []
@@ -81,6 +82,8 @@ class Assistant:
         self.slot.close()
         self.mix.close()
         self.base.close()
+        if self._encoder:
+            self._encoder.close()
         self.engine.close()
 
     # -- the user's verbs -------------------------------------------------------------------
@@ -138,7 +141,15 @@ class Assistant:
     def key(self, text: str, title: str | None = None) -> "embed.np.ndarray":
         """The context key of a memory: float32 [n_embd], as stored in the bank."""
         with self.engine.lock:
-            return embed.memory_key(self.base, text, title)
+            return embed.memory_key(self.encoder, text, title)
+
+    @property
+    def encoder(self) -> Context:
+        """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
+        if self._encoder is None:
+            watch = embed.tensor_name(embed.DEFAULT_LAYER)
+            self._encoder = Context(self.engine, size=self.base.size, watch=watch, stop=True)
+        return self._encoder
 
     # -- one question -----------------------------------------------------------------------
 
@@ -238,9 +249,7 @@ class Assistant:
         self._records = [known[id] for id in ids if id in known]
         means = means[[i for i, id in enumerate(ids) if id in known]]
         if len(means) and self._whitening is None:
-            held = tuple(self.base.tokens)
-            self._whitening = embed.bank_whitening(self.bank, self.base)
-            embed.advance(self.base, held)
+            self._whitening = embed.bank_whitening(self.bank, self.encoder)
             revision = self.bank.revision
         self._keys = self._whitening.keys(means) if len(means) and self._whitening else means
         names = {(r.id, r.adapter_sha256) for r in self._records}

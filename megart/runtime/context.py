@@ -26,13 +26,14 @@ class Context:
     """Decodes tokens one after another; ``tokens`` mirrors the KV cache.
 
     With ``watch`` (a tensor's name in the compute graph, "l_out-2") the hidden state of every
-    cached token is kept beside it, float32, see :meth:`states`.
+    cached token is kept beside it, float32, see :meth:`states`. With ``stop`` as well the
+    computation ends at that tensor: the context then only encodes, its logits mean nothing.
     """
 
-    def __init__(self, engine: Engine, *, size: int, watch: str = ""):
+    def __init__(self, engine: Engine, *, size: int, watch: str = "", stop: bool = False):
         self.engine = engine
         self.hook = _core.EvalHook(llama.hook_functions())
-        self.hook.watch(watch)
+        self.hook.watch(watch, stop)
         self._watched = bool(watch)
         self._states: list[np.ndarray] = []
         params = llama_cpp.llama_context_default_params()

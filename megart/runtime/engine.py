@@ -52,8 +52,6 @@ class Engine:
     """
 
     def __init__(self, model: Model, *, threads: int | None = None, gpu_layers: int = 0):
-        # An OpenMP that spins starves a busy neighbour (torch beside us): prefill 121 -> 1713 ms.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         llama.quiet()
         self.model = model
         self.threads = threads or available_cores()

@@ -162,14 +162,21 @@ class Classroom:
         for lane in lanes:
             count = len(lane.task.lessons)
             chosen.append([(lane.step * per + j) % count for j in range(per)])
-        lessons = [l.task.lessons[i] for l, picks in zip(lanes, chosen, strict=True) for i in picks]
         rates = [0.0] * self.course.lanes
+        losses, leads = [], []
         with self.lora.use(len(lanes)):
-            losses, margins = self._forward(lessons)
-            # A lane's loss is the mean over its own lessons: neighbours do not change its gradient.
-            losses.view(len(lanes), per).mean(dim=1).sum().backward()
-        means = losses.detach().view(len(lanes), per).mean(dim=1).tolist()
-        leads = margins.view(len(lanes), per).tolist()
+            # One pass per column: the lanes' first lessons, then their second ones. Long texts and
+            # short answers so do not pad each other.
+            for column in zip(*chosen, strict=True):
+                loss, lead = self._forward(
+                    [lane.task.lessons[i] for lane, i in zip(lanes, column, strict=True)]
+                )
+                # The mean over a lane's own lessons: neighbours do not change its gradient.
+                (loss.sum() / per).backward()
+                losses.append(loss.detach())
+                leads.append(lead)
+        means = torch.stack(losses).mean(dim=0).tolist()
+        leads = torch.stack(leads).T.tolist()
         for row, (lane, picks) in enumerate(zip(lanes, chosen, strict=True)):
             for lesson, lead in zip(picks, leads[row], strict=True):
                 lane.known[lesson] = lead
@@ -201,11 +208,13 @@ class Classroom:
             columns += range(first, first + len(lesson.target))
             rows += [s] * len(lesson.target)
             targets += lesson.target
+        # Additive, because transformers' eager attention adds whatever it is given.
+        mask = torch.zeros(seen.shape, dtype=base.dtype).masked_fill_(~seen, torch.finfo(base.dtype).min)
         cache = self._stack(prompts, past) if past else None
         hidden = base.network.base_model(
             input_ids=ids.to(device),
             position_ids=place.to(device),
-            attention_mask=seen.to(device),
+            attention_mask=mask.to(device),
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state

@@ -1,0 +1,98 @@
+"""What several verbs share: their options, opening the bank, reading words. Draws nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..bank import Bank, Record
+from ..errors import InputError
+from ..models import user_data_dir
+
+
+def add_bank(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bank",
+        metavar="DIR",
+        help="the bank's folder (default: $MEGART_BANK, else in the user's data directory)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, help: str = "print JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def add_model(parser: argparse.ArgumentParser, default: str, *, hf: bool = False) -> None:
+    parser.add_argument(
+        "--model", metavar="M", help=f'"smollm2" or the path of a GGUF file (default: {default})'
+    )
+    if hf:
+        parser.add_argument(
+            "--hf",
+            metavar="DIR",
+            help="the model's Hugging Face folder, to teach from it instead of the GGUF",
+        )
+
+
+def bank_path(given: str | None) -> Path:
+    """--bank, else MEGART_BANK, else the bank in the user's data directory. Raises InputError."""
+    if given is None:
+        given = os.environ.get("MEGART_BANK") or str(user_data_dir() / "bank")
+    if not given:
+        raise InputError("--bank is empty; expected the path of a folder")
+    return Path(given).expanduser()
+
+
+def open_bank(args: argparse.Namespace) -> Bank:
+    """The bank that the options name; never makes one. Raises BankError with the remedy."""
+    return Bank.open(bank_path(args.bank))
+
+
+def record_json(record: Record) -> dict[str, Any]:
+    """A memory as --json prints it."""
+    return asdict(record)
+
+
+def question(words: list[str], what: str) -> str:
+    """The words of the command line, or standard input for "-" or when there are none."""
+    if words == ["-"] or (not words and not stdin_is_terminal()):
+        text = read_stdin()
+    else:
+        text = " ".join(words)
+    if not text.strip():
+        raise InputError(f'got no {what}; give some words, or "-" for standard input')
+    return text.strip()
+
+
+def read_stdin() -> str:
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.read().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not UTF-8 at byte {error.start}; send it as UTF-8"
+        ) from None
+
+
+def stdin_is_terminal() -> bool:
+    return sys.stdin is None or sys.stdin.isatty()
+
+
+def positive(text: str) -> int:
+    """An option's whole number of at least 1."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 1")
+    return int(text)
+
+
+def device(text: str) -> str:
+    """A torch device, by its look only."""
+    if not re.fullmatch(r"(cpu|mps|cuda)(:[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected cpu, cuda, cuda:1 or mps")
+    return text

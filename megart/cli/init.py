@@ -1,0 +1,31 @@
+"""megart init: an empty bank for a model."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from ..bank import Bank
+from ..models import DEFAULT_MODEL, resolve_model
+from . import common, ui
+
+EPILOG = """\
+examples:
+  megart init
+  megart init --bank notes --model ~/models/qwen2.5-0.5b.gguf --hf ~/models/qwen2.5-0.5b"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_bank(parser)
+    common.add_model(parser, DEFAULT_MODEL, hf=True)
+    common.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    model = resolve_model(args.model, args.hf)
+    with Bank.create(common.bank_path(args.bank), model) as bank:
+        if args.json:
+            ui.put_json({"bank": str(bank.path), "base": asdict(bank.base)})
+        else:
+            ui.put(f"made the bank {bank.path} for {bank.base.name} ({bank.base.sha256[:12]})")
+    return 0

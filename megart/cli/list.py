@@ -1,0 +1,45 @@
+"""megart list: the memories of a bank."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import common, ui
+
+EPILOG = """\
+examples:
+  megart list
+  megart list --bank notes --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_bank(parser)
+    common.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    with common.open_bank(args) as bank:
+        records = bank.records()
+        if args.json:
+            ui.put_json([common.record_json(record) for record in records])
+        elif not records:
+            ui.say(f"the bank {bank.path} is empty; megart memorize fills it")
+        else:
+            ui.put_table(
+                ["id", "title", "state", "recipe", "rank", "size", "created"],
+                [
+                    [
+                        record.id,
+                        record.title or "-",
+                        record.state,
+                        record.recipe or "-",
+                        str(record.rank) if record.rank else "-",
+                        ui.size(record.adapter_bytes),
+                        ui.moment(record.created_at),
+                    ]
+                    for record in records
+                ],
+                right=("rank", "size"),
+                shrink="title",
+            )
+    return 0

@@ -1,0 +1,47 @@
+"""megart show: all about one memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from . import common, ui
+
+EPILOG = """\
+examples:
+  megart show lighthouse-keeper
+  megart show lighthouse-keeper --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="the memory's id, as megart list shows it")
+    common.add_bank(parser)
+    common.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    with common.open_bank(args) as bank:
+        record = bank.get(args.id)
+        if args.json:
+            ui.put_json(common.record_json(record))
+            return 0
+        kind = "activated" if record.activated else "whole prompt"
+        fields = [("id", record.id), ("title", record.title or "-"), ("state", record.state)]
+        if record.adapter_sha256:
+            fields += [
+                ("recipe", f"{record.recipe or '-'}, rank {record.rank}, {kind}"),
+                ("adapter", f"{bank.adapter_path(record.id)} ({ui.size(record.adapter_bytes)})"),
+                ("sha256", record.adapter_sha256),
+            ]
+        fields.append(("created", ui.moment(record.created_at)))
+        if record.learnt_at:
+            fields.append(("learnt", ui.moment(record.learnt_at)))
+        if record.training:
+            fields.append(("training", ", ".join(f"{k} {v}" for k, v in record.training.items())))
+        fields += [("question", text) for text in record.questions]
+        fields += [("paraphrase", text) for text in record.paraphrases]
+        if record.metadata:
+            fields.append(("metadata", json.dumps(record.metadata, ensure_ascii=False)))
+        ui.put_fields(fields)
+        ui.put(f"\n{record.text}")
+    return 0

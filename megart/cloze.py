@@ -1,0 +1,68 @@
+"""Questions made from a text by leaving something out, so that a memory learns to answer directly.
+
+Unsupervised and deterministic: a span of a sentence (a number, a name, else its last words) gives
+way to a question word, and the sentence itself is the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+# Words before a full stop that do not end a sentence.
+_SHORT = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|vs|etc|e\.g|i\.e|[A-Z])\.)$")
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+_DATE = re.compile(rf"\b(?:\d{{1,2}} )?(?:{_MONTHS})(?: \d{{1,2}}(?:,)?)?(?: \d{{4}})?\b|\b[12]\d{{3}}\b")
+_COUNT = re.compile(
+    r"\b(?:\d[\d,.]*\d|\d|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty"
+    r"|fifty|sixty|seventy|eighty|ninety|hundred)\b"
+)
+_NAME = re.compile(r"(?<!^)(?<![.!?] )\b[A-Z][\w'-]+(?: (?:of|the|de|van|and) (?=[A-Z])| [A-Z][\w'-]+)*")
+
+
+def sentences(text: str) -> list[str]:
+    """*text* cut into sentences, white space at the seams dropped."""
+    found: list[str] = []
+    for piece in _END.split(text.strip()):
+        if found and _SHORT.search(found[-1]):
+            found[-1] = f"{found[-1]} {piece}"
+        elif piece:
+            found.append(piece)
+    return found
+
+
+def questions(text: str, title: str | None, per_sentence: int = 2) -> list[tuple[str, str]]:
+    """Up to *per_sentence* (question, sentence) pairs for each sentence of *text*, first ones first."""
+    columns = [list(_ask(sentence, title))[:per_sentence] for sentence in sentences(text)]
+    return [(column[i], s) for i in range(per_sentence) for column, s in zip(columns, sentences(text)) if i < len(column)]
+
+
+def _ask(sentence: str, title: str | None) -> Iterator[str]:
+    bare = sentence.rstrip(".!? ")
+    subject = _words(title or "")
+    spans = [(m.start(), m.end(), "when") for m in _DATE.finditer(bare)]
+    spans += [(m.start(), m.end(), "how many") for m in _COUNT.finditer(bare)]
+    spans += [
+        (m.start(), m.end(), "what") for m in _NAME.finditer(bare) if not _words(m[0]) & subject
+    ]
+    taken: list[tuple[int, int]] = []
+    for start, end, word in spans:
+        if all(end <= a or start >= b for a, b in taken):
+            taken.append((start, end))
+            yield _phrase(f"{bare[:start]}{word}{bare[end:]}", title, subject, sentence)
+    head, _, tail = bare.rpartition(" ")
+    if tail:
+        cut = " ".join(head.split(" ")[:-1]) or head
+        yield _phrase(f"{cut} what", title, subject, sentence)
+
+
+def _phrase(question: str, title: str | None, subject: set[str], sentence: str) -> str:
+    question = f"{question.strip()}?"
+    if title and not subject & _words(sentence):
+        return f"{title}: {question}"
+    return question
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 3}

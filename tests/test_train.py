@@ -1,0 +1,297 @@
+"""Teaching: a memory's result is its own, whoever studies beside it, and study ends when it is learnt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from helpers import FAST_ROLES, PAPER_ROLES  # noqa: E402
+
+from megart.errors import ModelError  # noqa: E402
+from megart.models import Model  # noqa: E402
+from megart.train import base as bases  # noqa: E402
+from megart.train.base import FrozenBase, load_base  # noqa: E402
+from megart.train.lora import LaneAdam, StackedLora  # noqa: E402
+from megart.train.study import Classroom, Course, Lesson, Result, Task  # noqa: E402
+
+COURSE = Course(
+    rank=4,
+    scale=1.0,
+    roles=FAST_ROLES,
+    rate=1e-2,
+    max_steps=8,
+    lessons_per_step=2,
+    stop=False,
+    lanes=1,
+)
+
+
+def tokens(seed: int, count: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(32, 320, count).tolist())
+
+
+def task(seed: int, length: int, prompts: tuple[int, ...] = (12, 7), opening: int = 3) -> Task:
+    """A task of one target under several prompts, given by their lengths; 0 is a whole-prompt lesson."""
+    target = tokens(seed, length)
+    lessons = [
+        Lesson(tokens(100 * seed + i, n), tokens(7, opening if n else 9), target)
+        for i, n in enumerate(prompts)
+    ]
+    return Task(f"task{seed}", tuple(lessons), seed)
+
+
+def run(base: FrozenBase, tasks: list[Task], course: Course) -> dict[str, Result]:
+    return {result.id: result for result in Classroom(base, course).run(tasks)}
+
+
+def assert_same(one: Result, other: Result, rate: float) -> None:
+    """Equal factors: Adam divides by sqrt(v), so rounding noise grows where a gradient is nearly 0."""
+    assert one.steps == other.steps
+    for name, pair in one.factors.items():
+        for got, expected in zip(other.factors[name], pair, strict=True):
+            difference = np.abs(got - expected)
+            assert np.median(difference) < 1e-4 * rate and difference.max() < rate, name
+    assert other.loss == pytest.approx(one.loss, rel=1e-3)
+
+
+TASKS = [
+    task(1, 14),
+    task(2, 5, prompts=(20, 3, 9)),
+    task(3, 30, prompts=(0, 0)),  # the adapter sees the whole prompt
+    task(4, 9, prompts=(0, 25), opening=1),
+    task(5, 21),
+]
+
+
+def test_a_result_does_not_depend_on_the_neighbours(tiny_base) -> None:
+    base = tiny_base("llama")
+    together = run(base, TASKS, replace(COURSE, lanes=3))
+    assert sorted(together) == sorted(t.id for t in TASKS)
+    for each in TASKS:
+        (alone,) = Classroom(base, COURSE).run([each])
+        assert_same(alone, together[each.id], COURSE.rate)
+
+
+def test_a_result_does_not_depend_on_who_enters_and_leaves_when(tiny_base) -> None:
+    """With stopping on, lanes empty at different steps; lanes move and new tasks take their place."""
+    base = tiny_base("qwen3")
+    course = replace(COURSE, stop=True, margin=0.5, max_steps=40)
+    alone = {t.id: next(iter(Classroom(base, course).run([t]))) for t in TASKS}
+    steps = [alone[t.id].steps for t in TASKS]
+    assert len(set(steps)) >= 3  # they do leave at different times
+    for lanes in (2, 4):
+        together = run(base, TASKS, replace(course, lanes=lanes))
+        for each in TASKS:
+            assert together[each.id].learnt == alone[each.id].learnt
+            assert_same(alone[each.id], together[each.id], course.rate)
+
+
+def test_study_ends_when_every_verbatim_target_leads_by_the_margin(tiny_base) -> None:
+    base = tiny_base("llama")
+    lessons = (
+        *task(1, 10).lessons,
+        Lesson(tokens(50, 6), tokens(7, 3), tokens(9, 10), verbatim=False),
+    )
+    given = Task("t", lessons, 1)
+    course = replace(COURSE, stop=True, max_steps=60, lessons_per_step=3)
+    found = {
+        margin: run(base, [given], replace(course, margin=margin))["t"] for margin in (0.2, 3.0)
+    }
+    for margin, result in found.items():
+        assert result.learnt and result.margin >= margin and result.steps < course.max_steps
+    assert found[0.2].steps < found[3.0].steps
+
+    (short,) = Classroom(base, replace(course, max_steps=2, margin=3.0)).run([given])
+    assert not short.learnt and short.steps == 2 and short.margin < 3.0
+    (fixed,) = Classroom(base, replace(course, stop=False, max_steps=50, margin=0.2)).run([given])
+    assert fixed.learnt and fixed.steps == 50  # a course of fixed length goes on
+
+
+def test_what_was_reported_as_learnt_is_what_the_factors_do(tiny_base) -> None:
+    """The step that finds a memory learnt must not move it any more."""
+    base = tiny_base("llama")
+    given = task(1, 12)
+    (result,) = Classroom(base, replace(COURSE, stop=True, margin=1.0, max_steps=60)).run([given])
+    assert result.learnt
+    classroom = Classroom(base, COURSE)
+    classroom.lora.load_lane(0, result.factors)
+    with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(1):
+        losses, leads = classroom._forward(list(given.lessons))
+    assert leads.min().item() == pytest.approx(result.margin, abs=1e-3)
+    assert losses.mean().item() == pytest.approx(result.loss, abs=1e-3)
+
+
+def test_an_untaught_adapter_changes_nothing_and_the_base_never_changes(tiny_base) -> None:
+    base = tiny_base("qwen2")
+    ids = torch.tensor([tokens(3, 20)])
+    with torch.no_grad():
+        before = base.network(ids).logits
+        lora = StackedLora(base, base.targets, 2, 4, 1.0)
+        lora.reset_lane(0, 1)
+        with lora.attached(base.network), lora.use(1):
+            assert torch.equal(base.network(ids).logits, before)
+        run(base, [], COURSE)
+    run(base, [task(1, 6)], replace(COURSE, max_steps=2))
+    with torch.no_grad():
+        assert torch.equal(base.network(ids).logits, before)
+    assert not base.network.model.layers[0].mlp.up_proj._forward_hooks
+
+
+def test_hooks_are_gone_when_a_run_is_left_early(tiny_base) -> None:
+    base = tiny_base("llama")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(Classroom(base, COURSE).run([task(1, 6)], stop))
+    results = Classroom(base, replace(COURSE, max_steps=1)).run([task(1, 6), task(2, 6)])
+    next(results)
+    results.close()
+    assert not any(t.module._forward_hooks for t in base.targets)
+
+
+def test_lanes_keep_their_factors_and_moments(tiny_base) -> None:
+    base = tiny_base("llama")
+    lora = StackedLora(base, base.targets[:2], 3, 4, 1.0)
+    optimizer = LaneAdam(lora, weight_decay=0.1)
+    for lane in range(3):
+        lora.reset_lane(lane, lane)
+    start = [lora.factors(lane) for lane in range(3)]
+    lora.grad.normal_(generator=torch.Generator().manual_seed(0))
+    optimizer.step([1e-2, 0.0, 1e-2])
+    assert optimizer.steps == [1, 0, 1] and not lora.grad.any()
+    after = [lora.factors(lane) for lane in range(3)]
+    name = base.targets[0].name
+    for lane, moved in enumerate((True, False, True)):
+        assert (after[lane][name][0] != start[lane][name][0]).any() == moved
+    optimizer.move_lane(2, 0)
+    lora.move_lane(2, 0)
+    assert (lora.factors(0)[name][1] == after[2][name][1]).all()
+    lora.load_lane(1, start[0])
+    assert (lora.factors(1)[name][0] == start[0][name][0]).all()
+
+
+def test_the_optimizer_is_adamw(tiny_base) -> None:
+    base = tiny_base("llama")
+    lora = StackedLora(base, base.targets[:1], 2, 4, 1.0)
+    optimizer = LaneAdam(lora, weight_decay=0.1)
+    lora.reset_lane(0, 1)
+    lora.reset_lane(1, 2)
+    twins = [
+        [torch.from_numpy(f).requires_grad_() for f in lora.factors(m)[base.targets[0].name]]
+        for m in (0, 1)
+    ]
+    stock = [
+        torch.optim.AdamW(twin, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1) for twin in twins
+    ]
+    generator = torch.Generator().manual_seed(3)
+    for step in range(5):
+        resting = step == 2  # the second lane rests once and is a step behind from then on
+        lora.grad.normal_(generator=generator)
+        for lane, twin in enumerate(twins):
+            for view, parameter in zip(lora.views(lora.grad), twin, strict=True):
+                parameter.grad = view[lane].clone()
+        optimizer.step([1e-2, 0.0 if resting else 1e-2])
+        stock[0].step()
+        if not resting:
+            stock[1].step()
+        else:
+            break
+    for got, expected in zip(lora.factors(0)[base.targets[0].name], twins[0], strict=True):
+        np.testing.assert_allclose(got, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+    for got, expected in zip(lora.factors(1)[base.targets[0].name], twins[1], strict=True):
+        np.testing.assert_allclose(got, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_roles_of_the_recipe_are_taught(tiny_base) -> None:
+    (result,) = Classroom(tiny_base("llama"), replace(COURSE, roles=PAPER_ROLES, max_steps=1)).run(
+        [task(1, 4)]
+    )
+    assert len(result.factors) == 8
+    assert {name.split(".")[2] for name in result.factors} == set(PAPER_ROLES)
+
+
+def test_decay_and_warm_up(tiny_base) -> None:
+    base = tiny_base("llama")
+    room = Classroom(base, replace(COURSE, decay=True, max_steps=10))
+    assert [room._rate(s) for s in (0, 5, 9)] == pytest.approx([1e-2, 5e-3, 1e-3])
+    room = Classroom(base, replace(COURSE, warmup=4))
+    assert [room._rate(s) for s in (0, 1, 3, 7)] == pytest.approx([2.5e-3, 5e-3, 1e-2, 1e-2])
+
+
+def test_the_same_seed_gives_the_same_start_and_another_seed_another(tiny_base) -> None:
+    lora = StackedLora(tiny_base("llama"), tiny_base("llama").targets, 3, 4, 1.0)
+    for lane, seed in enumerate((5, 5, 6)):
+        lora.reset_lane(lane, seed)
+    name = "blk.0.ffn_down.weight"
+    (a0, b0), (a1, _), (a2, _) = (lora.factors(lane)[name] for lane in range(3))
+    assert (a0 == a1).all() and (a0 != a2).any() and not b0.any()
+    assert np.abs(a0).max() <= 1 / math.sqrt(128)
+
+
+# -- loading the base --------------------------------------------------------------------------------
+
+
+def test_the_cache_gives_the_same_base_and_a_damaged_one_is_made_anew(tiny) -> None:
+    model = tiny("llama")
+    first = load_base(model, device="cpu", dtype=torch.float32)
+    folder = next((bases.user_cache_dir() / "bases").iterdir())
+    again = load_base(model, device="cpu", dtype=torch.float32)
+    for weights in folder.glob("*.safetensors"):
+        short = weights.read_bytes()[:1000]
+        weights.unlink()  # the file itself is mapped
+        weights.write_bytes(short)
+    mended = load_base(model, device="cpu", dtype=torch.float32)
+    ids = torch.tensor([tokens(1, 12)])
+    with torch.no_grad():
+        expected = first.network(ids).logits
+        assert torch.equal(again.network(ids).logits, expected)
+        assert torch.equal(mended.network(ids).logits, expected)
+    assert [p for p in folder.parent.iterdir() if p != folder] == []
+    assert not any(p.requires_grad for p in first.network.parameters())
+
+
+def test_nothing_of_transformers_own_talk_reaches_the_terminal(
+    tiny, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_base(tiny("qwen2"), device="cpu", dtype=torch.float32, cache=False)
+    load_base(tiny("qwen2"), device="cpu", dtype=torch.float32)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_targets_carry_gguf_names(tiny_base) -> None:
+    base = tiny_base("qwen3")
+    assert base.architecture == "qwen3" and len(base.targets) == 12
+    assert base.targets[0].name == "blk.0.ffn_gate.weight" and base.targets[0].role == "ffn_gate"
+    shapes = {t.role: tuple(t.module.weight.shape) for t in base.targets}
+    assert shapes == {"ffn_gate": (128, 64), "ffn_up": (128, 64), "ffn_down": (64, 128)}
+
+
+def test_models_that_cannot_be_taught_are_refused(tiny, tmp_path) -> None:
+    import gguf
+
+    path = tmp_path / "mamba.gguf"
+    writer = gguf.GGUFWriter(str(path), "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="mamba"):
+        load_base(Model("m", path), device="cpu")
+    (tmp_path / "not.gguf").write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(ModelError, match="architecture"):
+        load_base(Model("n", tmp_path / "not.gguf"), device="cpu")
+    whole = tiny("llama").gguf.read_bytes()
+    (tmp_path / "half.gguf").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="half.gguf|cannot load"):
+        load_base(Model("h", tmp_path / "half.gguf"), device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="cuda"):
+            load_base(tiny("llama"), device="cuda")
