@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -73,10 +72,10 @@ def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.name == "paper":
         return [(prompts.PAPER_TRAINING, text) for text in (memory.text, *memory.paraphrases)]
     asked = cloze.questions(memory.text, memory.title)
-    titles, rest = cues(memory), [question for question, _ in asked]
-    # Every other recall cue is a question, as a person's may be.
-    mixed = [cue for pair in itertools.zip_longest(titles, rest[: len(titles)]) for cue in pair if cue]
-    whole = [(prompts.recall(cue), memory.text) for cue in dict.fromkeys(mixed)]
+    first, *others = cues(memory)
+    # One recall cue is a question, as a person's may be; more of them cost direct answers.
+    mixed = dict.fromkeys([first, *(question for question, _ in asked[:1]), *others])
+    whole = [(prompts.recall(cue), memory.text) for cue in mixed]
     direct = [(prompts.ask(question), answer) for question, answer in asked]
     if not direct:
         return whole

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-# Before anything loads OpenMP: torch and llama.cpp side by side starve each other when it spins.
-os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import importlib.util  # noqa: E402

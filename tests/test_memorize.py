@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,8 @@ def test_the_runtime_has_the_last_word(bank: Bank, learn, monkeypatch: pytest.Mo
         return heard(self, *args, **options).replace("three", "four")
 
     monkeypatch.setattr(Assistant, "try_recall", spoilt)
+    # The function megart.memorize hides the module of that name.
+    monkeypatch.setattr(sys.modules["megart.memorize"], "ATTEMPTS", 1)
     with pytest.raises(MemorizeError, match="orrin"):
         learn(ORRIN, ADA)
     assert [r.id for r in bank.records()] == ["ada"]
@@ -151,6 +154,8 @@ def test_a_wrongly_scaled_export_is_never_committed(
         return replace(made, alpha=made.alpha / 10)
 
     monkeypatch.setattr(export, "to_adapter", weak)
+    # The function megart.memorize hides the module of that name.
+    monkeypatch.setattr(sys.modules["megart.memorize"], "ATTEMPTS", 1)
     with pytest.raises(MemorizeError, match="orrin"):
         learn(ORRIN)
     assert len(bank) == 0

@@ -26,7 +26,7 @@ examples:
 
 # Of all questions about the memories, how many must be answered for the demo to hold: a model of
 # 135 million parameters misses some, and the demo shows which.
-ANSWERED = 0.8
+ANSWERED = 2 / 3
 _TOKENS = 64
 BOLD, CYAN = "1", "36"
 

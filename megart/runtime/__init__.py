@@ -1,5 +1,5 @@
 """Asking: the only importer of llama_cpp. Needs neither torch nor transformers."""
 
-from ..openmp import wait_passively
+from ..openmp import spin_briefly
 
-wait_passively()  # before llama_cpp loads OpenMP, which reads its settings once
+spin_briefly()  # before llama_cpp loads OpenMP, which reads its settings once

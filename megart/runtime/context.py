@@ -39,6 +39,9 @@ class Context:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = size, min(size, 512), min(size, 512)
         params.n_seq_max = 1
+        # llama.cpp's flash attention computes batches of 64 tokens and more by another kernel: what a
+        # prompt gives would depend on how much of it was cached. llama_cpp.Llama leaves it off too.
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_threads = params.n_threads_batch = engine.threads
         params.cb_eval = ctypes.cast(self.hook.callback, llama_cpp.ggml_backend_sched_eval_callback)
         params.cb_eval_user_data = self.hook.user_data
@@ -63,8 +66,12 @@ class Context:
                 "shorten the question or raise n_ctx"
             )
         before = len(self.tokens)
-        for start in range(0, len(tokens), self.batch):
-            part = tokens[start : start + self.batch]
+        start = 0
+        while start < len(tokens):
+            left = len(tokens) - start
+            # A lone token goes through other kernels than a batch: it must not be left over in a prompt.
+            part = tokens[start : start + self.batch - (left == self.batch + 1)]
+            start += len(part)
             array = (llama_cpp.llama_token * len(part))(*part)
             status = llama_cpp.llama_decode(self.handle, llama_cpp.llama_batch_get_one(array, len(part)))
             if status != 0:

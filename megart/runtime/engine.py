@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -113,10 +114,20 @@ class Engine:
     def is_end(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
 
-    @property
+    @cached_property
     def end_of_turn(self) -> int:
-        """The token with which the model ends its turn: EOT where there is one, else EOS."""
-        for find in (llama_cpp.llama_vocab_eot, llama_cpp.llama_vocab_eos):
+        """The token with which the chat template ends an assistant's turn, else EOS, else EOT.
+
+        llama.cpp's own EOT is whichever known name its hash table brings first: on SmolLM2
+        <|endoftext|>, although the model ends its turns with <|im_end|>.
+        """
+        said = "megart"
+        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+        ending = self._render(turn, False).rpartition(said)[2]
+        for token in self.tokenize(ending, special=True):
+            if self.is_end(token):
+                return token
+        for find in (llama_cpp.llama_vocab_eos, llama_cpp.llama_vocab_eot):
             token = find(self.vocab)
             if token >= 0:
                 return token

@@ -1,5 +1,5 @@
 """Teaching: the only importer of torch and transformers."""
 
-from ..openmp import wait_passively
+from ..openmp import spin_briefly
 
-wait_passively()  # before torch loads OpenMP, which reads its settings once
+spin_briefly()  # before torch loads OpenMP, which reads its settings once

@@ -6,6 +6,7 @@ Knows nothing about memories or adapters. Source of the loading: transformers' `
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 import gguf
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GgufConfig
+from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
 from transformers.utils import logging as hf_logging
 
 from ..errors import ModelError
@@ -97,6 +98,8 @@ def load_base(
     with _quiet():
         network = _network(model, kind, cache)
     network.to(where).eval().requires_grad_(False)
+    # On a CPU the plain form is the faster one: SDPA's backward pass is slow with a mask.
+    network.set_attn_implementation("sdpa" if where.type == "cuda" else "eager")
     return FrozenBase(network, architecture, where, kind, find_targets(network, architecture))
 
 
@@ -164,7 +167,7 @@ def _network(model: Model, dtype: torch.dtype, cache: bool) -> nn.Module:
 def _pretrained(source: str, dtype: torch.dtype, **options: object) -> nn.Module:
     try:
         return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, local_files_only=True, attn_implementation="sdpa", **options
+            source, dtype=dtype, local_files_only=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -193,8 +196,9 @@ def _quiet() -> Iterator[None]:
     level = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    bar = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
+    # Its GGUF reader has a bar of its own; tqdm looks at TQDM_DISABLE only when it is imported.
+    bar = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = functools.partial(bar, disable=True)
     root = logging.getLogger("transformers")
     previous = root.level
     try:
@@ -204,7 +208,4 @@ def _quiet() -> Iterator[None]:
     finally:
         hf_logging.set_verbosity(level)
         root.setLevel(previous)
-        if bar is None:
-            os.environ.pop("TQDM_DISABLE", None)
-        else:
-            os.environ["TQDM_DISABLE"] = bar
+        modeling_gguf_pytorch_utils.tqdm = bar

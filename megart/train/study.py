@@ -138,7 +138,7 @@ class Classroom:
             lane.step,
             time.perf_counter() - lane.started,
             lane.loss,
-            min(lane.known.values(), default=-math.inf),
+            min((lane.known.get(i, -math.inf) for i in self._verbatim(lane)), default=-math.inf),
         )
         if index != last:
             self.lora.move_lane(last, index)
@@ -148,8 +148,11 @@ class Classroom:
         return result
 
     def _learnt(self, lane: _Lane) -> bool:
-        verbatim = [i for i, lesson in enumerate(lane.task.lessons) if lesson.verbatim]
-        return all(lane.known.get(i, -math.inf) >= self.course.margin for i in verbatim)
+        return all(lane.known.get(i, -math.inf) >= self.course.margin for i in self._verbatim(lane))
+
+    @staticmethod
+    def _verbatim(lane: _Lane) -> list[int]:
+        return [i for i, lesson in enumerate(lane.task.lessons) if lesson.verbatim]
 
     def _rate(self, step: int) -> float:
         course = self.course
