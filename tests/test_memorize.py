@@ -22,7 +22,7 @@ from megart.bank import Bank, Memory  # noqa: E402
 from megart.errors import BaseMismatchError, InputError, MemorizeError  # noqa: E402
 from megart.gate import GatePolicy  # noqa: E402
 from megart.memorize import Progress, memorize, similarity  # noqa: E402
-from megart.recipes import FAST, PAPER  # noqa: E402
+from megart.recipes import FAST, PAPER, check_cue  # noqa: E402
 from megart.runtime import embed  # noqa: E402
 from megart.runtime.assistant import Assistant  # noqa: E402
 
@@ -74,7 +74,7 @@ def test_memories_are_learnt_and_recalled_word_for_word(tiny, tmp_path: Path, ar
         assert bank.verify() == []
         with Assistant(bank, policy=GatePolicy(threshold=-1.0, top_k=1)) as assistant:
             for memory in (ORRIN, VESS, ORRIN):
-                answer = assistant.recall(memory.text)
+                answer = assistant.recall(check_cue(memory))
                 assert (answer.memories[0].id, answer.text) == (memory.id, memory.text)
                 assert answer.finish == "stop"
             assert assistant.bare(ORRIN.text).text != ORRIN.text
@@ -246,9 +246,9 @@ def test_a_text_longer_than_the_context_is_refused_with_its_name(bank: Bank, lea
 def test_an_assistant_that_is_there_already_is_used_and_stays_open(bank: Bank, learn) -> None:
     with Assistant(bank, policy=GatePolicy(threshold=-1.0, top_k=1)) as assistant:
         learn(ORRIN, assistant=assistant)
-        assert assistant.recall(ORRIN.text).text == ORRIN.text
+        assert assistant.recall(check_cue(ORRIN)).text == ORRIN.text
         learn(VESS, assistant=assistant)
-        assert [assistant.recall(m.text).text for m in (ORRIN, VESS)] == [ORRIN.text, VESS.text]
+        assert [assistant.recall(check_cue(m)).text for m in (ORRIN, VESS)] == [ORRIN.text, VESS.text]
 
 
 def test_a_memory_that_failed_is_tried_again_with_more_capacity(bank: Bank, learn) -> None:
