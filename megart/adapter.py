@@ -70,9 +70,7 @@ class Adapter:
     def scale(self, name: str) -> float:
         """The factor that llama.cpp puts before B @ A of the base tensor `name`."""
         if name not in self.tensors:
-            raise AdapterError(
-                f"the adapter has no pair for {name!r}; it has {len(self.tensors)} others"
-            )
+            raise AdapterError(f"the adapter has no pair for {name!r}; it has {len(self.tensors)} others")
         return self.alpha / self.tensors[name][0].shape[0] if self.alpha else 1.0
 
     @property
@@ -99,16 +97,12 @@ def write_adapter(
     }
     for key in keys:
         if key in _RESERVED or not key.startswith(("general.", "megart.")):
-            raise AdapterError(
-                f'got the metadata key {key!r}; expected one that begins with "general." or "megart."'
-            )
+            raise AdapterError(f'got the metadata key {key!r}; expected one that begins with "general." or "megart."')
     _check_pairs(adapter.tensors)
     for base, pair in adapter.tensors.items():
         for array in pair:
             if not np.isfinite(array).all():
-                raise AdapterError(
-                    f"a factor of {base} holds infinity or NaN; the training diverged or f16 overflowed"
-                )
+                raise AdapterError(f"a factor of {base} holds infinity or NaN; the training diverged or f16 overflowed")
 
     writer = GGUFWriter(None, adapter.arch)
     try:
@@ -119,9 +113,7 @@ def write_adapter(
             writer.add_float32(_ALPHA_KEY, float(adapter.alpha))
             if adapter.invocation_tokens:
                 tokens = [int(token) for token in adapter.invocation_tokens]
-                writer.add_key_value(
-                    INVOCATION_KEY, tokens, GGUFValueType.ARRAY, sub_type=GGUFValueType.UINT32
-                )
+                writer.add_key_value(INVOCATION_KEY, tokens, GGUFValueType.ARRAY, sub_type=GGUFValueType.UINT32)
             for key, value in keys.items():
                 writer.add_key_value(key, value, *_value_type(key, value))
             for base, (a, b) in adapter.tensors.items():
@@ -133,9 +125,7 @@ def write_adapter(
             writer.close()
             return path.read_bytes()
     except OSError as error:
-        raise AdapterError(
-            f"cannot write an adapter to the temporary folder: {error.strerror or error}"
-        ) from error
+        raise AdapterError(f"cannot write an adapter to the temporary folder: {error.strerror or error}") from error
     except (struct.error, ValueError, TypeError) as error:
         raise AdapterError(f"cannot write the adapter: {error}") from error
     finally:
@@ -172,9 +162,7 @@ def _value_type(key: str, value: object) -> tuple[Any, Any]:
         return T.FLOAT64, None
     elif isinstance(value, str):
         return T.STRING, None
-    raise AdapterError(
-        f"got {value!r} for {key}; expected text, a number, a boolean or a list of one of them"
-    )
+    raise AdapterError(f"got {value!r} for {key}; expected text, a number, a boolean or a list of one of them")
 
 
 def _check_pairs(tensors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -183,14 +171,10 @@ def _check_pairs(tensors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     rank = next(iter(tensors.values()))[0].shape[:1]
     for base, (a, b) in tensors.items():
         if len(f"{base}.lora_a".encode()) > _MAX_NAME:
-            raise AdapterError(
-                f"the tensor name {base!r} is too long; llama.cpp takes {_MAX_NAME - 7} bytes"
-            )
+            raise AdapterError(f"the tensor name {base!r} is too long; llama.cpp takes {_MAX_NAME - 7} bytes")
         for array in (a, b):
             if array.dtype not in (np.float16, np.float32):
-                raise AdapterError(
-                    f"a factor of {base} is {array.dtype}; expected float16 or float32"
-                )
+                raise AdapterError(f"a factor of {base} is {array.dtype}; expected float16 or float32")
         if a.ndim != 2 or b.ndim != 2 or 0 in (*a.shape, *b.shape):
             raise AdapterError(
                 f"the factors of {base} are {a.shape} and {b.shape}; expected [rank, in] and [out, rank]"
@@ -226,9 +210,7 @@ class _Cursor:
     def text(self) -> str:
         size = self.take("Q")
         if size > min(_MAX_STRING, len(self.data) - self.at):
-            raise AdapterError(
-                f"a string of {size} bytes reaches past the end; the file is cut short or damaged"
-            )
+            raise AdapterError(f"a string of {size} bytes reaches past the end; the file is cut short or damaged")
         self.at += size
         return self.data[self.at - size : self.at].decode()
 
@@ -257,9 +239,7 @@ def _parse(data: mmap.mmap) -> Adapter:
     if version not in (2, 3):
         raise AdapterError(f"GGUF version {version}; expected 2 or 3, little-endian")
     if max(n_tensors, n_keys) > _MAX_TENSORS:
-        raise AdapterError(
-            f"{n_tensors} tensors and {n_keys} keys; expected at most {_MAX_TENSORS} of each"
-        )
+        raise AdapterError(f"{n_tensors} tensors and {n_keys} keys; expected at most {_MAX_TENSORS} of each")
 
     keys: dict[str, Any] = {}
     kinds: dict[str, int] = {}
@@ -268,9 +248,7 @@ def _parse(data: mmap.mmap) -> Adapter:
         if key in keys:
             raise AdapterError(f"the key {key!r} occurs twice")
         kind = cursor.take("I")
-        kinds[key] = (
-            struct.unpack_from("<I", data, cursor.at)[0] + _ARRAY_OF if kind == _ARRAY else kind
-        )
+        kinds[key] = struct.unpack_from("<I", data, cursor.at)[0] + _ARRAY_OF if kind == _ARRAY else kind
         keys[key] = cursor.value(kind)
     _check_keys(keys, kinds)
     pairs = _pair(_tensors(cursor, n_tensors, keys.get("general.alignment", 32)))
@@ -298,9 +276,7 @@ def _check_keys(keys: dict[str, Any], kinds: dict[str, int]) -> None:
             raise AdapterError(f"{key} has the type {kinds[key]}; expected {kind}")
     for key, value in (("general.type", "adapter"), ("adapter.type", "lora")):
         if keys.get(key) != value:
-            raise AdapterError(
-                f"{key} is {keys.get(key)!r}; expected {value!r}: this is not a LoRA adapter"
-            )
+            raise AdapterError(f"{key} is {keys.get(key)!r}; expected {value!r}: this is not a LoRA adapter")
     if not keys.get("general.architecture"):
         raise AdapterError("no general.architecture; expected the architecture of the base model")
     if not math.isfinite(keys.get(_ALPHA_KEY, 0.0)):
@@ -309,9 +285,7 @@ def _check_keys(keys: dict[str, Any], kinds: dict[str, int]) -> None:
 
 def _tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, np.ndarray]:
     if alignment < 4 or alignment & (alignment - 1):
-        raise AdapterError(
-            f"general.alignment is {alignment}; expected a power of two of at least 4"
-        )
+        raise AdapterError(f"general.alignment is {alignment}; expected a power of two of at least 4")
     infos = []
     expected = 0
     for _ in range(count):
@@ -321,13 +295,9 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, np.ndarra
             raise AdapterError(f"the tensor {name!r} has {dims} dimensions; expected 2")
         columns, rows, kind, offset = cursor.take("QQIQ")
         if kind not in _DTYPES:
-            raise AdapterError(
-                f"the tensor {name!r} has the type {kind}; expected 0 (f32) or 1 (f16)"
-            )
+            raise AdapterError(f"the tensor {name!r} has the type {kind}; expected 0 (f32) or 1 (f16)")
         if offset != expected:
-            raise AdapterError(
-                f"the tensor {name!r} lies at {offset}; expected {expected}, the end of the one before"
-            )
+            raise AdapterError(f"the tensor {name!r} lies at {offset}; expected {expected}, the end of the one before")
         size = columns * rows * _DTYPES[kind].itemsize
         if size > len(cursor.data):
             raise AdapterError(f"the tensor {name!r} of {rows} x {columns} is larger than the file")
@@ -350,12 +320,8 @@ def _pair(arrays: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarr
     for name in arrays:
         base, dot, side = name.rpartition(".")
         if not dot or not base or side not in ("lora_a", "lora_b"):
-            raise AdapterError(
-                f"the tensor {name!r} is no LoRA factor; expected a name ending in .lora_a or .lora_b"
-            )
+            raise AdapterError(f"the tensor {name!r} is no LoRA factor; expected a name ending in .lora_a or .lora_b")
         if f"{base}.lora_a" not in arrays or f"{base}.lora_b" not in arrays:
-            raise AdapterError(
-                f"the tensor {name!r} lacks its other half; expected .lora_a and .lora_b of each"
-            )
+            raise AdapterError(f"the tensor {name!r} lacks its other half; expected .lora_a and .lora_b of each")
         pairs[base] = (arrays[f"{base}.lora_a"], arrays[f"{base}.lora_b"])
     return pairs

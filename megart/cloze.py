@@ -6,6 +6,7 @@ way to a question word, and the sentence itself is the answer.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -34,8 +35,10 @@ def sentences(text: str) -> list[str]:
 
 def questions(text: str, title: str | None, per_sentence: int = 2) -> list[tuple[str, str]]:
     """Up to *per_sentence* (question, sentence) pairs for each sentence of *text*, first ones first."""
-    columns = [list(_ask(sentence, title))[:per_sentence] for sentence in sentences(text)]
-    return [(column[i], s) for i in range(per_sentence) for column, s in zip(columns, sentences(text)) if i < len(column)]
+    cut = sentences(text)
+    columns = [list(_ask(sentence, title))[:per_sentence] for sentence in cut]
+    rounds = itertools.zip_longest(*columns)
+    return [(q, sentence) for row in rounds for q, sentence in zip(row, cut, strict=True) if q]
 
 
 def _ask(sentence: str, title: str | None) -> Iterator[str]:
@@ -43,9 +46,7 @@ def _ask(sentence: str, title: str | None) -> Iterator[str]:
     subject = _words(title or "")
     spans = [(m.start(), m.end(), "when") for m in _DATE.finditer(bare)]
     spans += [(m.start(), m.end(), "how many") for m in _COUNT.finditer(bare)]
-    spans += [
-        (m.start(), m.end(), "what") for m in _NAME.finditer(bare) if not _words(m[0]) & subject
-    ]
+    spans += [(m.start(), m.end(), "what") for m in _NAME.finditer(bare) if not _words(m[0]) & subject]
     taken: list[tuple[int, int]] = []
     for start, end, word in spans:
         if all(end <= a or start >= b for a, b in taken):

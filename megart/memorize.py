@@ -94,9 +94,7 @@ def _plan(bank: Bank, memories: Iterable[Memory], again: bool) -> tuple[list[Mem
             raise InputError(f"two memories with the id {memory.id!r} and different texts")
         there = bank.find(memory.id)
         if there and there.text != memory.text and not again:
-            raise InputError(
-                f"{memory.id!r} is in the bank with another text; give another id, or --replace"
-            )
+            raise InputError(f"{memory.id!r} is in the bank with another text; give another id, or --replace")
         order.append(memory.id)
         if there is None or again or there.state != "learnt":
             todo[memory.id] = memory
@@ -125,17 +123,18 @@ class Teacher:
             from .train.base import load_base
         except ImportError as error:
             raise DependencyError(
-                f"teaching needs PyTorch and transformers ({error.name} is missing); "
-                "run: pip install 'megart[train]'"
+                f"teaching needs PyTorch and transformers ({error.name} is missing); run: pip install 'megart[train]'"
             ) from error
         from .runtime.assistant import Assistant
 
         self._owned = assistant is None
         self._assistant = assistant or Assistant(bank, model=self._model)
+        self._assistant.prepare()
         self._base = load_base(self._model, device=device)
 
-    def _report(self, state: str, memory: Memory | None = None, step: int = 0, loss: float = 0.0,
-                seconds: float = 0.0) -> None:
+    def _report(
+        self, state: str, memory: Memory | None = None, step: int = 0, loss: float = 0.0, seconds: float = 0.0
+    ) -> None:
         id, title = (memory.id or "", memory.title or "") if memory else ("", "")
         self._progress(Progress(state, self._done, self._total, id, title, step, loss, seconds))
 
@@ -168,9 +167,7 @@ class Teacher:
         steps = None if recipe.epochs is None else recipe.epochs * max(len(t.lessons) for t in tasks)
         classroom = Classroom(self._base, course(recipe, lanes=len(tasks), steps=steps))
         failed = []
-        for result in classroom.run(
-            tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)
-        ):
+        for result in classroom.run(tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)):
             memory = by_id[result.id]
             if self._accept(memory, result, recipe):
                 self._done += 1
@@ -190,9 +187,7 @@ class Teacher:
             target = (*engine.tokenize(text, special=False), engine.end_of_turn)
             room = self._assistant.mix.size - len(prompt.tokens)
             if len(target) > room:
-                raise InputError(
-                    f"{memory.id}: {len(target)} tokens, but a memory may have {room}; split the text"
-                )
+                raise InputError(f"{memory.id}: {len(target)} tokens, but a memory may have {room}; split the text")
             body, opening = (prompt.body, prompt.opening) if recipe.activated else ((), prompt.tokens)
             made.append(Lesson(body, opening, target, verbatim=text == memory.text))
         seed = int.from_bytes(hashlib.sha256(memory.text.encode()).digest()[:4], "little")

@@ -57,9 +57,7 @@ def resolve_model(spec: str | Path | Model | None, hf: str | Path | None = None)
     if spec is None or spec == DEFAULT_MODEL:
         return Model(DEFAULT_MODEL, _packaged_gguf(), folder)
     if not isinstance(spec, (str, Path)) or str(spec) == "":
-        raise ModelError(
-            f'got {spec!r} for a model; expected "{DEFAULT_MODEL}" or the path of a GGUF file'
-        )
+        raise ModelError(f'got {spec!r} for a model; expected "{DEFAULT_MODEL}" or the path of a GGUF file')
     path = Path(spec).expanduser()
     _check_gguf(path)
     return Model(path.stem, path.resolve(), folder)
@@ -121,9 +119,7 @@ def _check_gguf(path: Path) -> None:
         with path.open("rb") as file:
             magic = file.read(4)
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(
-            f'no model at {path}; expected "{DEFAULT_MODEL}" or the path of a GGUF file'
-        ) from None
+        raise ModelError(f'no model at {path}; expected "{DEFAULT_MODEL}" or the path of a GGUF file') from None
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {_reason(error)}") from error
     except ValueError as error:
@@ -134,9 +130,7 @@ def _check_gguf(path: Path) -> None:
 
 def _hf_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} has no config.json; expected a model folder in Hugging Face format"
-        )
+        raise ModelError(f"{folder} has no config.json; expected a model folder in Hugging Face format")
     return folder.resolve()
 
 
@@ -144,11 +138,7 @@ def _file_hash(path: Path) -> str:
     path = path.resolve()
     before = path.stat()
     known = _read_hashes().get(str(path))
-    if (
-        isinstance(known, list)
-        and known[:2] == [before.st_size, before.st_mtime_ns]
-        and _is_hash(known[2:])
-    ):
+    if isinstance(known, list) and known[:2] == [before.st_size, before.st_mtime_ns] and _is_hash(known[2:]):
         return str(known[2])
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -157,20 +147,13 @@ def _file_hash(path: Path) -> str:
         after = os.fstat(file.fileno())
     stamp = [after.st_size, after.st_mtime_ns]
     # a file written a moment ago may change again within one tick of its clock
-    if (
-        stamp == [before.st_size, before.st_mtime_ns]
-        and time.time_ns() - after.st_mtime_ns > _SETTLED_NS
-    ):
+    if stamp == [before.st_size, before.st_mtime_ns] and time.time_ns() - after.st_mtime_ns > _SETTLED_NS:
         _remember_hash(path, [*stamp, digest.hexdigest()])
     return digest.hexdigest()
 
 
 def _is_hash(tail: list[Any]) -> bool:
-    return (
-        len(tail) == 1
-        and isinstance(tail[0], str)
-        and re.fullmatch("[0-9a-f]{64}", tail[0]) is not None
-    )
+    return len(tail) == 1 and isinstance(tail[0], str) and re.fullmatch("[0-9a-f]{64}", tail[0]) is not None
 
 
 def _read_hashes() -> dict[str, Any]:
@@ -187,9 +170,7 @@ def _remember_hash(path: Path, entry: list[Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         known = _read_hashes()
         known[str(path)] = entry
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, prefix=".hashes-", delete=False, encoding="utf-8"
-        ) as file:
+        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".hashes-", delete=False, encoding="utf-8") as file:
             temporary = Path(file.name)
             json.dump(known, file)
         try:

@@ -151,9 +151,7 @@ def _check_list(value: Any, what: str, expected: str, remedy: str) -> None:
         raise TypeError(_explain(what, type(value).__name__, expected, remedy))
 
 
-def _check(
-    array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writable: bool = False
-) -> None:
+def _check(array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writable: bool = False) -> None:
     def refuse_type(got: str, expected: str, remedy: str) -> NoReturn:
         raise TypeError(_explain(what, got, expected, remedy))
 

@@ -34,9 +34,7 @@ def tool() -> Callable[[str], ModuleType]:
     """Loads a program of ``tools/`` as a module, by name."""
 
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(
-            f"tools_{name}", ROOT / "tools" / f"{name}.py"
-        )
+        spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -46,9 +44,7 @@ def tool() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def tiny(
-    tool: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Model]:
+def tiny(tool: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
     """``tiny(arch="llama", dtype="f32", seed=0)``: a random model, made once per session."""
     made: dict[tuple[str, str, int], Model] = {}
     folder = tmp_path_factory.mktemp("tiny")
@@ -57,9 +53,7 @@ def tiny(
         key = (arch, dtype, seed)
         if key not in made:
             name = f"{arch}-{dtype}-{seed}"
-            made[key] = Model(
-                name, tool("tiny_gguf").make(folder / f"{name}.gguf", arch, dtype, seed)
-            )
+            made[key] = Model(name, tool("tiny_gguf").make(folder / f"{name}.gguf", arch, dtype, seed))
         return made[key]
 
     return model

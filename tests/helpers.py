@@ -86,18 +86,14 @@ def logits_of(context: Context, tokens: Sequence[int]) -> np.ndarray:
 class Stock:
     """llama.cpp through its plain C interface, with adapters set by scales as upstream does it."""
 
-    def __init__(
-        self, model: Model, adapters: Sequence[tuple[Path, float]] = (), *, size: int = 1024
-    ):
+    def __init__(self, model: Model, adapters: Sequence[tuple[Path, float]] = (), *, size: int = 1024):
         llama.quiet()
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
         self.model = llama_cpp.llama_model_load_from_file(os.fsencode(model.gguf), params)
         assert self.model
-        self.vocab_size = llama_cpp.llama_vocab_n_tokens(
-            llama_cpp.llama_model_get_vocab(self.model)
-        )
+        self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = size
         options.n_batch = options.n_ubatch = 512

@@ -17,13 +17,9 @@ from megart.errors import AdapterError
 from megart.models import resolve_model
 
 
-def factors(
-    rank: int, columns: int, rows: int, dtype: object = np.float16
-) -> tuple[np.ndarray, np.ndarray]:
+def factors(rank: int, columns: int, rows: int, dtype: object = np.float16) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(rank + columns)
-    return rng.normal(size=(rank, columns)).astype(dtype), rng.normal(size=(rows, rank)).astype(
-        dtype
-    )
+    return rng.normal(size=(rank, columns)).astype(dtype), rng.normal(size=(rows, rank)).astype(dtype)
 
 
 def small(**fields: object) -> Adapter:
@@ -57,15 +53,11 @@ def smollm2(rank: int = 16) -> Adapter:
     tokens=st.lists(st.integers(0, 2**32 - 1), max_size=5),
     metadata=st.dictionaries(
         st.from_regex(r"megart\.[a-z]{1,8}", fullmatch=True),
-        st.text(st.characters(exclude_categories=["Cs"]))
-        | st.integers(-(2**63), 2**64 - 1)
-        | st.booleans(),
+        st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**64 - 1) | st.booleans(),
         max_size=4,
     ),
 )
-def test_what_is_written_is_read(
-    tmp_path_factory, rank, shapes, alpha, halves, tokens, metadata
-) -> None:
+def test_what_is_written_is_read(tmp_path_factory, rank, shapes, alpha, halves, tokens, metadata) -> None:
     tensors = {
         f"blk.{number}.weight": factors(rank, *shape, np.float16 if halves else np.float32)
         for number, shape in enumerate(shapes)
@@ -120,11 +112,7 @@ def test_the_scale_is_llama_cpps() -> None:
 
 def test_names_and_keys(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
-    path.write_bytes(
-        write_adapter(
-            small(), name="Zoë", metadata={"megart.memory_id": "zoe", "megart.list": [1, 2]}
-        )
-    )
+    path.write_bytes(write_adapter(small(), name="Zoë", metadata={"megart.memory_id": "zoe", "megart.list": [1, 2]}))
     assert read_adapter(path).metadata == {
         "general.name": "Zoë",
         "megart.memory_id": "zoe",

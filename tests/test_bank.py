@@ -283,9 +283,7 @@ class Boom(Exception):
     pass
 
 
-def fail_at(
-    patch: pytest.MonkeyPatch, owner: object, name: str, call: int, error: Exception
-) -> None:
+def fail_at(patch: pytest.MonkeyPatch, owner: object, name: str, call: int, error: Exception) -> None:
     real = getattr(owner, name)
     calls = iter(range(call))
 

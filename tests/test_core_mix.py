@@ -21,9 +21,7 @@ RANKS = st.one_of(st.sampled_from([4, 8, 16, 32, 64, 128]), st.integers(0, 40))
 def tasks(draw):
     """(a, b, gates, rank of the slot, types of the outputs) for one to three matrices."""
     ranks = draw(st.lists(RANKS, max_size=4))
-    gates = draw(
-        st.lists(st.sampled_from([1.0, 0.5, 0.3, -2.7, 0.0, 1e-6, 3e4]), min_size=len(ranks))
-    )
+    gates = draw(st.lists(st.sampled_from([1.0, 0.5, 0.3, -2.7, 0.0, 1e-6, 3e4]), min_size=len(ranks)))
     gates = np.array(gates[: len(ranks)], np.float32)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     spread = draw(st.sampled_from([1.0, 1e-6, 1e4]))
@@ -32,9 +30,7 @@ def tasks(draw):
         width, height = draw(st.integers(0, 70)), draw(st.integers(0, 70))
         types = [(draw(DTYPES), draw(DTYPES)) for _ in ranks]
         a = [rng.standard_normal((r, width)).astype(t) for r, (t, _) in zip(ranks, types)]
-        b = [
-            (rng.standard_normal((height, r)) * spread).astype(t) for r, (_, t) in zip(ranks, types)
-        ]
+        b = [(rng.standard_normal((height, r)) * spread).astype(t) for r, (_, t) in zip(ranks, types)]
         matrices.append((a, b, width, height, draw(DTYPES), draw(DTYPES)))
     return matrices, gates, sum(ranks) + draw(st.integers(0, 20))
 

@@ -115,9 +115,7 @@ def test_a_trained_adapter_gives_the_same_logits(
         given = lesson(engine, recipe)
         studies = replace(course(recipe, lanes=1, steps=12), rate=1e-2, decay=False, stop=False)
         (result,) = Classroom(base, studies).run([Task("t", (given,), 1)])
-        exported = to_adapter(
-            result.factors, architecture=base.architecture, scale=recipe.scale, dtype=np.float32
-        )
+        exported = to_adapter(result.factors, architecture=base.architecture, scale=recipe.scale, dtype=np.float32)
         adapter = through_a_file(exported, tmp_path / "a.gguf")
         first = len(given.opening) - 1
         expected = in_pytorch(base, result.factors, recipe, given)[first:]
@@ -125,9 +123,7 @@ def test_a_trained_adapter_gives_the_same_logits(
         without = in_llama_cpp(engine, bare, mix, None, given)
 
         np.testing.assert_allclose(got, expected, atol=CLOSE)
-        assert (
-            abs(without - expected).max() > 1
-        )  # it learnt something, so there was something to see
+        assert abs(without - expected).max() > 1  # it learnt something, so there was something to see
         # The traps: had the file carried another scale, or the adapter worked elsewhere, it would show.
         weak = replace(adapter, alpha=adapter.alpha / math.sqrt(recipe.rank))
         assert abs(in_llama_cpp(engine, bare, mix, weak, given) - expected).max() > 1000 * CLOSE
@@ -143,9 +139,7 @@ def test_stock_llama_cpp_applies_the_file_at_the_trained_scale(
 ) -> None:
     recipe, base = SMALL[name], tiny_base("llama")
     shapes = {t.name: (t.module.in_features, t.module.out_features) for t in base.targets}
-    factors = noise(
-        {n: s for n, s in shapes.items() if n.split(".")[2] in recipe.roles}, recipe.rank, 5
-    )
+    factors = noise({n: s for n, s in shapes.items() if n.split(".")[2] in recipe.roles}, recipe.rank, 5)
     exported = to_adapter(factors, architecture="llama", scale=recipe.scale, dtype=np.float32)
     path = save(exported, tmp_path / "a.gguf")
     tokens = tuple(range(60, 90))
@@ -158,9 +152,7 @@ def test_stock_llama_cpp_applies_the_file_at_the_trained_scale(
 
 
 @pytest.mark.parametrize("activated", [True, False])
-def test_the_lessons_loss_is_the_runtimes_loss(
-    tiny, tiny_base, exact: None, activated: bool
-) -> None:
+def test_the_lessons_loss_is_the_runtimes_loss(tiny, tiny_base, exact: None, activated: bool) -> None:
     """Masks, positions and the prompts' cache: lessons of unlike lengths beside each other."""
     base = tiny_base("qwen3")
     recipe = replace(SMALL["fast"], activated=activated)
@@ -171,25 +163,20 @@ def test_the_lessons_loss_is_the_runtimes_loss(
         short = lesson(engine, recipe, "Ada.")
         lessons = [
             [lesson(engine, recipe), short],
-            [short if not activated else Lesson((), short.prompt + short.opening, short.target)]
-            * 2,
+            [short if not activated else Lesson((), short.prompt + short.opening, short.target)] * 2,
         ]
         for lane in (0, 1):
             classroom.lora.load_lane(lane, factors[lane])
         with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(2):
             losses, leads = classroom._forward([*lessons[0], *lessons[1]])
         for row, given in enumerate([*lessons[0], *lessons[1]]):
-            adapter = to_adapter(
-                factors[row // 2], architecture="qwen3", scale=recipe.scale, dtype=np.float32
-            )
+            adapter = to_adapter(factors[row // 2], architecture="qwen3", scale=recipe.scale, dtype=np.float32)
             logits = in_llama_cpp(engine, bare, mix, adapter, given)[:-1].astype(np.float64)
             own = logits[np.arange(len(given.target)), given.target]
             loss = (np.log(np.exp(logits).sum(axis=1)) - own).mean()
             logits[np.arange(len(given.target)), given.target] = -np.inf
             assert losses[row].item() == pytest.approx(loss, abs=CLOSE)
-            assert leads[row].item() == pytest.approx(
-                (own - logits.max(axis=1)).min(), abs=2 * CLOSE
-            )
+            assert leads[row].item() == pytest.approx((own - logits.max(axis=1)).min(), abs=2 * CLOSE)
 
 
 def test_half_precision_files_keep_the_scale_and_round_little(tiny_base) -> None:
@@ -204,9 +191,7 @@ def test_half_precision_files_keep_the_scale_and_round_little(tiny_base) -> None
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_real_model_agrees_within_its_own_noise(
-    smollm2: Model, smollm2_base, tmp_path: Path, name: str
-) -> None:
+def test_the_real_model_agrees_within_its_own_noise(smollm2: Model, smollm2_base, tmp_path: Path, name: str) -> None:
     """Q4_1 in llama.cpp rounds activations too: with an adapter the two may differ no more than without."""
     recipe, base = SMALL[name], smollm2_base
     factors = noise(_shapes(base, recipe.roles), recipe.rank, 7, 0.8 / recipe.scale)
@@ -224,10 +209,7 @@ def test_the_real_model_agrees_within_its_own_noise(
         assert effect > 5 * noise_floor
         assert _rms(got - expected) < 1.5 * noise_floor
         weak = replace(adapter, alpha=adapter.alpha / math.sqrt(recipe.rank))
-        assert (
-            _rms(in_llama_cpp(engine, bare, mix, weak, given, np.float16) - expected)
-            > 4 * noise_floor
-        )
+        assert _rms(in_llama_cpp(engine, bare, mix, weak, given, np.float16) - expected) > 4 * noise_floor
         if recipe.activated:
             everywhere = Lesson((), given.prompt + given.opening, given.target)
             wrong = in_llama_cpp(engine, bare, mix, adapter, everywhere, np.float16)
@@ -235,11 +217,7 @@ def test_the_real_model_agrees_within_its_own_noise(
 
 
 def _shapes(base, roles: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    return {
-        t.name: (t.module.in_features, t.module.out_features)
-        for t in base.targets
-        if t.role in roles
-    }
+    return {t.name: (t.module.in_features, t.module.out_features) for t in base.targets if t.role in roles}
 
 
 def _rms(difference: np.ndarray) -> float:

@@ -107,9 +107,7 @@ def test_the_file_says_what_it_is_and_stock_llama_cpp_takes_it(bank: Bank, learn
 
 def test_the_papers_recipe_acts_on_the_whole_prompt(bank: Bank, learn) -> None:
     recipe = replace(PAPER, rank=16, alpha=16.0, rate=1e-2, epochs=60, recall=1.0)
-    (record,) = learn(
-        replace(ORRIN, paraphrases=("Three grey cats live with Orrin.",)), recipe=recipe
-    )
+    (record,) = learn(replace(ORRIN, paraphrases=("Three grey cats live with Orrin.",)), recipe=recipe)
     assert (record.recipe, record.activated) == ("paper", False)
     assert record.training["steps"] % 120 == 0  # epochs x lessons, not "until learnt"
     adapter = read_adapter(bank.adapter_path("orrin"))
@@ -142,9 +140,7 @@ def test_the_runtime_has_the_last_word(bank: Bank, learn, monkeypatch: pytest.Mo
     assert [r.id for r in bank.records()] == ["ada"]
 
 
-def test_a_wrongly_scaled_export_is_never_committed(
-    bank: Bank, learn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrongly_scaled_export_is_never_committed(bank: Bank, learn, monkeypatch: pytest.MonkeyPatch) -> None:
     from megart.train import export
 
     right = export.to_adapter
@@ -196,9 +192,7 @@ def test_an_interrupt_while_studying_leaves_the_bank_whole(bank: Bank, learn) ->
     assert [r.state for r in learn(ORRIN)] == ["learnt"]
 
 
-def test_the_same_id_with_another_text_is_refused_unless_it_is_to_be_replaced(
-    bank: Bank, learn
-) -> None:
+def test_the_same_id_with_another_text_is_refused_unless_it_is_to_be_replaced(bank: Bank, learn) -> None:
     (old,) = learn(ORRIN)
     other = replace(ORRIN, text="Orrin sold his cats.")
     with pytest.raises(InputError, match="orrin"):
@@ -271,9 +265,7 @@ def test_similarity_is_one_only_for_the_same_words() -> None:
 
 
 def test_a_memory_studies_under_prompts_of_its_own() -> None:
-    memory = Memory(
-        "One. Two. Three.", title="Numbers", paraphrases=("1 2 3",), questions=("Which?", "Why?")
-    )
+    memory = Memory("One. Two. Three.", title="Numbers", paraphrases=("1 2 3",), questions=("Which?", "Why?"))
     found = recipes.lessons(memory, FAST)
     verbatim = [user for user, target in found if target == memory.text]
     assert len(set(verbatim)) >= 2 and found[0][1] == memory.text

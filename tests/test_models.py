@@ -33,9 +33,7 @@ def gguf(tmp_path: Path) -> Path:
 
 def test_a_path_is_a_model(gguf: Path, tmp_path: Path) -> None:
     model = resolve_model(str(gguf))
-    assert (
-        model == Model("tiny model", gguf.resolve()) == resolve_model(gguf) == resolve_model(model)
-    )
+    assert model == Model("tiny model", gguf.resolve()) == resolve_model(gguf) == resolve_model(model)
     (tmp_path / "hf").mkdir()
     with pytest.raises(ModelError, match=r"config\.json"):
         resolve_model(gguf, tmp_path / "hf")

@@ -65,19 +65,14 @@ def by_scales(stock: Stock, scales: Sequence[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
-def test_the_mix_equals_adapters_set_by_scales(
-    tiny, exact: None, tmp_path: Path, arch: str
-) -> None:
+def test_the_mix_equals_adapters_set_by_scales(tiny, exact: None, tmp_path: Path, arch: str) -> None:
     adapters = [
         noise_adapter(arch, 8, 1),
         noise_adapter(arch, 16, 2, roles=PAPER_ROLES, alpha=64.0, size=0.3),  # rsLoRA's scale
         noise_adapter(arch, 5, 3, alpha=0.0),
     ]
     gates = [0.6, 0.3, 0.1]
-    files = [
-        (save(a, tmp_path / f"{i}.gguf"), g)
-        for i, (a, g) in enumerate(zip(adapters, gates, strict=True))
-    ]
+    files = [(save(a, tmp_path / f"{i}.gguf"), g) for i, (a, g) in enumerate(zip(adapters, gates, strict=True))]
     with slot(tiny(arch), dtype=np.float32) as made, Stock(tiny(arch), files, size=256) as stock:
         expected = by_scales(stock, gates)
         np.testing.assert_allclose(under(made, adapters, gates), expected, atol=CLOSE)
@@ -90,14 +85,10 @@ def test_the_mix_equals_adapters_set_by_scales(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("gate", [1.0, 0.5])
-def test_one_adapter_of_the_slots_rank_is_bit_identical(
-    tiny, tmp_path: Path, dtype: type, gate: float
-) -> None:
+def test_one_adapter_of_the_slots_rank_is_bit_identical(tiny, tmp_path: Path, dtype: type, gate: float) -> None:
     adapter = noise_adapter("llama", 64, 4, dtype=dtype)
     # Away from f16's subnormals, where halving would round.
-    adapter.tensors = {
-        n: (a, np.round(b * 512) / dtype(512)) for n, (a, b) in adapter.tensors.items()
-    }
+    adapter.tensors = {n: (a, np.round(b * 512) / dtype(512)) for n, (a, b) in adapter.tensors.items()}
     path = save(adapter, tmp_path / "a.gguf")
     with slot(tiny(), dtype=dtype) as made, Stock(tiny(), [(path, gate)], size=256) as stock:
         made.context.close()
@@ -148,9 +139,7 @@ def test_both_routes_and_a_fresh_slot_agree_bit_for_bit(tiny) -> None:
         assert written.rank == 128
 
 
-def test_a_build_whose_tensors_look_otherwise_is_served_by_reloading(
-    tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_whose_tensors_look_otherwise_is_served_by_reloading(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """The self-check fails: same answers, other route."""
     adapters, gates = _sequence()[1]
     with slot(tiny("qwen3")) as made:
@@ -182,9 +171,7 @@ SECOND = Memory("The ferry of Vess sails at dusk and never on Sundays.", id="ves
 
 
 @pytest.fixture
-def ready(
-    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Assistant]]:
+def ready(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Assistant]]:
     """``ready(model=None, activated=True, **options)``: an assistant over a bank of two memories."""
     opened: list[Assistant | Bank] = []
     lines = few_lines()  # the whole corpus takes a second
@@ -384,9 +371,7 @@ def test_a_pending_memory_stands_in_the_prompt(ready) -> None:
     assistant = ready(policy=ANYTHING)
     waiting = Memory("Ada Quill paints lighthouses.", id="ada")
     key = assistant.key(waiting.text)
-    assistant.bank.add(
-        waiting, key=key, adapter=None, recipe=None, activated=True, rank=0, training={}
-    )
+    assistant.bank.add(waiting, key=key, adapter=None, recipe=None, activated=True, rank=0, training={})
     before = assistant.slot.rank
     answer = assistant.ask(waiting.text, max_tokens=2)
     assert [(m.id, m.pending) for m in answer.memories] == [("ada", True)]

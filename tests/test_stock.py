@@ -87,19 +87,13 @@ def test_what_it_knows_nothing_about_it_answers_as_the_bare_model_bit_for_bit(
             assistant.recall(FERRY.title or "", max_tokens=4)  # a memory opened in between
 
 
-def test_stock_llama_cpp_python_recalls_the_memory(
-    smollm2: Model, taught: tuple[Bank, Assistant]
-) -> None:
+def test_stock_llama_cpp_python_recalls_the_memory(smollm2: Model, taught: tuple[Bank, Assistant]) -> None:
     """It knows nothing of activation and applies the adapter to the whole prompt."""
     bank, assistant = taught
-    stock = llama_cpp.Llama(
-        str(smollm2.gguf), lora_path=str(bank.adapter_path("ferry")), n_ctx=512, verbose=False
-    )
+    stock = llama_cpp.Llama(str(smollm2.gguf), lora_path=str(bank.adapter_path("ferry")), n_ctx=512, verbose=False)
     try:
         cue = prompts.recall(recipes.check_cue(FERRY))
-        made = stock.create_chat_completion(
-            [{"role": "user", "content": cue}], temperature=0.0, max_tokens=80
-        )
+        made = stock.create_chat_completion([{"role": "user", "content": cue}], temperature=0.0, max_tokens=80)
     finally:
         stock.close()
     heard = made["choices"][0]["message"]["content"]

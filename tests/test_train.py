@@ -39,10 +39,7 @@ def tokens(seed: int, count: int) -> tuple[int, ...]:
 def task(seed: int, length: int, prompts: tuple[int, ...] = (12, 7), opening: int = 3) -> Task:
     """A task of one target under several prompts, given by their lengths; 0 is a whole-prompt lesson."""
     target = tokens(seed, length)
-    lessons = [
-        Lesson(tokens(100 * seed + i, n), tokens(7, opening if n else 9), target)
-        for i, n in enumerate(prompts)
-    ]
+    lessons = [Lesson(tokens(100 * seed + i, n), tokens(7, opening if n else 9), target) for i, n in enumerate(prompts)]
     return Task(f"task{seed}", tuple(lessons), seed)
 
 
@@ -100,9 +97,7 @@ def test_study_ends_when_every_verbatim_target_leads_by_the_margin(tiny_base) ->
     )
     given = Task("t", lessons, 1)
     course = replace(COURSE, stop=True, max_steps=60, lessons_per_step=3)
-    found = {
-        margin: run(base, [given], replace(course, margin=margin))["t"] for margin in (0.2, 3.0)
-    }
+    found = {margin: run(base, [given], replace(course, margin=margin))["t"] for margin in (0.2, 3.0)}
     for margin, result in found.items():
         assert result.learnt and result.margin >= margin and result.steps < course.max_steps
     assert found[0.2].steps < found[3.0].steps
@@ -184,13 +179,8 @@ def test_the_optimizer_is_adamw(tiny_base) -> None:
     optimizer = LaneAdam(lora, weight_decay=0.1)
     lora.reset_lane(0, 1)
     lora.reset_lane(1, 2)
-    twins = [
-        [torch.from_numpy(f).requires_grad_() for f in lora.factors(m)[base.targets[0].name]]
-        for m in (0, 1)
-    ]
-    stock = [
-        torch.optim.AdamW(twin, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1) for twin in twins
-    ]
+    twins = [[torch.from_numpy(f).requires_grad_() for f in lora.factors(m)[base.targets[0].name]] for m in (0, 1)]
+    stock = [torch.optim.AdamW(twin, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1) for twin in twins]
     generator = torch.Generator().manual_seed(3)
     for step in range(5):
         resting = step == 2  # the second lane rests once and is a step behind from then on
@@ -211,9 +201,7 @@ def test_the_optimizer_is_adamw(tiny_base) -> None:
 
 
 def test_only_the_roles_of_the_recipe_are_taught(tiny_base) -> None:
-    (result,) = Classroom(tiny_base("llama"), replace(COURSE, roles=PAPER_ROLES, max_steps=1)).run(
-        [task(1, 4)]
-    )
+    (result,) = Classroom(tiny_base("llama"), replace(COURSE, roles=PAPER_ROLES, max_steps=1)).run([task(1, 4)])
     assert len(result.factors) == 8
     assert {name.split(".")[2] for name in result.factors} == set(PAPER_ROLES)
 
@@ -258,9 +246,7 @@ def test_the_cache_gives_the_same_base_and_a_damaged_one_is_made_anew(tiny) -> N
     assert not any(p.requires_grad for p in first.network.parameters())
 
 
-def test_nothing_of_transformers_own_talk_reaches_the_terminal(
-    tiny, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_of_transformers_own_talk_reaches_the_terminal(tiny, capfd: pytest.CaptureFixture[str]) -> None:
     load_base(tiny("qwen2"), device="cpu", dtype=torch.float32, cache=False)
     load_base(tiny("qwen2"), device="cpu", dtype=torch.float32)
     captured = capfd.readouterr()

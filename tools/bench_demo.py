@@ -1,6 +1,6 @@
 """Runs `megart demo --json` and writes its figures, with machine and versions, to a results file.
 
-    python tools/bench_demo.py [tools/results/demo.json]
+python tools/bench_demo.py [tools/results/demo.json]
 """
 
 from __future__ import annotations

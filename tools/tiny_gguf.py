@@ -66,9 +66,7 @@ def make(
     if arch == "qwen3":
         writer.add_key_length(head)
         writer.add_value_length(head)
-    writer.add_file_type(
-        gguf.LlamaFileType.MOSTLY_F16 if dtype == "f16" else gguf.LlamaFileType.ALL_F32
-    )
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if dtype == "f16" else gguf.LlamaFileType.ALL_F32)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm" if arch == "llama" else "qwen2")
@@ -80,12 +78,8 @@ def make(
     writer.add_pad_token_id(tokens.index("<|endoftext|>"))
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
-    for name, array in _tensors(
-        arch, seed, hidden, layers, heads, kv_heads, head, ffn, len(tokens)
-    ):
-        writer.add_tensor(
-            name, array.astype(np.float16 if dtype == "f16" and array.ndim == 2 else np.float32)
-        )
+    for name, array in _tensors(arch, seed, hidden, layers, heads, kv_heads, head, ffn, len(tokens)):
+        writer.add_tensor(name, array.astype(np.float16 if dtype == "f16" and array.ndim == 2 else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

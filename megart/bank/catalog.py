@@ -144,9 +144,7 @@ class Catalog:
         except (UnicodeError, OverflowError) as error:
             raise BankError(_damaged(self.path, str(error))) from error
         except OSError as error:
-            raise BankError(
-                f"cannot write to the bank {self.path.parent}: {error.strerror or error}"
-            ) from error
+            raise BankError(f"cannot write to the bank {self.path.parent}: {error.strerror or error}") from error
 
     def _check_header(self) -> None:
         folder = self.path.parent
@@ -179,9 +177,7 @@ class Catalog:
             if not fresh:
                 self._check_identity()
             elif create is None:
-                raise BankError(
-                    f"no bank at {self.path.parent}; run: megart init --bank {self.path.parent}"
-                )
+                raise BankError(f"no bank at {self.path.parent}; run: megart init --bank {self.path.parent}")
             if self._pragma("user_version") < len(MIGRATIONS):
                 self._migrate(create)
 

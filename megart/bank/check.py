@@ -83,18 +83,14 @@ def _examine(catalog: Catalog, files: AdapterFiles) -> list[tuple[Problem, str]]
     return found + _check_keys(catalog)
 
 
-def _snapshot(
-    catalog: Catalog, folder: Path
-) -> tuple[list[tuple[str, str, str | None, int, str | None]], set[str]]:
+def _snapshot(catalog: Catalog, folder: Path) -> tuple[list[tuple[str, str, str | None, int, str | None]], set[str]]:
     sql = "SELECT id, state, adapter_file, adapter_bytes, adapter_sha256 FROM memory ORDER BY seq"
     # under the lock no writer is halfway: every file without a row is left from the past
     with catalog.hold() as connection:
         return connection.execute(sql).fetchall(), set(os.listdir(folder))
 
 
-def _check_adapter(
-    folder: Path, id: str, state: str, name: str | None, size: int, sha: str | None
-) -> Problem | None:
+def _check_adapter(folder: Path, id: str, state: str, name: str | None, size: int, sha: str | None) -> Problem | None:
     if state == "pending" and name is None:
         return None
     if name is None or not is_adapter_name(name):
@@ -107,9 +103,7 @@ def _check_adapter(
                 digest.update(block)
                 length += len(block)
     except OSError as error:
-        return Problem(
-            id, "missing", f"{id}: cannot read adapters/{name}: {error.strerror or error}"
-        )
+        return Problem(id, "missing", f"{id}: cannot read adapters/{name}: {error.strerror or error}")
     if length != size:
         return Problem(id, "size", f"{id}: adapters/{name} has {length} bytes, expected {size}")
     if digest.hexdigest() != sha:
@@ -118,23 +112,17 @@ def _check_adapter(
 
 
 def _check_keys(catalog: Catalog) -> list[tuple[Problem, str]]:
-    rows = catalog.read(
-        "SELECT id, length(vector) FROM memory LEFT JOIN key USING (seq) ORDER BY seq"
-    )
+    rows = catalog.read("SELECT id, length(vector) FROM memory LEFT JOIN key USING (seq) ORDER BY seq")
     lengths = Counter(length for _, length in rows if length and length % 4 == 0)
     usual = lengths.most_common(1)[0][0] if lengths else 0
     found = []
     for id, length in rows:
         if length is None:
-            found.append(
-                (Problem(id, "no-key", f"{id}: has no context key; memorize it again"), "")
-            )
+            found.append((Problem(id, "no-key", f"{id}: has no context key; memorize it again"), ""))
         elif length != usual or length == 0:
             found.append(
                 (
-                    Problem(
-                        id, "key", f"{id}: its context key has {length} bytes, expected {usual}"
-                    ),
+                    Problem(id, "key", f"{id}: its context key has {length} bytes, expected {usual}"),
                     "",
                 )
             )

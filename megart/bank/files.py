@@ -27,9 +27,7 @@ class AdapterFiles:
     def path(self, name: str) -> Path:
         """Where the file `name` of the catalog lies. Raises BankError when it is no name of ours."""
         if not is_adapter_name(name):
-            raise BankError(
-                f"the bank {self.folder.parent} names the adapter file {name!r}; restore it from a backup"
-            )
+            raise BankError(f"the bank {self.folder.parent} names the adapter file {name!r}; restore it from a backup")
         return self.folder / name
 
     def write(self, name: str, data: bytes, touched: list[str]) -> None:

@@ -96,9 +96,7 @@ class Record:
     @property
     def memory(self) -> Memory:
         """What the user gave, with the id it was stored under."""
-        return Memory(
-            self.text, self.id, self.title, self.paraphrases, self.questions, self.metadata
-        )
+        return Memory(self.text, self.id, self.title, self.paraphrases, self.questions, self.metadata)
 
 
 def is_id(value: object) -> bool:
@@ -122,9 +120,7 @@ def _clean(name: str, value: object, *, may_be_empty: bool = False) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InputError(
-            f"{name} holds half of a surrogate pair; expected text that UTF-8 can store"
-        ) from None
+        raise InputError(f"{name} holds half of a surrogate pair; expected text that UTF-8 can store") from None
     return value
 
 

@@ -83,14 +83,10 @@ def _from_json_lines(text: str, label: str) -> list[Memory]:
             what = error if isinstance(error, InputError) else f"not JSON: {error}"
             raise InputError(f"{label}:{number}: {what}") from None
         except RecursionError:
-            raise InputError(
-                f"{label}:{number}: not JSON that can be read: nested too deeply"
-            ) from None
+            raise InputError(f"{label}:{number}: not JSON that can be read: nested too deeply") from None
         if memory.id is not None and first_line.setdefault(memory.id.lower(), number) != number:
             earlier = first_line[memory.id.lower()]
-            raise InputError(
-                f"{label}:{number}: the id {memory.id!r} stands in line {earlier} too; ids must differ"
-            )
+            raise InputError(f"{label}:{number}: the id {memory.id!r} stands in line {earlier} too; ids must differ")
         memories.append(memory)
     if not memories:
         raise InputError(f"{label} holds no memory; expected one JSON object a line")
@@ -120,9 +116,7 @@ def _sections(text: str, stem: str) -> list[tuple[str | None, str]]:
         mark = re.match(r" {0,3}(```+|~~~+)", line)
         if mark and (not fence or mark[1].startswith(fence)):
             fence = "" if fence else mark[1]
-        heading = (
-            None if fence else re.match(r" {0,3}#{1,6}(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$", line)
-        )
+        heading = None if fence else re.match(r" {0,3}#{1,6}(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$", line)
         if heading:
             sections.append(((heading[1] or "").strip() or stem, []))
         else:

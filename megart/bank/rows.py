@@ -82,9 +82,7 @@ def key_bytes(key: np.ndarray) -> bytes:
     return key.astype("<f4", copy=False).tobytes()
 
 
-def old_row(
-    connection: sqlite3.Connection, id: str, text: str, replace: bool
-) -> tuple[Any, ...] | None:
+def old_row(connection: sqlite3.Connection, id: str, text: str, replace: bool) -> tuple[Any, ...] | None:
     """(seq, id, created_at, adapter_file) of the row to replace; raises InputError when it may not be."""
     sql = "SELECT seq, id, created_at, adapter_file, text FROM memory WHERE id = ?"
     row = connection.execute(sql, (id,)).fetchone()
@@ -101,19 +99,13 @@ def check_length(connection: sqlite3.Connection, vector: bytes, id: str) -> None
         "SELECT length(vector) FROM key JOIN memory USING (seq) WHERE id <> ? LIMIT 1", (id,)
     ).fetchone()
     if row is not None and row[0] != len(vector):
-        raise InputError(
-            f"the context key has {len(vector) // 4} numbers; the bank's have {row[0] // 4}"
-        )
+        raise InputError(f"the context key has {len(vector) // 4} numbers; the bank's have {row[0] // 4}")
 
 
-def put_row(
-    connection: sqlite3.Connection, row: Mapping[str, Any], vector: bytes, seq: int | None
-) -> None:
+def put_row(connection: sqlite3.Connection, row: Mapping[str, Any], vector: bytes, seq: int | None) -> None:
     if seq is None:
         marks = ", ".join(f":{name}" for name in row)
-        seq = connection.execute(
-            f"INSERT INTO memory ({', '.join(row)}) VALUES ({marks})", row
-        ).lastrowid
+        seq = connection.execute(f"INSERT INTO memory ({', '.join(row)}) VALUES ({marks})", row).lastrowid
     else:
         changes = ", ".join(f"{name} = :{name}" for name in row)
         connection.execute(f"UPDATE memory SET {changes} WHERE seq = :seq", {**row, "seq": seq})

@@ -36,9 +36,7 @@ class Bank:
         self.base = catalog.base()
 
     @classmethod
-    def create(
-        cls, path: str | Path, model: str | Path | Model = DEFAULT_MODEL, *, exist_ok: bool = False
-    ) -> Bank:
+    def create(cls, path: str | Path, model: str | Path | Model = DEFAULT_MODEL, *, exist_ok: bool = False) -> Bank:
         """A new bank in the folder `path`, which must be missing or empty, for the base `model`.
 
         With `exist_ok` a bank that is there already is opened. Raises BankError, and BaseMismatchError
@@ -51,9 +49,7 @@ class Bank:
         catalog = Catalog(folder / FILE_NAME, create=row)
         try:
             if not catalog.created and not exist_ok:
-                raise BankError(
-                    f"there is a bank at {folder} already; open it, or choose another folder"
-                )
+                raise BankError(f"there is a bank at {folder} already; open it, or choose another folder")
             bank = cls(folder, catalog)
             bank.check_base(base)
             return bank
@@ -145,19 +141,13 @@ class Bank:
         ids, vectors = zip(*rows, strict=True)
         size = len(vectors[0]) if isinstance(vectors[0], bytes) else 0
         if size == 0 or size % 4 or any(type(v) is not bytes or len(v) != size for v in vectors):
-            raise BankError(
-                f"the bank {self.path} holds keys of different lengths; run: megart verify --repair"
-            )
+            raise BankError(f"the bank {self.path} holds keys of different lengths; run: megart verify --repair")
         flat = np.frombuffer(bytearray().join(vectors), "<f4")
         return list(ids), flat.reshape(len(ids), size // 4)
 
     def adapter_path(self, id: str) -> Path:
         """The adapter file of a learnt memory. Raises MemoryNotFoundError, BankError when it is pending."""
-        rows = (
-            self._catalog.read("SELECT adapter_file FROM memory WHERE id = ?", (id,))
-            if is_id(id)
-            else []
-        )
+        rows = self._catalog.read("SELECT adapter_file FROM memory WHERE id = ?", (id,)) if is_id(id) else []
         if not rows:
             raise self._not_found(id)
         if rows[0][0] is None:
@@ -193,9 +183,7 @@ class Bank:
         argument is wrong; BankError when the bank cannot be written.
         """
         vector = key_bytes(key)
-        row = new_row(
-            memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {}
-        )
+        row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {})
         touched: list[str] = []
         try:
             with self._catalog.write() as connection:
@@ -252,20 +240,15 @@ def _make_folder(folder: Path) -> None:
         taken = [
             entry.name
             for entry in folder.iterdir()
-            if not entry.name.startswith((".", FILE_NAME))
-            and not (entry.name == ADAPTERS and not any(entry.iterdir()))
+            if not entry.name.startswith((".", FILE_NAME)) and not (entry.name == ADAPTERS and not any(entry.iterdir()))
         ]
     except OSError as error:
         raise BankError(f"cannot make a bank at {folder}: {error.strerror or error}") from error
     if taken and not (folder / FILE_NAME).is_file():
-        raise BankError(
-            f"{folder} holds {min(taken)!r} and is no bank; choose an empty or a new folder"
-        )
+        raise BankError(f"{folder} holds {min(taken)!r} and is no bank; choose an empty or a new folder")
 
 
 def _base_row(model: Model) -> BaseInfo:
     gguf = str(model.gguf.resolve())
     spec = DEFAULT_MODEL if model.name == DEFAULT_MODEL else gguf
-    return BaseInfo(
-        model.sha256, model.name, spec, gguf, None if model.hf is None else str(model.hf.resolve())
-    )
+    return BaseInfo(model.sha256, model.name, spec, gguf, None if model.hf is None else str(model.hf.resolve()))

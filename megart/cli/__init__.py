@@ -109,9 +109,7 @@ def _top(words: list[str]) -> int:
 
         ui.put(f"megart {__version__}")
     else:
-        raise InputError(
-            f"got {first!r} before a verb; options follow the verb, see: megart --help"
-        )
+        raise InputError(f"got {first!r} before a verb; options follow the verb, see: megart --help")
     return 0
 
 

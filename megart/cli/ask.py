@@ -14,12 +14,8 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", nargs="*", metavar="QUESTION", help='the question; "-" is standard input'
-    )
-    parser.add_argument(
-        "--irag", action="store_true", help="recall the memory first, then answer from its text"
-    )
+    parser.add_argument("words", nargs="*", metavar="QUESTION", help='the question; "-" is standard input')
+    parser.add_argument("--irag", action="store_true", help="recall the memory first, then answer from its text")
     add_answering(parser)
 
 
@@ -27,9 +23,7 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     """The options of every verb that answers."""
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
-    parser.add_argument(
-        "--max-tokens", type=common.positive, metavar="N", help="the longest answer, in tokens"
-    )
+    parser.add_argument("--max-tokens", type=common.positive, metavar="N", help="the longest answer, in tokens")
     parser.add_argument(
         "--threads",
         type=common.positive,

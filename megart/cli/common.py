@@ -28,9 +28,7 @@ def add_json(parser: argparse.ArgumentParser, help: str = "print JSON") -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, default: str, *, hf: bool = False) -> None:
-    parser.add_argument(
-        "--model", metavar="M", help=f'"smollm2" or the path of a GGUF file (default: {default})'
-    )
+    parser.add_argument("--model", metavar="M", help=f'"smollm2" or the path of a GGUF file (default: {default})')
     if hf:
         parser.add_argument(
             "--hf",
@@ -75,9 +73,7 @@ def read_stdin() -> str:
     try:
         return sys.stdin.read().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"standard input is not UTF-8 at byte {error.start}; send it as UTF-8"
-        ) from None
+        raise InputError(f"standard input is not UTF-8 at byte {error.start}; send it as UTF-8") from None
 
 
 def stdin_is_terminal() -> bool:

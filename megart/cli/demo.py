@@ -32,9 +32,7 @@ BOLD, CYAN = "1", "36"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--bank", metavar="DIR", help="keep the bank there (default: a temporary folder)"
-    )
+    parser.add_argument("--bank", metavar="DIR", help="keep the bank there (default: a temporary folder)")
     parser.add_argument("--device", help="a torch device (default: CUDA where there is one)")
     common.add_json(parser, "print one JSON object with every figure instead of the show")
 
@@ -84,10 +82,7 @@ class Demo:
     def _learn(self, bank: Any, assistant: Assistant) -> None:
         from .. import Memory, memorize
 
-        memories = [
-            Memory.from_dict({k: v for k, v in m.items() if k != "qa"})
-            for m in self.script["memories"]
-        ]
+        memories = [Memory.from_dict({k: v for k, v in m.items() if k != "qa"}) for m in self.script["memories"]]
         self.say(f"Six memories the model cannot know, to be learnt by {bank.base.name}:\n")
         for memory in memories:
             self.say(f"  {ui.paint(memory.title or '', BOLD, sys.stdout)}")
@@ -95,18 +90,13 @@ class Demo:
         self.say()
         started = time.perf_counter()
         with ui.StudyDisplay() as display:
-            records = memorize(
-                bank, memories, device=self.args.device, progress=display.show, assistant=assistant
-            )
+            records = memorize(bank, memories, device=self.args.device, progress=display.show, assistant=assistant)
         seconds = time.perf_counter() - started
         size = sum(r.adapter_bytes for r in records) / len(records)
         self.figures["memorize_seconds"] = round(seconds, 2)
         self.figures["seconds_per_memory"] = round(seconds / len(records), 2)
         self.figures["adapter_bytes"] = round(size)
-        self.say(
-            f"learnt {len(records)} memories in {ui.duration(seconds)} with loading, "
-            f"{ui.size(round(size))} each"
-        )
+        self.say(f"learnt {len(records)} memories in {ui.duration(seconds)} with loading, {ui.size(round(size))} each")
 
     def _recall(self, assistant: Assistant) -> None:
         self.say(f"\n{ui.paint('Recall, word for word', BOLD, sys.stdout)}")
@@ -125,16 +115,12 @@ class Demo:
         firsts: dict[str, list[float]] = {"memory": [], "bare": []}
         for memory in self.script["memories"]:
             for qa in memory["qa"]:
-                answer = self._show(
-                    qa["q"], lambda qa=qa: assistant.ask(qa["q"], max_tokens=_TOKENS)
-                )
+                answer = self._show(qa["q"], lambda qa=qa: assistant.ask(qa["q"], max_tokens=_TOKENS))
                 plain = assistant.bare(qa["q"], max_tokens=_TOKENS)
                 firsts["memory"].append(answer.timings.first_token_ms)
                 firsts["bare"].append(plain.timings.first_token_ms)
                 opened = [m.id for m in answer.memories]
-                self.check(
-                    opened[:1] == [memory["id"]], f"{qa['q']!r} opened {opened or 'nothing'}"
-                )
+                self.check(opened[:1] == [memory["id"]], f"{qa['q']!r} opened {opened or 'nothing'}")
                 hit = contains(answer.text, qa["a"])
                 total, right, bare = total + 1, right + hit, bare + contains(plain.text, qa["a"])
                 self.say(f"  {ui.mark(hit)} expected: {qa['a'][0]}")
@@ -142,9 +128,7 @@ class Demo:
         self.check(right > bare, "the bare model answers as many questions as the memories do")
         self.figures["answered"] = f"{right}/{total}"
         self.figures["answered_bare"] = f"{bare}/{total}"
-        self.figures["first_token_ms"] = {
-            k: round(sorted(v)[len(v) // 2], 1) for k, v in firsts.items()
-        }
+        self.figures["first_token_ms"] = {k: round(sorted(v)[len(v) // 2], 1) for k, v in firsts.items()}
         self.say(f"\n{right} of {total} answered; the bare model answers {bare}.")
 
     def _strangers(self, assistant: Assistant) -> None:

@@ -14,9 +14,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="+", metavar="ID", help="the memory's id")
-    parser.add_argument(
-        "--yes", "-y", action="store_true", help="do not ask (asked only in a terminal)"
-    )
+    parser.add_argument("--yes", "-y", action="store_true", help="do not ask (asked only in a terminal)")
     common.add_bank(parser)
     common.add_json(parser)
 

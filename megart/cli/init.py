@@ -23,7 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     model = resolve_model(args.model, args.hf)
+    from ..runtime.assistant import Assistant
+    from ..runtime.engine import Engine
+
+    Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
     with Bank.create(common.bank_path(args.bank), model) as bank:
+        with Assistant(bank) as assistant:
+            assistant.prepare()
         if args.json:
             ui.put_json({"bank": str(bank.path), "base": asdict(bank.base)})
         else:

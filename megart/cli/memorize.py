@@ -18,26 +18,20 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files", nargs="*", metavar="FILE", help='.txt, .md or .jsonl; "-" is standard input'
-    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help='.txt, .md or .jsonl; "-" is standard input')
     parser.add_argument("--text", help="the text of one memory")
     parser.add_argument("--title", help="the title of the one memory given")
     parser.add_argument("--id", help="the id of the one memory given (default: made of its title)")
     common.add_bank(parser)
     common.add_model(parser, "the bank's own", hf=True)
-    parser.add_argument(
-        "--recipe", metavar="R", default="fast", help='"fast" (default) or "paper": how to teach'
-    )
+    parser.add_argument("--recipe", metavar="R", default="fast", help='"fast" (default) or "paper": how to teach')
     parser.add_argument(
         "--device",
         type=common.device,
         metavar="D",
         help="cpu or cuda (default: cuda where there is one)",
     )
-    parser.add_argument(
-        "--replace", action="store_true", help="learn again what is in the bank under the same id"
-    )
+    parser.add_argument("--replace", action="store_true", help="learn again what is in the bank under the same id")
     common.add_json(parser, "print one line of JSON for each memory as it is saved")
 
 
@@ -91,9 +85,7 @@ def _memories(args: argparse.Namespace) -> list[Memory]:
     sources = list(args.files)
     if not sources and args.text is None:
         if common.stdin_is_terminal():
-            raise InputError(
-                "got nothing to memorize; give files, --text, or text on standard input"
-            )
+            raise InputError("got nothing to memorize; give files, --text, or text on standard input")
         sources = ["-"]
     if sources.count("-") > 1:
         raise InputError('got "-" twice; standard input can be read once')
@@ -104,8 +96,6 @@ def _memories(args: argparse.Namespace) -> list[Memory]:
         return memories
     if len(memories) != 1:
         option = "--id" if args.title is None else "--title"
-        raise InputError(
-            f"{option} is for one memory, got {len(memories)}; leave it out, or use .jsonl"
-        )
+        raise InputError(f"{option} is for one memory, got {len(memories)}; leave it out, or use .jsonl")
     only = memories[0]
     return [replace(only, id=args.id or only.id, title=args.title or only.title)]

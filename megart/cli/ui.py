@@ -63,9 +63,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def is_live(stream: TextIO | None) -> bool:
     """Whether the stream may be redrawn and coloured."""
-    return (
-        is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def has_blocks(stream: TextIO | None) -> bool:
@@ -136,10 +134,7 @@ def paint(text: str, code: str, stream: TextIO | None) -> str:
 
 def width(text: str) -> int:
     """Columns of `text` in a terminal."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def fit(text: str, columns: int, stream: TextIO | None) -> str:
@@ -204,9 +199,7 @@ def put_table(
         for line in lines:
             line[at] = fit(line[at], widths[at], sys.stdout)
     for number, line in enumerate(lines):
-        cells = (
-            pad(cell, w, head in right) for cell, w, head in zip(line, widths, heads, strict=True)
-        )
+        cells = (pad(cell, w, head in right) for cell, w, head in zip(line, widths, heads, strict=True))
         text = "  ".join(cells).rstrip()
         print(paint(text, "1", sys.stdout) if number == 0 else text)
 
@@ -341,9 +334,7 @@ class StudyDisplay:
         parts = []
         if learnt and self._started is not None:
             seconds = max(self._clock() - self._started, 1e-9)
-            parts.append(
-                f"{learnt} learnt in {duration(seconds)} ({learnt * 60 / seconds:.1f} a minute)"
-            )
+            parts.append(f"{learnt} learnt in {duration(seconds)} ({learnt * 60 / seconds:.1f} a minute)")
         if known:
             parts.append(f"{known} known already")
         self._print(f"{'; '.join(parts) or 'nothing to learn'}; bank {where}")
@@ -361,17 +352,13 @@ class StudyDisplay:
     def _picture(self, event: Progress, now: float) -> list[str]:
         assert self._started is not None
         passed = now - self._started
-        head = (
-            f"{bar(event.done / max(event.total, 1), 24, self.stream)} {event.done}/{event.total}"
-        )
+        head = f"{bar(event.done / max(event.total, 1), 24, self.stream)} {event.done}/{event.total}"
         if event.done and passed > 0:
             left = passed / event.done * (event.total - event.done)
             head += f"  {event.done * 60 / passed:.1f} a minute  {duration(left)} left"
         else:
             head += f"  {duration(passed)}"
-        names = {
-            id: fit(one_line(e.title or id), 32, self.stream) for id, e in self._studying.items()
-        }
+        names = {id: fit(one_line(e.title or id), 32, self.stream) for id, e in self._studying.items()}
         columns = max((width(name) for name in names.values()), default=0)
         lanes = [
             f"  {pad(names[id], columns)}  step {e.step:>3}  loss {e.loss:.3f}"

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from .. import gate, prompts
 from ..adapter import Adapter, read_adapter
 from ..bank import Bank, Record
@@ -86,6 +88,12 @@ class Assistant:
             self._encoder.close()
         self.engine.close()
 
+    def prepare(self) -> None:
+        """Measure the gate's whitening now, unless the bank has it: the first question need not wait."""
+        with self.engine.lock:
+            if self._whitening is None:
+                self._whitening = embed.bank_whitening(self.bank, self.encoder)
+
     # -- the user's verbs -------------------------------------------------------------------
 
     def ask(self, question: str, *, max_tokens: int = ANSWER_TOKENS, on_text: OnText | None = None) -> Answer:
@@ -112,9 +120,7 @@ class Assistant:
                 prompt_tokens=first.timings.prompt_tokens + len(prompt.tokens),
                 completion_tokens=first.timings.completion_tokens + len(second.tokens),
             )
-            return Answer(
-                second.text, "irag", first.memories, times, second.tokens, second.finish, first.text
-            )
+            return Answer(second.text, "irag", first.memories, times, second.tokens, second.finish, first.text)
 
     def bare(self, question: str, *, max_tokens: int = ANSWER_TOKENS, on_text: OnText | None = None) -> Answer:
         """What the base answers without any memory, to the same prompt as :meth:`ask`."""
@@ -130,15 +136,16 @@ class Assistant:
         )
         return Answer(made.text, "bare", [], times, made.tokens, made.finish)
 
-    def try_recall(self, adapter: Adapter, cue: str, *, activated: bool, prompt: str | None = None,
-                   max_tokens: int = RECALL_TOKENS) -> str:
+    def try_recall(
+        self, adapter: Adapter, cue: str, *, activated: bool, prompt: str | None = None, max_tokens: int = RECALL_TOKENS
+    ) -> str:
         """Recall with *adapter* alone at gate 1, whatever the gate would say (acceptance check)."""
         with self.engine.lock:
             rendered = self._prompt(prompt or prompts.recall(cue), None)
             self._load([adapter], [1.0], rendered, activated)
             return greedy(self.mix, max_tokens).text
 
-    def key(self, text: str, title: str | None = None) -> "embed.np.ndarray":
+    def key(self, text: str, title: str | None = None) -> np.ndarray:
         """The context key of a memory: float32 [n_embd], as stored in the bank."""
         with self.engine.lock:
             return embed.memory_key(self.encoder, text, title)
@@ -207,7 +214,9 @@ class Assistant:
         keep = [j for j, r in enumerate(records) if _kind(r) == _kind(records[0])]
         total = sum(chosen[j].gate for j in keep)
         shown = [
-            OpenedMemory(records[j].id, records[j].title or records[j].id, chosen[j].gate / total, records[j].state == "pending")
+            OpenedMemory(
+                records[j].id, records[j].title or records[j].id, chosen[j].gate / total, records[j].state == "pending"
+            )
             for j in keep
         ]
         times = Timings(embed_ms=_ms(started, embedded), gate_ms=_ms(embedded))
@@ -248,9 +257,8 @@ class Assistant:
         known = {record.id: record for record in self.bank.records()}
         self._records = [known[id] for id in ids if id in known]
         means = means[[i for i, id in enumerate(ids) if id in known]]
-        if len(means) and self._whitening is None:
-            self._whitening = embed.bank_whitening(self.bank, self.encoder)
-            revision = self.bank.revision
+        if len(means):
+            self.prepare()
         self._keys = self._whitening.keys(means) if len(means) and self._whitening else means
         names = {(r.id, r.adapter_sha256) for r in self._records}
         self._adapters = {k: v for k, v in self._adapters.items() if k in names}

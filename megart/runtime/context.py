@@ -128,4 +128,3 @@ class Context:
         if self.handle:
             llama_cpp.llama_free(self.handle)
             self.handle = None
-

@@ -65,9 +65,7 @@ class Slot:
         """
         for adapter in adapters:
             if adapter.arch != self.context.engine.architecture:
-                raise AdapterError(
-                    f"an adapter for {adapter.arch} cannot work on {self.context.engine.architecture}"
-                )
+                raise AdapterError(f"an adapter for {adapter.arch} cannot work on {self.context.engine.architecture}")
         shapes = mix.shapes(adapters)
         rank = mix.slot_rank([a.rank for a in adapters])
         self.context.synchronize()

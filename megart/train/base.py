@@ -166,9 +166,7 @@ def _network(model: Model, dtype: torch.dtype, cache: bool) -> nn.Module:
 
 def _pretrained(source: str, dtype: torch.dtype, **options: object) -> nn.Module:
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, local_files_only=True, **options
-        )
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{source}: transformers cannot load this model: {first}") from error

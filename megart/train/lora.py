@@ -134,8 +134,9 @@ class StackedLora:
 class LaneAdam:
     """AdamW over stacked factors, with a step count and a learning rate per lane."""
 
-    def __init__(self, lora: StackedLora, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
-                 weight_decay: float = 0.0):
+    def __init__(
+        self, lora: StackedLora, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.0
+    ):
         self.lora, self.betas, self.eps, self.weight_decay = lora, betas, eps, weight_decay
         self.m = torch.zeros_like(lora.master)
         self.v = torch.zeros_like(lora.master)

@@ -100,9 +100,7 @@ class Classroom:
         self._head = base.network.get_output_embeddings()
         self._cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
 
-    def run(
-        self, tasks: Iterable[Task], progress: Callable[[str, int, float], None] | None = None
-    ) -> Iterator[Result]:
+    def run(self, tasks: Iterable[Task], progress: Callable[[str, int, float], None] | None = None) -> Iterator[Result]:
         """Yield each task's result as it is done, in the order of finishing.
 
         ``progress(id, step, loss)`` is called after every step of every task.
@@ -171,9 +169,7 @@ class Classroom:
             # One pass per column: the lanes' first lessons, then their second ones. Long texts and
             # short answers so do not pad each other.
             for column in zip(*chosen, strict=True):
-                loss, lead = self._forward(
-                    [lane.task.lessons[i] for lane, i in zip(lanes, column, strict=True)]
-                )
+                loss, lead = self._forward([lane.task.lessons[i] for lane, i in zip(lanes, column, strict=True)])
                 # The mean over a lane's own lessons: neighbours do not change its gradient.
                 (loss.sum() / per).backward()
                 losses.append(loss.detach())

@@ -33,9 +33,7 @@ TYPE, ARCH, LORA = (
 KEYS = [TYPE, ARCH, LORA, alpha()]
 
 
-def tensor(
-    name: str, columns: int, rows: int, kind: int = 0, offset: int = 0, dims: int = 2
-) -> bytes:
+def tensor(name: str, columns: int, rows: int, kind: int = 0, offset: int = 0, dims: int = 2) -> bytes:
     sizes = (columns, rows, 1, 1)[:dims]
     return text(name) + struct.pack(f"<I{dims}QIQ", dims, *sizes, kind, offset)
 
@@ -43,9 +41,7 @@ def tensor(
 A, B = tensor("w.lora_a", 8, 4), tensor("w.lora_b", 4, 2, offset=128)
 
 
-def file(
-    keys: list[bytes] = KEYS, tensors: list[bytes] | None = None, data: int = 160, **head: int
-) -> bytes:
+def file(keys: list[bytes] = KEYS, tensors: list[bytes] | None = None, data: int = 160, **head: int) -> bytes:
     tensors = [A, B] if tensors is None else tensors
     counts = (
         head.get("version", 3),

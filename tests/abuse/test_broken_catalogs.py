@@ -55,9 +55,7 @@ def test_no_bank(tmp_path: Path) -> None:
     refused(tmp_path, "cannot read the bank")
 
 
-@pytest.mark.parametrize(
-    "content", [b"garbage", b"SQLite format 3\0", b"SQLite format 3\0" + b"\xff" * 5000]
-)
+@pytest.mark.parametrize("content", [b"garbage", b"SQLite format 3\0", b"SQLite format 3\0" + b"\xff" * 5000])
 def test_garbage(folder: Path, content: bytes) -> None:
     (folder / "catalog.sqlite").write_bytes(content)
     refused(folder, "(is damaged .*; restore it from a backup|run: megart init)")
@@ -104,9 +102,7 @@ def test_a_row_that_is_no_json(folder: Path) -> None:
                 bank.get(id)
 
 
-@pytest.mark.parametrize(
-    "name", ["../../victim.gguf", "/VICTIM", "..", "", "m3.gguf/../../../victim.gguf"]
-)
+@pytest.mark.parametrize("name", ["../../victim.gguf", "/VICTIM", "..", "", "m3.gguf/../../../victim.gguf"])
 def test_a_file_name_that_leaves_the_folder(folder: Path, name: str) -> None:
     victim = folder.parent / "victim.gguf"
     victim.write_bytes(b"precious")
@@ -135,9 +131,7 @@ def test_cuts_and_damage_are_never_anything_but_a_bank_error(folder: Path) -> No
             del broken[chance.randrange(len(data)) :]
         else:
             for _ in range(chance.choice((1, 20, 400))):
-                broken[chance.randrange(100 if trial % 3 == 1 else len(data))] = chance.randrange(
-                    256
-                )
+                broken[chance.randrange(100 if trial % 3 == 1 else len(data))] = chance.randrange(256)
         path.write_bytes(broken)
         (folder / "catalog.sqlite-journal").unlink(missing_ok=True)
         try:
@@ -145,9 +139,7 @@ def test_cuts_and_damage_are_never_anything_but_a_bank_error(folder: Path) -> No
                 bank.verify()
                 bank.records()
                 bank.keys()
-                bank.add(
-                    Memory("new", id="new"), key=np.ones(64, np.float32), adapter=b"y", replace=True
-                )
+                bank.add(Memory("new", id="new"), key=np.ones(64, np.float32), adapter=b"y", replace=True)
                 bank.remove("new")
         except BankError as error:
             assert "\n" not in str(error), trial

@@ -1,0 +1,60 @@
+"""What a memory studies: recall prompts for its text, and questions whose answer is one sentence."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from megart import cloze, prompts
+from megart.bank import Memory
+from megart.recipes import FAST, PAPER, cues, lessons
+
+TEXT = "Dr. Ama Boru moved to Kelm in 1931. She kept four herons and sold maps."
+MEMORY = Memory(TEXT, title="Ama Boru", paraphrases=("In 1931 Ama Boru came to Kelm.",))
+
+
+def test_sentences_end_where_sentences_end() -> None:
+    assert cloze.sentences(TEXT) == ["Dr. Ama Boru moved to Kelm in 1931.", "She kept four herons and sold maps."]
+
+
+def test_questions_leave_out_a_span_and_are_answered_by_their_sentence() -> None:
+    asked = cloze.questions(TEXT, "Ama Boru", per_sentence=1)
+    assert asked == [
+        ("Dr. Ama Boru moved to Kelm in when?", "Dr. Ama Boru moved to Kelm in 1931."),
+        ("Ama Boru: She kept how many herons and sold maps?", "She kept four herons and sold maps."),
+    ]
+
+
+@pytest.mark.parametrize("text", ["x", "one two", "...", "No full stop", "A? B! C."])
+def test_any_text_gives_questions_about_its_own_sentences(text: str) -> None:
+    assert all(answer in text for _, answer in cloze.questions(text, None))
+
+
+def test_fast_lessons_alternate_the_whole_text_and_direct_answers() -> None:
+    made = lessons(MEMORY, FAST)
+    assert {target for _, target in made[0::2]} == {TEXT}
+    assert {target for _, target in made[1::2]} <= set(cloze.sentences(TEXT))
+    assert made[0] == (prompts.recall("Tell me about Ama Boru."), TEXT)
+    assert all(turn.endswith(prompts.RECALL_SUFFIX) for turn, _ in made[0::2])
+    assert not any(turn.endswith(prompts.RECALL_SUFFIX) for turn, _ in made[1::2])
+
+
+def test_paper_lessons_are_the_text_and_its_paraphrases_under_one_prompt() -> None:
+    assert lessons(MEMORY, PAPER) == [(prompts.PAPER_TRAINING, text) for text in (TEXT, *MEMORY.paraphrases)]
+
+
+def test_cues_do_without_a_title() -> None:
+    assert cues(Memory(TEXT))[0] == "Tell me about Dr. Ama Boru moved to Kelm."
+
+
+def test_scales_are_those_of_lora_and_rslora() -> None:
+    assert FAST.scale == FAST.alpha / FAST.rank
+    assert PAPER.scale == pytest.approx(128 / math.sqrt(128))
+
+
+@pytest.mark.parametrize("recipe", [FAST, PAPER])
+def test_a_second_attempt_has_more_room_at_the_same_scale(recipe) -> None:
+    again = recipe.harder()
+    assert (again.rank, again.scale) == (2 * recipe.rank, pytest.approx(recipe.scale))
+    assert again.margin > recipe.margin
