@@ -213,7 +213,9 @@ class Teacher:
         )
         data = write_adapter(adapter)
         heard = self._heard(data, memory, recipe)
-        score = similarity(heard, memory.text)
+        # A course that stops at less than word for word may have settled on a paraphrase.
+        accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
+        score = max(similarity(heard, text) for text in accepted)
         if score < recipe.recall:
             return False
         self.bank.add(

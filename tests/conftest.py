@@ -21,8 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads or writes the user's cache, data or default bank."""
+    """No test reads or writes the user's cache, data or default bank, or stands in the clone.
+
+    In the clone `python -c "import megart"` would find the sources, which lack the built extension.
+    """
     folder = tmp_path_factory.mktemp("user")
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
     for name in [name for name in os.environ if name.startswith("MEGART_")]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from megart.adapter import Adapter, write_adapter
 from megart.bank import Bank, Memory
 from megart.cli import VERBS, main, ui
 from megart.memorize import Progress
+from megart.models import Model
 from megart.runtime.answer import Answer, OpenedMemory, Timings
 
 Run = Callable[..., tuple[int, str, str]]
@@ -88,6 +91,21 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "base.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
     return path
+
+
+@pytest.fixture
+def loadable(tmp_path: Path, tiny: Callable[..., Model]) -> Path:
+    """A random model that llama.cpp loads."""
+    return Path(shutil.copy(tiny().gguf, tmp_path / "base.gguf"))
+
+
+def test_init_with_a_broken_model_leaves_no_bank(run: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    code, out, error = run("init", "--bank", tmp_path / "b", "--model", broken, code=1)
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert "llama.cpp cannot load this file" in error
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.fixture
@@ -300,9 +318,9 @@ def test_a_bug_is_one_line_too(run: Run, bank: Path, monkeypatch: pytest.MonkeyP
 # -- the bank -----------------------------------------------------------------------------------
 
 
-def test_init(run: Run, model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "new"
-    digest = "37f5ad95406e"
+def test_init(run: Run, loadable: Path, tmp_path: Path) -> None:
+    path, model = tmp_path / "new", loadable
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
     out = run("init", "--bank", path, "--model", model)[1:]
     assert out == (f"made the bank {path} for base ({digest})\n", "")
     _, text, err = run("init", "--bank", tmp_path / "two", "--model", model, "--json")
@@ -312,7 +330,8 @@ def test_init(run: Run, model: Path, tmp_path: Path) -> None:
     assert shown == {"base": {"name": "base", "spec": str(model), "gguf": str(model), "hf": None}}
 
 
-def test_init_keeps_the_hugging_face_folder(run: Run, model: Path, tmp_path: Path) -> None:
+def test_init_keeps_the_hugging_face_folder(run: Run, loadable: Path, tmp_path: Path) -> None:
+    model = loadable
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text("{}")
     run("init", "--bank", tmp_path / "b", "--model", model, "--hf", tmp_path / "hf")

@@ -26,8 +26,10 @@ def run(args: argparse.Namespace) -> int:
     from ..runtime.assistant import Assistant
     from ..runtime.engine import Engine
 
-    Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
-    with Bank.create(common.bank_path(args.bank), model) as bank:
+    path = common.bank_path(args.bank)
+    if not path.exists():
+        Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
+    with Bank.create(path, model) as bank:
         with Assistant(bank) as assistant:
             assistant.prepare()
         if args.json:
