@@ -63,7 +63,7 @@ class Assistant:
         bank.check_base(base)
         self.bank, self.policy = bank, policy or gate.GatePolicy()
         self.engine = Engine(base, threads=threads, gpu_layers=gpu_layers)
-        watch = embed.tensor_name(embed.DEFAULT_LAYER)
+        watch = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
         self.base = Context(self.engine, size=context_size, watch=watch)
         self.mix = Context(self.engine, size=context_size)
         self.slot = Slot(self.mix, in_place=in_place)
@@ -154,7 +154,7 @@ class Assistant:
     def encoder(self) -> Context:
         """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
         if self._encoder is None:
-            watch = embed.tensor_name(embed.DEFAULT_LAYER)
+            watch = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
             self._encoder = Context(self.engine, size=self.base.size, watch=watch, stop=True)
         return self._encoder
 

@@ -27,6 +27,14 @@ RIDGE = 0.1
 _STATE = "whitening"
 
 
+def pick_layer(n_layer: int) -> int:
+    """The layer to read: the default, or less in a model so shallow that it would be the last one.
+
+    llama.cpp computes the last block only for the tokens whose logits were asked for.
+    """
+    return max(0, min(DEFAULT_LAYER, n_layer - 2))
+
+
 def tensor_name(layer: int) -> str:
     """llama.cpp's name for the output of block *layer*."""
     return f"l_out-{layer}"
@@ -99,9 +107,10 @@ def memory_key(context: Context, text: str, title: str | None = None) -> np.ndar
     return token_mean(context, prompt.span)
 
 
-def learn_whitening(context: Context, layer: int = DEFAULT_LAYER) -> Whitening:
-    """Measure the base's states over the shipped corpus; *context* watches ``tensor_name(layer)``."""
+def learn_whitening(context: Context) -> Whitening:
+    """Measure the base's states over the shipped corpus; *context* watches the layer to read."""
     engine = context.engine
+    layer = pick_layer(engine.n_layer)
     means: dict[str, list[np.ndarray]] = {"text": [], "question": []}
     tokens = []
     for kind, line in corpus():

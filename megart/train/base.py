@@ -174,7 +174,7 @@ def _pretrained(source: str, dtype: torch.dtype, **options: object) -> nn.Module
 
 def _keep(network: nn.Module, folder: Path) -> None:
     """Save into the cache, whole or not at all; failing to cache is not an error."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # safetensors has errors of its own for a full disk
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
             config = network.config

@@ -245,7 +245,7 @@ class Classroom:
             ids = torch.tensor([prompt], device=self.base.device)
             self.base.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
             self.lora.active = active
-            self._prompts[prompt] = [(l.keys[0], l.values[0]) for l in cache.layers]
+            self._prompts[prompt] = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
         return self._prompts[prompt]
 
     def _stack(self, prompts: list[Keys], past: int) -> DynamicCache:
