@@ -32,7 +32,7 @@ class GatePolicy:
     """
 
     beta: float = 40.0
-    threshold: float = 0.30
+    threshold: float = 0.35
     top_k: int = 2
     min_gate: float = 0.2
 
