@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         MemoryNotFoundError,
         ModelError,
     )
-    from .memorize import memorize
+    from .memorize import learn, memorize
     from .runtime.assistant import Assistant
 
     __version__: str
@@ -42,12 +42,14 @@ __all__ = [
     "MemoryNotFoundError",
     "ModelError",
     "__version__",
+    "learn",
     "memorize",
 ]
 _HOMES = {
     "Assistant": "megart.runtime.assistant",
     "Bank": "megart.bank",
     "Memory": "megart.bank",
+    "learn": "megart.memorize",
     "memorize": "megart.memorize",
 }
 

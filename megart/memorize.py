@@ -31,7 +31,7 @@ Encode = Callable[[str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int,
 
 @dataclass(frozen=True)
 class Progress:
-    """What ``memorize`` reports: ``state`` is "loading", "studying", "learnt", "again" or "failed".
+    """What ``memorize`` reports: ``state`` is "loading", "studying", "learnt", "again", "failed" or "saved".
 
     ``done`` of ``total`` memories are committed; ``step`` and ``loss`` are those of memory ``id``.
     """
@@ -59,20 +59,69 @@ def memorize(
     progress: OnProgress | None = None,
     replace_existing: bool = False,
     assistant: Assistant | None = None,
+    later: bool = False,
 ) -> list[Record]:
     """Teach *memories* and commit each to *bank* as soon as the runtime recalls it.
 
     A memory already in the bank with the same text is passed over, so an interrupted run can be
-    repeated. ``device`` is a torch device, default CUDA where there is one. Returns the records of
-    all memories given. Raises InputError (same id, other text), DependencyError (torch missing),
+    repeated. ``device`` is a torch device, default CUDA where there is one. With ``later`` nothing is
+    taught and torch is not needed: text and key are committed in the state "pending", and the memory
+    answers from its text until :func:`learn` has taught it. Returns the records of all memories given. Raises InputError (same id, other text), DependencyError (torch missing),
     BaseMismatchError, and MemorizeError at the end when some memories could not be learnt; the
     others are in the bank by then.
     """
     chosen = _recipe(recipe)
     todo, order = _plan(bank, memories, replace_existing)
-    if todo:
+    if later:
+        _save(bank, [m for m in todo if replace_existing or not bank.find(m.id or "")], model, progress, assistant)
+    elif todo:
         Teacher(bank, chosen, device, model, progress, assistant).teach(todo)
     return [bank.get(id) for id in order]
+
+
+def learn(
+    bank: Bank,
+    *,
+    limit: int | None = None,
+    recipe: str | Recipe = "fast",
+    device: str | None = None,
+    model: str | Path | Model | None = None,
+    progress: OnProgress | None = None,
+    assistant: Assistant | None = None,
+) -> list[Record]:
+    """Teach the memories of *bank* that are pending, the oldest first, at most ``limit`` of them.
+
+    Each is committed as it is learnt, so an interrupted run can be repeated. Returns the records of
+    those it taught; arguments and errors are those of :func:`memorize`.
+    """
+    pending = [record.memory for record in bank.records("pending")]
+    return memorize(
+        bank, pending[:limit], recipe=recipe, device=device, model=model, progress=progress, assistant=assistant
+    )
+
+
+def _save(
+    bank: Bank,
+    memories: list[Memory],
+    model: str | Path | Model | None,
+    progress: OnProgress | None,
+    assistant: Assistant | None,
+) -> None:
+    """Commit *memories* as pending."""
+    from .later import save_pending
+
+    tell = progress or (lambda _: None)
+    if memories:
+        save_pending(
+            bank,
+            memories,
+            model=model,
+            assistant=assistant,
+            on_loading=lambda: tell(Progress("loading", 0, len(memories))),
+            on_saved=lambda memory, seconds, done, total: tell(
+                Progress("saved", done, total, memory.id or "", memory.title or "", seconds=seconds)
+            ),
+        )
 
 
 def _recipe(recipe: str | Recipe) -> Recipe:
@@ -152,9 +201,10 @@ class Teacher:
             if self._owned:
                 self._assistant.close()
         names = ", ".join(m.id or "" for m in waiting[:5]) + (", ..." if len(waiting) > 5 else "")
+        kept = "stay pending" if all(self.bank.find(m.id or "") for m in waiting) else "were not saved"
         raise MemorizeError(
             f"{len(waiting)} of {self._total} memories could not be recalled after {ATTEMPTS} attempts "
-            f"and were not saved: {names}; make them shorter or split them"
+            f"and {kept}: {names}; make them shorter or split them"
         )
 
     def _round(self, memories: list[Memory], recipe: Recipe, last: bool) -> list[Memory]:

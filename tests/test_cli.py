@@ -173,7 +173,7 @@ def test_help_of_every_verb(run: Run) -> None:
 ERRORS = {
     "verb": (
         ["recal", "x"],
-        ("got the verb 'recal'; expected one of init, memorize, ask, recall, list, show, forget, "
+        ("got the verb 'recal'; expected one of init, memorize, learn, ask, recall, list, show, forget, "
         "verify, demo; did you mean recall?"),
     ),
     "option first": (
@@ -306,7 +306,7 @@ def test_debug_shows_where(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_bug_is_one_line_too(run: Run, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Bank) -> None:
+    def fail(self: Bank, *_: object) -> None:
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr(Bank, "records", fail)
@@ -364,6 +364,17 @@ def test_list_of_nothing(run: Run, empty: Path) -> None:
         f"the bank {empty} is empty; megart memorize fills it\n",
     )
     assert run("list", "--bank", empty, "--json")[1:] == ("[]\n", "")
+
+
+def test_list_by_state(run: Run, bank: Path, empty: Path) -> None:
+    for state, id in (("learnt", "ada"), ("pending", "mill")):
+        rows = json.loads(run("list", "--bank", bank, "--state", state, "--json")[1])
+        assert [(row["id"], row["state"]) for row in rows] == [(id, state)]
+    run("forget", "--bank", bank, "--yes", "mill")
+    assert run("list", "--bank", bank, "--state", "pending")[1:] == (
+        "",
+        f"no memory of 1 in the bank {bank} is pending\n",
+    )
 
 
 def test_list_and_show_json(run: Run, bank: Path) -> None:
@@ -701,7 +712,7 @@ def assistant(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return asked
 
 
-TRACE = "[opened Ada Quill 0.75, mill 0.25; first token 100 ms; total 200 ms; cut at 5 tokens]\n"
+TRACE = "[opened Ada Quill 0.75, mill 0.25 (pending); first token 100 ms; total 200 ms; cut at 5 tokens]\n"
 
 
 def test_ask_streams_and_traces(run: Run, bank: Path, assistant: list[object]) -> None:

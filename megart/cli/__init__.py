@@ -21,6 +21,7 @@ from . import ui
 VERBS = {
     "init": "make an empty bank for a model",
     "memorize": "teach the model memories and save them in a bank",
+    "learn": "teach the model the memories that were saved for later",
     "ask": "answer a question from the memories that it opens",
     "recall": "say a whole memory again from a cue",
     "list": "list the memories of a bank",

@@ -9,19 +9,23 @@ from . import common, ui
 EPILOG = """\
 examples:
   megart list
-  megart list --bank notes --json"""
+  megart list --bank notes --json
+  megart list --state pending    what megart learn would teach"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
+    parser.add_argument("--state", choices=("learnt", "pending"), help="only the memories in that state")
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
-        records = bank.records()
+        records = bank.records(args.state)
         if args.json:
             ui.put_json([common.record_json(record) for record in records])
+        elif not records and args.state:
+            ui.say(f"no memory of {len(bank)} in the bank {bank.path} is {args.state}")
         elif not records:
             ui.say(f"the bank {bank.path} is empty; megart memorize fills it")
         else:

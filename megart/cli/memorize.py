@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ..bank import Bank, Memory, read_memories
+from ..bank import Memory, Record, read_memories
 from ..errors import InputError
-from ..models import Model, resolve_model
-from . import common, ui
+from . import common, learn
+
+if TYPE_CHECKING:
+    from ..memorize import OnProgress
 
 EPILOG = """\
 examples:
   megart memorize notes.md facts.jsonl
   megart memorize --title "The new bus" --text "Bus 12 stops at the mill since May."
-  cat letter.txt | megart memorize --title "Letter from Ida" """
+  cat letter.txt | megart memorize --title "Letter from Ida"
+  megart memorize --later --text "The spare key hangs behind the boiler."; megart learn"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,38 +26,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="the text of one memory")
     parser.add_argument("--title", help="the title of the one memory given")
     parser.add_argument("--id", help="the id of the one memory given (default: made of its title)")
-    common.add_bank(parser)
-    common.add_model(parser, "the bank's own", hf=True)
-    parser.add_argument("--recipe", metavar="R", default="fast", help='"fast" (default) or "paper": how to teach')
     parser.add_argument(
-        "--device",
-        type=common.device,
-        metavar="D",
-        help="cpu or cuda (default: cuda where there is one)",
+        "--later",
+        action="store_true",
+        help="save only, and answer from the text until megart learn has taught it; needs no PyTorch",
     )
+    common.add_bank(parser)
+    learn.add_teaching(parser)
     parser.add_argument("--replace", action="store_true", help="learn again what is in the bank under the same id")
     common.add_json(parser, "print one line of JSON for each memory as it is saved")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..memorize import Progress, memorize
+    from ..memorize import memorize
 
-    with common.open_bank(args) as bank, ui.StudyDisplay() as display:
-        model = _model(args, bank)
-        memories: list[Memory] = []
-        saved: list[str] = []
+    memories: list[Memory] = []
+    with common.open_bank(args) as bank:
+        model = learn.model_of(args, bank)
 
-        def progress(event: Progress) -> None:
-            display.show(event)
-            if event.state == "learnt":
-                saved.append(event.id)
-                if args.json:
-                    display.clear()
-                    ui.put_json_line(common.record_json(bank.get(event.id)))
-
-        try:
-            memories = _memories(args)
-            records = memorize(
+        def call(progress: OnProgress) -> list[Record]:
+            memories.extend(_memories(args))
+            return memorize(
                 bank,
                 memories,
                 recipe=args.recipe,
@@ -61,23 +54,11 @@ def run(args: argparse.Namespace) -> int:
                 model=model,
                 progress=progress,
                 replace_existing=args.replace,
+                later=args.later,
             )
-        except KeyboardInterrupt:
-            display.clear()
-            if not saved:
-                raise KeyboardInterrupt("nothing was saved") from None
-            raise KeyboardInterrupt(
-                f"{len(saved)} of {len(memories)} memories are saved in {bank.path}; "
-                "the same command goes on from there"
-            ) from None
-        display.finish(learnt=len(saved), known=len(records) - len(saved), where=str(bank.path))
+
+        learn.watch(args, bank, lambda: len(memories), call)
     return 0
-
-
-def _model(args: argparse.Namespace, bank: Bank) -> Model | None:
-    if args.model is None and args.hf is None:
-        return None
-    return resolve_model(bank.model if args.model is None else args.model, args.hf)
 
 
 def _memories(args: argparse.Namespace) -> list[Memory]:

@@ -227,7 +227,7 @@ def gates(answer: Answer, stream: TextIO | None = None) -> list[str]:
 
 def trace(answer: Answer) -> None:
     """The one line of talk under an answer."""
-    opened = ", ".join(f"{one_line(m.title)} {m.gate:.2f}" for m in answer.memories)
+    opened = ", ".join(f"{one_line(m.title)} {m.gate:.2f}{' (pending)' if m.pending else ''}" for m in answer.memories)
     times = answer.timings
     parts = [
         f"opened {opened}" if opened else "no memory opened",
@@ -310,7 +310,7 @@ class StudyDisplay:
             return
         now = self._clock()
         if self._started is None:
-            self._started = now
+            self._started = now - event.seconds if event.state == "saved" else now
         if event.state == "studying":
             self._studying[event.id] = event
         else:
@@ -328,15 +328,19 @@ class StudyDisplay:
             self.stream.flush()
             self._drawn = 0
 
-    def finish(self, *, learnt: int, known: int, where: str) -> None:
-        """The last line: `learnt` memories came to the bank `where`, `known` were in it before."""
+    def finish(self, *, learnt: int, known: int, where: str, saved: int = 0, pending: int = 0) -> None:
+        """The last line: what came to the bank `where`, what was `known` to it, what is `pending` in it."""
         self.clear()
         parts = []
         if learnt and self._started is not None:
             seconds = max(self._clock() - self._started, 1e-9)
             parts.append(f"{learnt} learnt in {duration(seconds)} ({learnt * 60 / seconds:.1f} a minute)")
+        if saved:
+            parts.append(f"{saved} saved")
         if known:
             parts.append(f"{known} known already")
+        if pending:
+            parts.append(f"{pending} pending, megart learn teaches {'it' if pending == 1 else 'them'}")
         self._print(f"{'; '.join(parts) or 'nothing to learn'}; bank {where}")
 
     def _outcome(self, event: Progress) -> str:
@@ -345,6 +349,8 @@ class StudyDisplay:
         if event.state == "learnt":
             count = f"{event.done}/{event.total}"
             return f"{paint('learnt', '32', self.stream)} {count} {name} ({study})"
+        if event.state == "saved":
+            return f"saved  {event.done}/{event.total} {name} ({duration(event.seconds)})"
         if event.state == "again":
             return f"again  {name}: not recalled yet after {study}; studies once more"
         return f"failed {name}: not recalled after {study}"

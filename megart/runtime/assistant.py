@@ -177,7 +177,10 @@ class Assistant:
                 made = greedy(self.base, limit, on_text)
             elif any(m.pending for m in opened.shown):
                 texts = [r.text for r in opened.records if r.state == "pending"]
-                made = self._bare(self._prompt(prompts.with_text(question, texts), None), limit, on_text)
+                if mode == "recall":
+                    made = self._read_out(texts[0], limit, on_text)
+                else:
+                    made = self._bare(self._prompt(prompts.with_text(question, texts), None), limit, on_text)
             else:
                 times = self._mix(opened, prompt, times)
                 made = greedy(self.mix, limit, on_text)
@@ -198,6 +201,16 @@ class Assistant:
         embed.advance(self.base, prompt.body)
         self.base.decode(prompt.opening)
         return greedy(self.base, limit, on_text)
+
+    def _read_out(self, text: str, limit: int, on_text: OnText | None) -> Generation:
+        """The text of a pending memory as its recall: the model has nothing to reconstruct yet."""
+        tokens = self.engine.tokenize(text, special=False)
+        if len(tokens) > limit:
+            text = self.engine.detokenize(tokens[:limit])
+        if on_text:
+            on_text(text)
+        finish = "stop" if len(tokens) <= limit else "length"
+        return Generation(text, tokens[:limit], time.perf_counter(), finish)
 
     def _open(self, prompt: Prompt) -> tuple[_Opened, Timings]:
         """Gate the prompt that ``base`` holds."""
