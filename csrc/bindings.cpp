@@ -37,11 +37,16 @@ std::string type_name(py::handle object) {
     return py::str(py::type::handle_of(object).attr("__name__"));
 }
 
-enum class Accept { f32, f32_or_f16 };
+enum class Accept { f32, f32_or_f16, factor };
 constexpr int kAnyDims = -1;
 
 const char* accepted(Accept accept) {
-    return accept == Accept::f32 ? "float32" : "float32 or float16";
+    switch (accept) {
+        case Accept::f32: return "float32";
+        case Accept::f32_or_f16: return "float32 or float16";
+        case Accept::factor: return "float32 or float16, or blocks of q8_0 or q4_0";
+    }
+    return "";
 }
 
 // The name of an argument, spelt out only when a message needs it: a, a[3], a[3][1].
@@ -66,6 +71,17 @@ struct Checked {
     Type type;
 };
 
+// Whether elements are ggml's blocks: a scale `d` and the values `qs`, without gaps (see quant.py).
+bool is_blocks(const py::dtype& dtype, Type& type) {
+    if (dtype.kind() != 'V' || !dtype.has_fields()) return false;
+    const auto bytes = static_cast<std::size_t>(dtype.itemsize());
+    if (bytes != kQ8Bytes && bytes != kQ4Bytes) return false;
+    const py::object names = py::make_tuple("d", "qs");
+    if (!names.equal(dtype.attr("names"))) return false;
+    type = bytes == kQ8Bytes ? Type::q8_0 : Type::q4_0;
+    return true;
+}
+
 // An array as it is: of the right type and layout, or an error; never a copy.
 Checked checked(py::handle object, const Label& what, Accept accept, int dims,
                 bool writable = false) {
@@ -74,11 +90,15 @@ Checked checked(py::handle object, const Label& what, Accept accept, int dims,
     Checked result{py::reinterpret_borrow<py::array>(object), Type::f32};
     const py::array& array = result.array;
     const py::dtype dtype = array.dtype();
-    const bool half = dtype.itemsize() == 2 && accept == Accept::f32_or_f16;
-    if (dtype.kind() != 'f' || dtype.byteorder() != '=' || !(half || dtype.itemsize() == 4))
+    const bool half = dtype.itemsize() == 2 && accept != Accept::f32;
+    if (accept == Accept::factor && is_blocks(dtype, result.type)) {
+        // a type that only the factors of an adapter may have
+    } else if (dtype.kind() != 'f' || dtype.byteorder() != '=' || !(half || dtype.itemsize() == 4)) {
         refuse(what.text(), py::str(static_cast<py::handle>(dtype)), accepted(accept),
                "convert it with .astype(numpy.float32)");
-    if (half) result.type = Type::f16;
+    } else if (half) {
+        result.type = Type::f16;
+    }
     if (dims != kAnyDims && array.ndim() != dims)
         throw py::value_error(explain(what.text(), std::to_string(array.ndim()) + " dimensions",
                                       std::to_string(dims), "reshape it"));
@@ -163,8 +183,9 @@ std::vector<Matrix> factors(Kept& kept, py::handle list, const Label& what) {
         refuse(what.text(), type_name(list), "a list of arrays", "pass one array per adapter");
     std::vector<Matrix> result;
     for (py::handle item : py::reinterpret_borrow<py::sequence>(list)) {
-        Checked m = checked(item, what.at(result.size()), Accept::f32_or_f16, 2);
-        result.push_back({m.array.data(), m.type, extent(m.array, 0), extent(m.array, 1)});
+        Checked m = checked(item, what.at(result.size()), Accept::factor, 2);
+        const std::size_t per_item = is_plain(m.type) ? 1 : kBlock;
+        result.push_back({m.array.data(), m.type, extent(m.array, 0), extent(m.array, 1) * per_item});
         kept.push_back(std::move(m.array));
     }
     return result;

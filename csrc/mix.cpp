@@ -64,7 +64,7 @@ struct Span {
 template <class M>
 Span span_of(const M& m) {
     const auto begin = reinterpret_cast<std::uintptr_t>(m.data);
-    return {begin, begin + m.rows * m.cols * size_of(m.type)};
+    return {begin, begin + bytes_of(m.type, m.rows * m.cols)};
 }
 
 Status check_overlap(const std::vector<MixTask>& tasks) {
@@ -152,7 +152,7 @@ void mix_one(const MixTask& task, const float* gates) {
         for (std::size_t j = 0; j < task.b.size(); ++j) {
             const Matrix& b = task.b[j];
             const auto* in =
-                static_cast<const unsigned char*>(b.data) + row * b.cols * size_of(b.type);
+                static_cast<const unsigned char*>(b.data) + bytes_of(b.type, row * b.cols);
             place(in, b.type, gates[j], element(out, row, offset), out.type, rows, b.cols,
                   out.cols);
             offset += b.cols;

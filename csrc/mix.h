@@ -12,7 +12,7 @@
 namespace megart {
 
 struct Matrix {
-    const void* data;  // [rows, cols], row after row
+    const void* data;  // [rows, cols], row after row; of any type
     Type type;
     std::size_t rows;
     std::size_t cols;

@@ -62,11 +62,38 @@ half narrow(float f) {
     return static_cast<half>(sign | (x >> 13));
 }
 
+// Blocks are read by offset: a mapped file gives them any alignment.
+float scale_of(const unsigned char* block) {
+    half d;
+    std::memcpy(&d, block, sizeof d);
+    return widen(d);
+}
+
+struct Q8 {
+    static constexpr std::size_t bytes = kQ8Bytes;
+    static const signed char* values(const unsigned char* block, signed char*) {
+        return reinterpret_cast<const signed char*>(block + 2);
+    }
+};
+
+struct Q4 {
+    static constexpr std::size_t bytes = kQ4Bytes;
+    static const signed char* values(const unsigned char* block, signed char* room) {
+        for (std::size_t i = 0; i < kBlock / 2; ++i) {
+            const unsigned char byte = block[2 + i];
+            room[i] = static_cast<signed char>((byte & 15) - 8);
+            room[i + kBlock / 2] = static_cast<signed char>((byte >> 4) - 8);
+        }
+        return room;
+    }
+};
+
 namespace scalar {
 using V = float;
 constexpr std::size_t W = 1;
 inline V load(const float* p) { return *p; }
 inline V load(const half* p) { return widen(*p); }
+inline V load(const signed char* p) { return static_cast<float>(*p); }
 inline void store(float* p, V v) { *p = v; }
 inline void store(half* p, V v) { *p = narrow(v); }
 inline V splat(float x) { return x; }
@@ -92,6 +119,11 @@ MEGART_OP V load(const float* p) { return _mm_loadu_ps(p); }
 MEGART_OP V load(const half* p) {
     return _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
+MEGART_OP V load(const signed char* p) {
+    int four;
+    std::memcpy(&four, p, sizeof four);
+    return _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four)));
+}
 MEGART_OP void store(float* p, V v) { _mm_storeu_ps(p, v); }
 MEGART_OP void store(half* p, V v) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
@@ -116,6 +148,10 @@ constexpr std::size_t W = 8;
 MEGART_OP V load(const float* p) { return _mm256_loadu_ps(p); }
 MEGART_OP V load(const half* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+MEGART_OP V load(const signed char* p) {
+    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
 }
 MEGART_OP void store(float* p, V v) { _mm256_storeu_ps(p, v); }
 MEGART_OP void store(half* p, V v) {
@@ -145,6 +181,10 @@ MEGART_OP V load(const half* p) {
     // Forms with a full mask: the plain ones trip GCC's -Wmaybe-uninitialized.
     return _mm512_maskz_cvtph_ps(0xffff,
                                  _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+MEGART_OP V load(const signed char* p) {
+    const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, sixteen));
 }
 MEGART_OP void store(float* p, V v) { _mm512_storeu_ps(p, v); }
 MEGART_OP void store(half* p, V v) {
@@ -212,6 +252,12 @@ using V = float32x4_t;
 constexpr std::size_t W = 4;
 inline V load(const float* p) { return vld1q_f32(p); }
 inline V load(const half* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+inline V load(const signed char* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, sizeof four);
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
 inline void store(float* p, V v) { vst1q_f32(p, v); }
 inline void store(half* p, V v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 inline V splat(float x) { return vdupq_n_f32(x); }

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _Factor: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+_Blocks: TypeAlias = NDArray[np.void]
+"""q8_0 or q4_0: [rows, columns / 32] of megart.quant.Q8_0 or Q4_0."""
 
 def scores(query: NDArray[np.float32], keys: _Factor, threads: int = 1) -> NDArray[np.float32]:
     """Inner products: query [D], keys [N, D] -> [N]. Anything not finite: ValueError."""
@@ -24,8 +26,8 @@ def gate(
     """
 
 def mix(
-    a: Sequence[_Factor],
-    b: Sequence[_Factor],
+    a: Sequence[_Factor | _Blocks],
+    b: Sequence[_Factor | _Blocks],
     gates: NDArray[np.float32],
     out_a: _Factor,
     out_b: _Factor,
@@ -37,8 +39,8 @@ def mix(
     """
 
 def mix_all(
-    a: Sequence[Sequence[_Factor]],
-    b: Sequence[Sequence[_Factor]],
+    a: Sequence[Sequence[_Factor | _Blocks]],
+    b: Sequence[Sequence[_Factor | _Blocks]],
     gates: NDArray[np.float32],
     out_a: Sequence[_Factor],
     out_b: Sequence[_Factor],

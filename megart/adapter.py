@@ -13,13 +13,14 @@ import stat
 import struct
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from megart.errors import AdapterError
+from . import quant
+from .errors import AdapterError
 
 Metadata = str | int | float | bool | list[Any]
 INVOCATION_KEY = "adapter.alora.invocation_tokens"
@@ -41,7 +42,9 @@ _ARRAY_OF = 100
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
-_DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f2")}
+# ggml's numbers of the types.
+_DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 8: quant.Q8_0, 2: quant.Q4_0}
+_BLOCKS = (2, 8)
 
 
 @dataclass
@@ -49,7 +52,8 @@ class Adapter:
     """One LoRA adapter.
 
     arch: `general.architecture` of its base. alpha: llama.cpp applies alpha / rank, or 1 when alpha
-    is 0. tensors: base tensor name -> (A [rank, in], B [out, rank]), f16 or f32, C-contiguous.
+    is 0. tensors: base tensor name -> (A [rank, in], B [out, rank]), C-contiguous, each f16, f32, or an
+    array of q8_0 or q4_0 blocks (see quant.py).
     invocation_tokens: llama.cpp's server switches the adapter on from these on. metadata: all other
     keys of the file, such as "general.name" and "megart.memory_id".
     """
@@ -64,19 +68,28 @@ class Adapter:
     def rank(self) -> int:
         """The rank that all pairs share."""
         for a, _ in self.tensors.values():
-            return int(a.shape[0])
+            return len(a)
         raise AdapterError("the adapter has no tensors; expected at least one pair")
 
     def scale(self, name: str) -> float:
         """The factor that llama.cpp puts before B @ A of the base tensor `name`."""
         if name not in self.tensors:
             raise AdapterError(f"the adapter has no pair for {name!r}; it has {len(self.tensors)} others")
-        return self.alpha / self.tensors[name][0].shape[0] if self.alpha else 1.0
+        return self.alpha / len(self.tensors[name][0]) if self.alpha else 1.0
 
     @property
     def nbytes(self) -> int:
         """Bytes of all factors."""
         return sum(a.nbytes + b.nbytes for a, b in self.tensors.values())
+
+    def as_type(self, to: str) -> Adapter:
+        """The same adapter with factors of f32, f16, q8_0 or q4_0.
+
+        Blocks lie along rows, and B's rows are the rank: of a rank that is no multiple of 32 only A
+        is quantised, and B is f16.
+        """
+        tensors = {name: (quant.quantize(a, to), quant.quantize(b, to)) for name, (a, b) in self.tensors.items()}
+        return replace(self, tensors=tensors)
 
 
 def write_adapter(
@@ -85,10 +98,10 @@ def write_adapter(
     """`adapter` as the bytes of a LoRA GGUF file.
 
     `name` becomes "general.name"; `metadata` is added to the adapter's own, its keys begin with
-    "general." or "megart.". Raises AdapterError when a factor is not finite, not f16 or f32, or its
-    shape does not fit its pair.
+    "general." or "megart.". Raises AdapterError when a factor is not finite, of a type that quant.py
+    does not name, or its shape does not fit its pair.
     """
-    from gguf import GGUFValueType, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
     keys = {
         **adapter.metadata,
@@ -101,7 +114,7 @@ def write_adapter(
     _check_pairs(adapter.tensors)
     for base, pair in adapter.tensors.items():
         for array in pair:
-            if not np.isfinite(array).all():
+            if not quant.is_finite(array):
                 raise AdapterError(f"a factor of {base} holds infinity or NaN; the training diverged or f16 overflowed")
 
     writer = GGUFWriter(None, adapter.arch)
@@ -117,8 +130,11 @@ def write_adapter(
             for key, value in keys.items():
                 writer.add_key_value(key, value, *_value_type(key, value))
             for base, (a, b) in adapter.tensors.items():
-                writer.add_tensor(f"{base}.lora_a", a)
-                writer.add_tensor(f"{base}.lora_b", b)
+                for side, array in (("lora_a", a), ("lora_b", b)):
+                    kind = quant.kind(array)
+                    blocks = GGMLQuantizationType[kind.upper()] if kind.startswith("q") else None
+                    raw = array if blocks is None else np.ascontiguousarray(array).view(np.uint8)
+                    writer.add_tensor(f"{base}.{side}", raw, raw_dtype=blocks)
             writer.write_header_to_file(path)
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
@@ -173,15 +189,18 @@ def _check_pairs(tensors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         if len(f"{base}.lora_a".encode()) > _MAX_NAME:
             raise AdapterError(f"the tensor name {base!r} is too long; llama.cpp takes {_MAX_NAME - 7} bytes")
         for array in (a, b):
-            if array.dtype not in (np.float16, np.float32):
-                raise AdapterError(f"a factor of {base} is {array.dtype}; expected float16 or float32")
+            if array.dtype not in quant.DTYPES.values():
+                raise AdapterError(
+                    f"a factor of {base} is {array.dtype}; expected float16 or float32, or blocks of q8_0 or q4_0"
+                )
         if a.ndim != 2 or b.ndim != 2 or 0 in (*a.shape, *b.shape):
             raise AdapterError(
                 f"the factors of {base} are {a.shape} and {b.shape}; expected [rank, in] and [out, rank]"
             )
-        if a.shape[0] != b.shape[1] or a.shape[:1] != rank:
+        shapes = quant.shape(a), quant.shape(b)
+        if shapes[0][0] != shapes[1][1] or shapes[0][:1] != rank:
             raise AdapterError(
-                f"the factors of {base} are {a.shape} and {b.shape}; expected one rank in all pairs, here {rank[0]}"
+                f"the factors of {base} are {shapes[0]} and {shapes[1]}; expected one rank in all pairs, here {rank[0]}"
             )
 
 
@@ -295,9 +314,15 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, np.ndarra
             raise AdapterError(f"the tensor {name!r} has {dims} dimensions; expected 2")
         columns, rows, kind, offset = cursor.take("QQIQ")
         if kind not in _DTYPES:
-            raise AdapterError(f"the tensor {name!r} has the type {kind}; expected 0 (f32) or 1 (f16)")
+            raise AdapterError(
+                f"the tensor {name!r} has the type {kind}; expected 0 (f32), 1 (f16), 2 (q4_0) or 8 (q8_0)"
+            )
         if offset != expected:
             raise AdapterError(f"the tensor {name!r} lies at {offset}; expected {expected}, the end of the one before")
+        if kind in _BLOCKS:
+            if columns % quant.BLOCK:
+                raise AdapterError(f"the tensor {name!r} has rows of {columns} values; expected whole blocks of 32")
+            columns //= quant.BLOCK
         size = columns * rows * _DTYPES[kind].itemsize
         if size > len(cursor.data):
             raise AdapterError(f"the tensor {name!r} of {rows} x {columns} is larger than the file")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from . import _core
+from . import _core, quant
 from .adapter import Adapter
 from .errors import AdapterError
 
@@ -20,9 +20,13 @@ Pair = tuple[np.ndarray, np.ndarray]
 SLOT_STEP = 64
 
 
-def slot_rank(ranks: Sequence[int]) -> int:
-    """The smallest slot rank that holds adapters of these ranks side by side."""
-    return max(1, -(-sum(ranks) // SLOT_STEP)) * SLOT_STEP
+def slot_rank(adapters: Sequence[Adapter]) -> int:
+    """The smallest slot rank that holds *adapters* side by side, tensor by tensor."""
+    ranks: dict[str, int] = {}
+    for adapter in adapters:
+        for name in adapter.tensors:
+            ranks[name] = ranks.get(name, 0) + adapter.rank
+    return max(1, -(-max(ranks.values(), default=0) // SLOT_STEP)) * SLOT_STEP
 
 
 def shapes(adapters: Sequence[Adapter]) -> dict[str, tuple[int, int]]:
@@ -30,7 +34,7 @@ def shapes(adapters: Sequence[Adapter]) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for adapter in adapters:
         for name, (a, b) in adapter.tensors.items():
-            shape = (a.shape[1], b.shape[0])
+            shape = (quant.shape(a)[1], len(b))
             if found.setdefault(name, shape) != shape:
                 raise AdapterError(f"adapters disagree on the shape of {name}: {found[name]} and {shape}")
     return found

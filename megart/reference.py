@@ -13,6 +13,11 @@ import numpy as np
 
 _F32 = (np.dtype(np.float32),)
 _ANY = (np.dtype(np.float32), np.dtype(np.float16))
+# ggml's blocks of 32 values of a row: an f16 scale and values of 8 or 4 bits (megart/quant.py).
+_BLOCK = 32
+_Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", (32,))])
+_Q4_0 = np.dtype([("d", "<f2"), ("qs", "u1", (16,))])
+_FACTOR = (*_ANY, _Q8_0, _Q4_0)
 
 
 def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
@@ -123,14 +128,35 @@ def _mix(a, b, gates, out_a, out_b) -> None:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for a_j, b_j, weight in zip(a, b, gates):
             end = start + a_j.shape[0]
-            out_a[start:end] = a_j
+            out_a[start:end] = _values(a_j)
             if weight == 1 and b_j.dtype == out_b.dtype:
                 out_b[:, start:end] = b_j
             else:
-                out_b[:, start:end] = b_j.astype(np.float32) * weight
+                out_b[:, start:end] = _values(b_j).astype(np.float32) * weight
             start = end
     out_a[start:] = 0
     out_b[:, start:] = 0
+
+
+def _values(factor: np.ndarray) -> np.ndarray:
+    """The values of a factor [rows, columns]; blocks become float32, value by value."""
+    if factor.dtype not in (_Q8_0, _Q4_0):
+        return factor
+    rows, columns = _extent(factor)
+    values = np.empty((rows, columns), np.float32)
+    for i in range(columns):
+        block, place = factor[:, i // _BLOCK], i % _BLOCK
+        if factor.dtype == _Q8_0:
+            number = block["qs"][:, place].astype(np.float32)
+        else:
+            byte = block["qs"][:, place % 16]
+            number = ((byte >> 4 if place >= 16 else byte & 15).astype(np.int16) - 8).astype(np.float32)
+        values[:, i] = number * block["d"].astype(np.float32)
+    return values
+
+
+def _extent(factor: np.ndarray) -> tuple[int, int]:
+    return factor.shape[0], factor.shape[1] * (_BLOCK if factor.dtype in (_Q8_0, _Q4_0) else 1)
 
 
 def _explain(what: str, got: str, expected: str, remedy: str) -> str:
@@ -158,7 +184,8 @@ def _check(array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writa
     if not isinstance(array, np.ndarray):
         refuse_type(type(array).__name__, "a numpy.ndarray", "pass numpy.asarray(...)")
     if array.dtype not in dtypes:
-        names = " or ".join(dtype.name for dtype in dtypes)
+        names = " or ".join(dtype.name for dtype in dtypes if dtype.names is None)
+        names += ", or blocks of q8_0 or q4_0" if dtypes is _FACTOR else ""
         refuse_type(str(array.dtype), names, "convert it with .astype(numpy.float32)")
     if array.ndim != dims:
         _refuse(what, f"{array.ndim} dimensions", str(dims), "reshape it")
@@ -180,7 +207,7 @@ def _check_matrix(a: Any, b: Any, out_a: Any, out_b: Any, at: str) -> None:
     for what, items in ((f"a{at}", a), (f"b{at}", b)):
         _check_list(items, what, "a list of arrays", "pass one array per adapter")
         for j, item in enumerate(items):
-            _check(item, f"{what}[{j}]", _ANY, 2)
+            _check(item, f"{what}[{j}]", _FACTOR, 2)
     _check(out_a, f"out_a{at}", _ANY, 2, writable=True)
     _check(out_b, f"out_b{at}", _ANY, 2, writable=True)
 
@@ -231,16 +258,16 @@ def _check_shapes(a, b, out_a, out_b, count: int, at: str) -> None:
             "give both the rank of the slot",
         )
     same_base = "use adapters made for this base model"
-    for j, (a_j, b_j) in enumerate(zip(a, b)):
+    for j, (a_j, b_j) in enumerate(zip(map(_extent, a), map(_extent, b))):
         here = f"{at}[{j}]"
-        if a_j.shape[1] != out_a.shape[1]:
-            _refuse(f"a{here}", str(list(a_j.shape)), f"[rank, {out_a.shape[1]}]", same_base)
-        if b_j.shape[0] != out_b.shape[0]:
-            _refuse(f"b{here}", str(list(b_j.shape)), f"[{out_b.shape[0]}, rank]", same_base)
-        if a_j.shape[0] != b_j.shape[1]:
+        if a_j[1] != out_a.shape[1]:
+            _refuse(f"a{here}", str(list(a_j)), f"[rank, {out_a.shape[1]}]", same_base)
+        if b_j[0] != out_b.shape[0]:
+            _refuse(f"b{here}", str(list(b_j)), f"[{out_b.shape[0]}, rank]", same_base)
+        if a_j[0] != b_j[1]:
             _refuse(
                 f"a{here} and b{here}",
-                f"ranks {a_j.shape[0]} and {b_j.shape[1]}",
+                f"ranks {a_j[0]} and {b_j[1]}",
                 "the same rank",
                 "take both factors from one adapter",
             )

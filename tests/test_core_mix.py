@@ -10,11 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megart import _core, reference
+from megart import _core, quant, reference
 
 BOTH = pytest.mark.parametrize("impl", [_core, reference], ids=["core", "reference"])
 DTYPES = st.sampled_from([np.float32, np.float16])
+KINDS = st.sampled_from(["f32", "f16", "q8_0", "q4_0"])  # of factors; blocks where rows are whole ones
 RANKS = st.one_of(st.sampled_from([4, 8, 16, 32, 64, 128]), st.integers(0, 40))
+
+
+def factor(values, kind):
+    with np.errstate(over="ignore"):
+        if 0 in values.shape:
+            return values.astype(np.float16 if kind == "f16" else np.float32)
+        return quant.quantize(values.astype(np.float32), kind)
 
 
 @st.composite
@@ -27,10 +35,11 @@ def tasks(draw):
     spread = draw(st.sampled_from([1.0, 1e-6, 1e4]))
     matrices = []
     for _ in range(draw(st.integers(1, 3))):
-        width, height = draw(st.integers(0, 70)), draw(st.integers(0, 70))
-        types = [(draw(DTYPES), draw(DTYPES)) for _ in ranks]
-        a = [rng.standard_normal((r, width)).astype(t) for r, (t, _) in zip(ranks, types)]
-        b = [(rng.standard_normal((height, r)) * spread).astype(t) for r, (_, t) in zip(ranks, types)]
+        width = draw(st.one_of(st.integers(0, 70), st.sampled_from([32, 64, 96])))
+        height = draw(st.integers(0, 70))
+        types = [(draw(KINDS), draw(KINDS)) for _ in ranks]
+        a = [factor(rng.standard_normal((r, width)), t) for r, (t, _) in zip(ranks, types)]
+        b = [factor(rng.standard_normal((height, r)) * spread, t) for r, (_, t) in zip(ranks, types)]
         matrices.append((a, b, width, height, draw(DTYPES), draw(DTYPES)))
     return matrices, gates, sum(ranks) + draw(st.integers(0, 20))
 
@@ -206,6 +215,12 @@ BAD = {
     "out read-only": (TypeError, r"out_b: got a read-only array", {"out_b": frozen((5, 8))}),
     "out f64": (TypeError, r"out_a: got float64", {"out_a": np.ones((8, 6))}),
     "out columns": (TypeError, r"out_b: got .* not C-contiguous", {"out_b": np.ones((8, 5), F2).T}),
+    "b fields": (
+        TypeError,
+        r"b\[0\]: got .*, expected float32 or float16, or blocks of q8_0 or q4_0",
+        {"b": [np.zeros((5, 4), [("x", "f2"), ("y", "i1", (32,))])] * 2},
+    ),
+    "out blocks": (TypeError, r"out_b: got .*, expected float32 or float16;", {"out_b": np.zeros((5, 8), quant.Q8_0)}),
     "b bfloat": (TypeError, r"b\[0\]: got uint16", {"b": [np.ones((5, 4), np.uint16)] * 2}),
 }
 

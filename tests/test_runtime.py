@@ -113,7 +113,7 @@ def _plain_attention(engine: Engine) -> Context:
 
 
 def _sequence(dtype: type = np.float16) -> list[tuple[list[Adapter], list[float]]]:
-    """Mixes that make a slot grow, take up new targets, and shrink again."""
+    """Mixes that make a slot grow, take up other targets, and shrink again."""
     small = noise_adapter("qwen3", 8, 1, dtype=dtype)
     narrow = noise_adapter("qwen3", 24, 2, roles=PAPER_ROLES, dtype=dtype)
     large = noise_adapter("qwen3", 100, 3, dtype=dtype, size=0.5)
@@ -136,7 +136,52 @@ def test_both_routes_and_a_fresh_slot_agree_bit_for_bit(tiny) -> None:
             assert (got == under(loaded, adapters, gates)).all()
             with slot(tiny("qwen3")) as fresh:
                 assert (got == under(fresh, adapters, gates)).all()
-        assert written.rank == 128
+        assert written.rank == 64
+
+
+def upper(adapter: Adapter, first: int) -> Adapter:
+    """*adapter* without its pairs below layer *first*."""
+    kept = {n: pair for n, pair in adapter.tensors.items() if int(n.split(".")[1]) >= first}
+    return replace(adapter, tensors=kept)
+
+
+def test_adapters_of_some_layers_only_equal_adapters_set_by_scales(tiny, exact: None, tmp_path: Path) -> None:
+    """The slot holds the union of what opens and nothing else, whatever opened before."""
+    adapters = [
+        upper(noise_adapter("qwen3", 8, 1), 2),
+        upper(noise_adapter("qwen3", 40, 2, roles=PAPER_ROLES, size=0.3), 3),
+        upper(noise_adapter("qwen3", 40, 3), 1),
+    ]
+    files = [(save(a, tmp_path / f"{i}.gguf"), 0.0) for i, a in enumerate(adapters)]
+    model = tiny("qwen3")
+    with slot(model, dtype=np.float32) as made, Stock(model, files, size=256) as stock:
+        for opened in ([0], [1], [0, 1], [2], [0, 2], [1], [0], [0, 1, 2]):
+            gates = [0.9 / (place + 1) for place in range(len(opened))]
+            scales = [gates[opened.index(i)] if i in opened else 0.0 for i in range(3)]
+            got = under(made, [adapters[i] for i in opened], gates)
+            np.testing.assert_allclose(got, by_scales(stock, scales), atol=CLOSE)
+            assert set(made.shapes) == {n for i in opened for n in adapters[i].tensors}
+            assert made.in_place
+        assert made.rank == 128  # of the largest sum over one tensor, 8 + 40 + 40
+
+
+def test_a_layout_is_made_once_and_few_are_kept(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_of: list[int] = []
+    load = Slot._load
+    monkeypatch.setattr(Slot, "_load", lambda self, arrays: made_of.append(len(arrays)) or load(self, arrays))
+    whole = noise_adapter("llama", 8, 1, dtype=np.float16)
+    by_first = [upper(whole, first) for first in (0, 1, 2, 3)]
+    with slot(tiny()) as made:
+        first_time = [under(made, [adapter], [1.0]) for adapter in by_first]
+        again = [under(made, [adapter], [1.0]) for adapter in reversed(by_first)]
+        assert all((x == y).all() for x, y in zip(first_time, reversed(again), strict=True))
+        assert made_of == [12, 9, 6, 3]
+        narrow = noise_adapter("llama", 8, 2, dtype=np.float16, roles=("ffn_up",))
+        under(made, [narrow], [1.0])  # a fifth: the least recently used goes
+        assert (under(made, [by_first[0]], [1.0]) == first_time[0]).all()
+        assert made_of == [12, 9, 6, 3, 4]
+        assert (under(made, [by_first[3]], [1.0]) == first_time[3]).all()
+        assert made_of == [12, 9, 6, 3, 4, 3]
 
 
 def test_a_build_whose_tensors_look_otherwise_is_served_by_reloading(tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,9 @@
 """The slot: one adapter that stays set in a context, whose factors are rewritten per question.
 
+A slot has one or more layouts: which tensors of the base it works on, and at which rank. A layout
+holds exactly what opens, so a layer without an adapter costs nothing; the last few are kept, and
+going from one to another is a change of adapter (some milliseconds), within one nothing is rebuilt.
+
 Two routes give the same logits. In place: the factors are written into the tensors llama.cpp
 already computes with (no reload, no graph rebuild). Reload: the mix becomes a file in memory, is
 loaded, set, and only then is the old one freed - llama.cpp recognises adapters by address, so
@@ -12,6 +16,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import llama_cpp
 import numpy as np
@@ -23,6 +28,8 @@ from . import llama
 from .context import Context
 
 _DTYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}  # ggml_type F32, F16
+# Every adapter that llama.cpp has loaded enlarges its scheduler and takes memory: few are kept.
+LAYOUTS = 4
 
 
 @contextlib.contextmanager
@@ -44,6 +51,18 @@ def _file_of(data: bytes) -> Iterator[str]:
             yield path
 
 
+@dataclass
+class Layout:
+    """An adapter inside llama.cpp: ``shapes`` (name -> (in, out)) at ``rank``, and where it lies."""
+
+    shapes: dict[str, tuple[int, int]]
+    rank: int
+    handle: object
+    places: dict[str, mix.Pair] = field(default_factory=dict)
+    # Addresses of the tensors that are not in host memory; their `places` are copies to send over.
+    device: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
 class Slot:
     """The one adapter of *context*. ``in_place`` says which route is in use."""
 
@@ -51,11 +70,18 @@ class Slot:
         self.context = context
         self.in_place = in_place
         self.dtype = np.dtype(dtype)
-        self.rank = 0
-        self.shapes: dict[str, tuple[int, int]] = {}
-        self._handle: object | None = None
-        self._places: dict[str, mix.Pair] = {}
-        self._device: dict[str, tuple[int, int]] = {}  # addresses of tensors not in host memory
+        self.layout: Layout | None = None  # the one that is set
+        self._layouts: list[Layout] = []  # least recently used first
+
+    @property
+    def rank(self) -> int:
+        """Rank of the layout that is set, 0 without one."""
+        return self.layout.rank if self.layout else 0
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Tensors of the layout that is set."""
+        return self.layout.shapes if self.layout else {}
 
     def install(self, adapters: Sequence[Adapter], gates: Sequence[float]) -> None:
         """Make the context compute with sum_j gates[j] * adapter_j from the next decode on.
@@ -67,32 +93,50 @@ class Slot:
             if adapter.arch != self.context.engine.architecture:
                 raise AdapterError(f"an adapter for {adapter.arch} cannot work on {self.context.engine.architecture}")
         shapes = mix.shapes(adapters)
-        rank = mix.slot_rank([a.rank for a in adapters])
+        rank = mix.slot_rank(adapters)
         self.context.synchronize()
-        if not self.in_place:
+        layout = self._choose(shapes, rank) if self.in_place else None
+        if layout is None:  # the self-check failed: this llama.cpp build is not as we know it
             self._reload(shapes, rank, adapters, gates)
             return
-        fits = rank <= self.rank and all(self.shapes.get(n) == s for n, s in shapes.items())
-        if not fits:
-            self._make({**self.shapes, **shapes}, max(rank, self.rank))
-        if not self.in_place:  # the self-check failed: this llama.cpp build is not as we know it
-            self._reload(shapes, rank, adapters, gates)
-            return
-        mix.mix_into(self._places, adapters, gates, self.context.engine.threads)
-        for name, addresses in self._device.items():
-            for address, array in zip(addresses, self._places[name], strict=True):
+        mix.mix_into(layout.places, adapters, gates, self.context.engine.threads)
+        for name, addresses in layout.device.items():
+            for address, array in zip(addresses, layout.places[name], strict=True):
                 _core.tensor_set(llama.hook_functions(), address, array)
+
+    def _choose(self, shapes: dict[str, tuple[int, int]], rank: int) -> Layout | None:
+        """Set the layout of exactly *shapes* and *rank*, made when there is none; None: cannot be."""
+        for layout in self._layouts:
+            if layout.rank == rank and layout.shapes == shapes:
+                break
+        else:
+            layout = Layout(shapes, rank, self._load(self._blank(shapes, rank)))
+            self._layouts.append(layout)
+        if layout is not self.layout:
+            self.context.set_adapter(layout.handle)
+            self.layout = layout
+            self._layouts.remove(layout)
+            self._layouts.append(layout)
+            self._free(self._layouts[:-LAYOUTS])
+        if not layout.places and not self._find(layout):
+            self.in_place = False
+            return None
+        return layout
 
     def _reload(
         self,
-        shapes: Mapping[str, tuple[int, int]],
+        shapes: dict[str, tuple[int, int]],
         rank: int,
         adapters: Sequence[Adapter],
         gates: Sequence[float],
     ) -> None:
         arrays = self._blank(shapes, rank)
         mix.mix_into(arrays, adapters, gates, self.context.engine.threads)
-        self._load(arrays)
+        layout = Layout(shapes, rank, self._load(arrays))
+        self.context.set_adapter(layout.handle)
+        self.layout = layout
+        self._free(self._layouts)
+        self._layouts = [layout]
 
     def _blank(self, shapes: Mapping[str, tuple[int, int]], rank: int) -> dict[str, mix.Pair]:
         return {
@@ -100,22 +144,24 @@ class Slot:
             for name, (n_in, n_out) in shapes.items()
         }
 
-    def _load(self, arrays: dict[str, mix.Pair]) -> None:
-        """Load *arrays* as the context's adapter: init new, set new, free old."""
+    def _load(self, arrays: dict[str, mix.Pair]) -> object:
+        """*arrays* as an adapter of llama.cpp, not set yet."""
         engine = self.context.engine
         with _file_of(write_adapter(Adapter(engine.architecture, 0.0, arrays))) as path:
-            new = llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path))
-        if not new:
+            handle = llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path))
+        if not handle:
             raise AdapterError("llama.cpp refused the mix: an adapter does not fit this base model")
-        self.context.set_adapter(new)
-        old, self._handle = self._handle, new
-        if old:
-            llama_cpp.llama_adapter_lora_free(old)
+        return handle
 
-    def _make(self, shapes: dict[str, tuple[int, int]], rank: int) -> None:
-        """Make room: a zero adapter is loaded and its tensors are found in the compute graph."""
-        self._load(self._blank(shapes, rank))
-        self.shapes, self.rank = shapes, rank
+    def _free(self, layouts: Sequence[Layout]) -> None:
+        """Free *layouts*, none of which is set."""
+        for layout in list(layouts):
+            self._layouts.remove(layout)
+            layout.places, layout.device = {}, {}
+            llama_cpp.llama_adapter_lora_free(layout.handle)
+
+    def _find(self, layout: Layout) -> bool:
+        """Find the tensors of *layout*, which is set, in the compute graph; False: not as expected."""
         hook = self.context.hook
         hook.discover(True)
         try:
@@ -125,18 +171,18 @@ class Slot:
         finally:
             hook.discover(False)
             self.context.truncate(0)
-        self.in_place = self._bind(hook.found())
+        return self._bind(layout, hook.found())
 
-    def _bind(self, found: Sequence[_core.FoundTensor]) -> bool:
+    def _bind(self, layout: Layout, found: Sequence[_core.FoundTensor]) -> bool:
         """Check every tensor found against what was loaded; False when anything differs."""
         seen = {tensor["name"]: tensor for tensor in found}
-        if len(seen) != 2 * len(self.shapes):
+        if len(seen) != 2 * len(layout.shapes):
             return False
         places: dict[str, mix.Pair] = {}
         device: dict[str, tuple[int, int]] = {}
-        for name, (n_in, n_out) in self.shapes.items():
+        for name, (n_in, n_out) in layout.shapes.items():
             pair = []
-            for suffix, shape in ((".lora_a", (self.rank, n_in)), (".lora_b", (n_out, self.rank))):
+            for suffix, shape in ((".lora_a", (layout.rank, n_in)), (".lora_b", (n_out, layout.rank))):
                 tensor = seen.get(name + suffix)
                 if tensor is None or _DTYPES.get(tensor["type"]) != self.dtype:
                     return False
@@ -147,19 +193,18 @@ class Slot:
                 pair.append(tensor)
             if all(t["is_host"] for t in pair):
                 places[name] = (
-                    _core.host_array(pair[0]["data"], (self.rank, n_in), self.dtype),
-                    _core.host_array(pair[1]["data"], (n_out, self.rank), self.dtype),
+                    _core.host_array(pair[0]["data"], (layout.rank, n_in), self.dtype),
+                    _core.host_array(pair[1]["data"], (n_out, layout.rank), self.dtype),
                 )
             else:
-                places.update(self._blank({name: (n_in, n_out)}, self.rank))
+                places.update(self._blank({name: (n_in, n_out)}, layout.rank))
                 device[name] = (pair[0]["address"], pair[1]["address"])
-        self._places, self._device = places, device
+        layout.places, layout.device = places, device
         return True
 
     def close(self) -> None:
-        """Take the adapter out of the context, then free it."""
-        if self._handle:
-            self._places, self._device = {}, {}
+        """Take the adapter out of the context, then free what was loaded."""
+        if self.layout:
             self.context.set_adapter(None)
-            llama_cpp.llama_adapter_lora_free(self._handle)
-            self._handle = None
+            self.layout = None
+        self._free(self._layouts)
