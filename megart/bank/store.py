@@ -129,8 +129,8 @@ class Bank:
         """All memories in the order they came, or those that are "learnt" or "pending"."""
         if state not in (None, "learnt", "pending"):
             raise InputError(f'got the state {state!r}; expected "learnt" or "pending"')
-        sql = f"SELECT {COLUMNS} FROM memory WHERE ?1 IS NULL OR state = ?1 ORDER BY seq"
-        rows = self._catalog.read(sql, (state,))
+        where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
+        rows = self._catalog.read(f"SELECT {COLUMNS} FROM memory {where} ORDER BY seq", values)
         return [to_record(row) for row in rows]
 
     def keys(self) -> tuple[list[str], np.ndarray]:
