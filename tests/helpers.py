@@ -136,3 +136,13 @@ class Stock:
         for handle in self._loaded:
             llama_cpp.llama_adapter_lora_free(handle)
         llama_cpp.llama_model_free(self.model)
+
+
+def seat(classroom, task):  # type: ignore[no-untyped-def]
+    """A lane that studies *task*, prepared but not entered in the classroom."""
+    from megart.train.study import _Lane
+
+    active, classroom.lora.active = classroom.lora.active, False
+    prepared = classroom.upper.prepare([(x.prompt, x.opening + x.target[:-1]) for x in task.lessons])
+    classroom.lora.active = active
+    return _Lane(task, prepared, 0.0)

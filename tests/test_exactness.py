@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import FAST_ROLES, PAPER_ROLES, Stock, noise, save
+from helpers import FAST_ROLES, PAPER_ROLES, Stock, noise, save, seat
 
 from megart.adapter import Adapter, read_adapter, write_adapter
 from megart.models import Model
@@ -151,14 +151,16 @@ def test_stock_llama_cpp_applies_the_file_at_the_trained_scale(
         assert abs(stock.decode(tokens) - expected).max() > 1000 * CLOSE
 
 
+@pytest.mark.parametrize("cut", [0, 1, 3])
 @pytest.mark.parametrize("activated", [True, False])
-def test_the_lessons_loss_is_the_runtimes_loss(tiny, tiny_base, exact: None, activated: bool) -> None:
-    """Masks, positions and the prompts' cache: lessons of unlike lengths beside each other."""
+def test_the_lessons_loss_is_the_runtimes_loss(tiny, tiny_base, exact: None, activated: bool, cut: int) -> None:
+    """Masks, positions, the prompts' cache and the cut: lessons of unlike lengths beside each other."""
     base = tiny_base("qwen3")
     recipe = replace(SMALL["fast"], activated=activated)
-    studies = replace(course(recipe, lanes=2), lessons_per_step=2)
+    studies = replace(course(recipe, lanes=2), lessons_per_step=2, cut=cut)
     classroom = Classroom(base, studies)
-    factors = [noise(_shapes(base, FAST_ROLES), recipe.rank, seed, 0.5) for seed in (1, 2)]
+    shapes = {t.name: s for t, s in zip(base.targets, _shapes(base, FAST_ROLES).values()) if t.layer >= cut}
+    factors = [noise(shapes, recipe.rank, seed, 0.5) for seed in (1, 2)]
     with runtime(tiny("qwen3")) as (engine, bare, mix):
         short = lesson(engine, recipe, "Ada.")
         lessons = [
@@ -167,8 +169,10 @@ def test_the_lessons_loss_is_the_runtimes_loss(tiny, tiny_base, exact: None, act
         ]
         for lane in (0, 1):
             classroom.lora.load_lane(lane, factors[lane])
+        lanes = [seat(classroom, Task(str(lane), tuple(lessons[lane]), 0)) for lane in (0, 1)]
         with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(2):
-            losses, leads = classroom._forward([*lessons[0], *lessons[1]])
+            passes = [classroom._pass(lanes, [column, column], 1.0) for column in (0, 1)]
+        losses, leads = (torch.stack(each).T.reshape(-1) for each in zip(*passes, strict=True))
         for row, given in enumerate([*lessons[0], *lessons[1]]):
             adapter = to_adapter(factors[row // 2], architecture="qwen3", scale=recipe.scale, dtype=np.float32)
             logits = in_llama_cpp(engine, bare, mix, adapter, given)[:-1].astype(np.float64)

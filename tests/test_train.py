@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers import FAST_ROLES, PAPER_ROLES  # noqa: E402
+from helpers import FAST_ROLES, PAPER_ROLES, seat  # noqa: E402
 
 from megart.errors import ModelError  # noqa: E402
 from megart.models import Model  # noqa: E402
@@ -117,7 +117,9 @@ def test_what_was_reported_as_learnt_is_what_the_factors_do(tiny_base) -> None:
     classroom = Classroom(base, COURSE)
     classroom.lora.load_lane(0, result.factors)
     with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(1):
-        losses, leads = classroom._forward(list(given.lessons))
+        lane = seat(classroom, given)
+        passes = [classroom._pass([lane], [i], 1.0) for i in range(len(given.lessons))]
+    losses, leads = (torch.cat(each) for each in zip(*passes, strict=True))
     assert leads.min().item() == pytest.approx(result.margin, abs=1e-3)
     assert losses.mean().item() == pytest.approx(result.loss, abs=1e-3)
 
@@ -281,3 +283,40 @@ def test_models_that_cannot_be_taught_are_refused(tiny, tmp_path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="cuda"):
             load_base(tiny("llama"), device="cuda")
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_the_head_is_cross_entropy_and_its_gradient(cap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from megart.train import head as heads
+
+    monkeypatch.setattr(heads, "BLOCK_BYTES", 4 * 50 * 16)  # 37 rows in blocks of 16
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn((37, 24), generator=generator).requires_grad_()
+    weights = torch.randn((50, 24), generator=generator)
+    targets = torch.randint(50, (37,), generator=generator)
+    share = torch.rand(37, generator=generator)
+    verdict = heads.judge(hidden.detach(), weights, targets, share, cap)
+    logits = hidden @ weights.T
+    if cap:
+        logits = torch.tanh(logits / cap) * cap
+    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    (loss * share).sum().backward()
+    torch.testing.assert_close(verdict.loss, loss.detach())
+    torch.testing.assert_close(verdict.gradient, hidden.grad)
+    own = logits.gather(1, targets[:, None])[:, 0]
+    others = logits.scatter(1, targets[:, None], -math.inf)
+    torch.testing.assert_close(verdict.lead, (own - others.amax(dim=1)).detach())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_a_cut_teaches_the_upper_layers_alone_and_exactly(tiny_base, architecture: str) -> None:
+    """Same factors as when the lower layers are run again at every step."""
+    base = tiny_base(architecture)
+    given = task(2, 9, prompts=(20, 3, 11))
+    (result,) = Classroom(base, replace(COURSE, cut=2, max_steps=3)).run([given])
+    assert {int(name.split(".")[1]) for name in result.factors} == {2, 3}
+    slow = Classroom(base, replace(COURSE, max_steps=3))
+    slow.lora = StackedLora(base, [t for t in base.targets if t.layer >= 2], 1, COURSE.rank, COURSE.scale)
+    slow.optimizer = LaneAdam(slow.lora)
+    (expected,) = slow.run([given])
+    assert_same(expected, result, COURSE.rate)

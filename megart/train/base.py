@@ -46,6 +46,10 @@ class Target:
     def role(self) -> str:
         return self.name.split(".")[2]
 
+    @property
+    def layer(self) -> int:
+        return int(self.name.split(".")[1])
+
 
 @dataclass
 class FrozenBase:

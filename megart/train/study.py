@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from .base import FrozenBase
+from .head import judge
 from .lora import LaneAdam, StackedLora
+from .upper import Prepared, UpperLayers
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Course:
     margin: float = 1.0
     weight_decay: float = 0.0
     lanes: int = 4
+    cut: int = 0  # the first layer that learns; those below run once per lesson
     decay: bool = False  # linear decay of the rate to zero over max_steps (fixed-length courses)
 
 
@@ -79,13 +81,11 @@ class Result:
 @dataclass
 class _Lane:
     task: Task
+    prepared: list[Prepared]
     started: float
     step: int = 0
     loss: float = math.inf
     known: dict[int, float] = field(default_factory=dict)  # lesson index -> smallest margin seen
-
-
-Keys = list[tuple[Tensor, Tensor]]  # per layer: keys and values [heads, length, head_dim]
 
 
 class Classroom:
@@ -93,11 +93,11 @@ class Classroom:
 
     def __init__(self, base: FrozenBase, course: Course):
         self.base, self.course = base, course
-        chosen = [t for t in base.targets if t.role in course.roles]
+        chosen = [t for t in base.targets if t.role in course.roles and t.layer >= course.cut]
         self.lora = StackedLora(base, chosen, course.lanes, course.rank, course.scale)
         self.optimizer = LaneAdam(self.lora, weight_decay=course.weight_decay)
-        self._prompts: dict[tuple[int, ...], Keys] = {}
-        self._head = base.network.get_output_embeddings()
+        self.upper = UpperLayers(base, course.cut)
+        self._head = base.network.get_output_embeddings().weight
         self._cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
 
     def run(self, tasks: Iterable[Task], progress: Callable[[str, int, float], None] | None = None) -> Iterator[Result]:
@@ -122,9 +122,12 @@ class Classroom:
                         yield self._leave(lanes, index, learnt)
 
     def _enrol(self, lanes: list[_Lane], task: Task) -> None:
+        started = time.perf_counter()
         self.lora.reset_lane(len(lanes), task.seed)
         self.optimizer.reset_lane(len(lanes))
-        lanes.append(_Lane(task, time.perf_counter()))
+        # The last target token is only ever predicted.
+        prepared = self.upper.prepare([(x.prompt, x.opening + x.target[:-1]) for x in task.lessons])
+        lanes.append(_Lane(task, prepared, started))
 
     def _leave(self, lanes: list[_Lane], index: int, learnt: bool) -> Result:
         """Take a lane out; the last lane moves into its place, so that active lanes stay first."""
@@ -169,10 +172,8 @@ class Classroom:
             # One pass per column: the lanes' first lessons, then their second ones. Long texts and
             # short answers so do not pad each other.
             for column in zip(*chosen, strict=True):
-                loss, lead = self._forward([lane.task.lessons[i] for lane, i in zip(lanes, column, strict=True)])
-                # The mean over a lane's own lessons: neighbours do not change its gradient.
-                (loss.sum() / per).backward()
-                losses.append(loss.detach())
+                loss, lead = self._pass(lanes, column, 1.0 / per)
+                losses.append(loss)
                 leads.append(lead)
         means = torch.stack(losses).mean(dim=0).tolist()
         leads = torch.stack(leads).T.tolist()
@@ -185,83 +186,27 @@ class Classroom:
             lane.step += 1
         self.optimizer.step(rates)
 
-    def _forward(self, lessons: list[Lesson]) -> tuple[Tensor, Tensor]:
-        """Mean loss and smallest margin of each lesson: two float32 tensors [S]."""
-        base = self.base
-        device = base.device
-        inputs = [lesson.opening + lesson.target[:-1] for lesson in lessons]
-        prompts = [self._encode(lesson.prompt) for lesson in lessons]
-        size, width = len(lessons), max(map(len, inputs))
-        past = max(len(lesson.prompt) for lesson in lessons)
-        ids = torch.zeros((size, width), dtype=torch.long)
-        place = torch.zeros((size, width), dtype=torch.long)
-        seen = torch.zeros((size, 1, width, past + width), dtype=torch.bool)
-        causal = torch.ones((width, width), dtype=torch.bool).tril()
-        rows, columns, targets = [], [], []
-        for s, (lesson, tokens) in enumerate(zip(lessons, inputs, strict=True)):
-            ids[s, : len(tokens)] = torch.tensor(tokens)
-            place[s] = torch.arange(width) + len(lesson.prompt)
-            seen[s, 0, :, past - len(lesson.prompt) : past] = True
-            seen[s, 0, :, past:] = causal
-            first = len(lesson.opening) - 1
-            columns += range(first, first + len(lesson.target))
-            rows += [s] * len(lesson.target)
+    def _pass(self, lanes: Sequence[_Lane], picks: Sequence[int], share: float) -> tuple[Tensor, Tensor]:
+        """One lesson of each lane, forward and backward: mean loss and smallest lead, float32 [S] each.
+
+        ``share`` weighs the gradient. A lane's is the mean over its own tokens: neighbours do not change it.
+        """
+        device = self.base.device
+        lessons = [lane.task.lessons[i] for lane, i in zip(lanes, picks, strict=True)]
+        rows, columns, targets, weights = [], [], [], []
+        for s, lesson in enumerate(lessons):
+            first, count = len(lesson.opening) - 1, len(lesson.target)
+            rows += [s] * count
+            columns += range(first, first + count)
             targets += lesson.target
-        # Additive, because transformers' eager attention adds whatever it is given.
-        mask = torch.zeros(seen.shape, dtype=base.dtype).masked_fill_(~seen, torch.finfo(base.dtype).min)
-        cache = self._stack(prompts, past) if past else None
-        hidden = base.network.base_model(
-            input_ids=ids.to(device),
-            position_ids=place.to(device),
-            attention_mask=mask.to(device),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+            weights += [share / count] * count
         row = torch.tensor(rows, device=device)
-        logits = self._head(hidden[row, torch.tensor(columns, device=device)]).float()
-        if self._cap:
-            logits = torch.tanh(logits / self._cap) * self._cap
-        truth = torch.tensor(targets, device=device)
-        loss = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
-        zeros = torch.zeros(size, device=device)
-        lengths = zeros.index_add(0, row, torch.ones_like(loss))
-        mean = zeros.index_add(0, row, loss) / lengths
-        with torch.no_grad():
-            best = logits.detach().topk(2, dim=-1)
-            own = logits.detach().gather(1, truth[:, None])[:, 0]
-            rival = torch.where(best.indices[:, 0] == truth, best.values[:, 1], best.values[:, 0])
-            lead = torch.full((size,), math.inf, device=device)
-            lead = lead.scatter_reduce(0, row, own - rival, reduce="amin")
-        return mean, lead
-
-    @torch.no_grad()
-    def _encode(self, prompt: tuple[int, ...]) -> Keys:
-        """Keys and values of a prompt under the bare base, computed once."""
-        if not prompt:
-            return []
-        if prompt not in self._prompts:
-            active, self.lora.active = self.lora.active, False
-            cache = DynamicCache(config=self.base.network.config)
-            ids = torch.tensor([prompt], device=self.base.device)
-            self.base.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-            self.lora.active = active
-            self._prompts[prompt] = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
-        return self._prompts[prompt]
-
-    def _stack(self, prompts: list[Keys], past: int) -> DynamicCache:
-        """One cache over the batch, shorter prompts padded on the left (and masked there)."""
-        cache = DynamicCache(config=self.base.network.config)
-        layers = max(len(p) for p in prompts)
-        like = next(p for p in prompts if p)
-        for layer in range(layers):
-            sides = []
-            for side in (0, 1):
-                shape = like[layer][side].shape
-                stacked = like[layer][side].new_zeros((len(prompts), shape[0], past, shape[2]))
-                for s, prompt in enumerate(prompts):
-                    if prompt:
-                        kept = prompt[layer][side]
-                        stacked[s, :, past - kept.shape[1] :] = kept
-                sides.append(stacked)
-            cache.update(sides[0], sides[1], layer)
-        return cache
+        weight = torch.tensor(weights, device=device)
+        hidden = self.upper.forward([lane.prepared[i] for lane, i in zip(lanes, picks, strict=True)])
+        taught = hidden[row, torch.tensor(columns, device=device)]
+        verdict = judge(taught.detach(), self._head, torch.tensor(targets, device=device), weight, self._cap)
+        if taught.requires_grad:
+            taught.backward(verdict.gradient)
+        mean = torch.zeros(len(lessons), device=device).index_add(0, row, verdict.loss * weight) / share
+        lead = torch.full((len(lessons),), math.inf, device=device)
+        return mean, lead.scatter_reduce(0, row, verdict.lead, reduce="amin")

@@ -1,0 +1,182 @@
+"""The base cut in two: layers below the first one that learns run once per lesson, those above every step.
+
+An activated adapter leaves the prompt alone, and adapters of the upper layers leave everything
+below them alone. So a lesson is reduced, once, to what the upper layers need: the hidden state
+under them at the learning positions, and the prompt's keys and values within them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from .base import FrozenBase
+
+Keys = list[tuple[Tensor, Tensor]]  # per layer: keys and values [heads, length, head_dim]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One lesson as the upper layers see it.
+
+    ``hidden`` [W, n_embd] is the input of the first upper layer at the learning positions, which
+    start at position ``past``; ``keys`` holds what each upper layer remembers of the positions before.
+    """
+
+    hidden: Tensor
+    keys: Keys
+    past: int
+
+
+class _Reached(Exception):
+    """Thrown to leave the network at the cut."""
+
+
+class UpperLayers:
+    """Layers ``cut`` .. n_layer - 1 of *base* as a function of the hidden state under them."""
+
+    def __init__(self, base: FrozenBase, cut: int):
+        self.base, self.cut = base, cut
+        self._body = base.network.base_model
+        self._layers = list(self._body.layers)
+        self._upper = range(cut, len(self._layers))
+        self._prefixes: dict[tuple[int, ...], Keys] = {}
+
+    @torch.no_grad()
+    def prepare(self, lessons: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Prepared]:
+        """Each (prompt, learning positions) pair of token ids, all in one pass.
+
+        Tokens that every prompt starts with (the chat template's) are encoded once and kept. Call it
+        with the adapters at rest.
+        """
+        prefix = _common([prompt for prompt, _ in lessons])
+        start = len(prefix)
+        before = self._prefix(prefix)
+        rows = [list(prompt[start:]) + list(learn) for prompt, learn in lessons]
+        hidden, cache = self._below(rows, before)
+        heads = [len(prompt) - start for prompt, _ in lessons]
+        if max(heads):
+            self._over(hidden[:, : max(heads)], cache, start)
+        made = []
+        for s, (head, row) in enumerate(zip(heads, rows, strict=True)):
+            keys: Keys = []
+            if start + head:
+                sides = [(cache.layers[i].keys[s], cache.layers[i].values[s]) for i in self._upper]
+                keys = [(k[:, : start + head].clone(), v[:, : start + head].clone()) for k, v in sides]
+            made.append(Prepared(hidden[s, head : len(row)].clone(), keys, start + head))
+        return made
+
+    def _prefix(self, tokens: tuple[int, ...]) -> Keys:
+        """Keys and values of all layers for tokens that many prompts start with."""
+        if tokens and tokens not in self._prefixes:
+            cache = DynamicCache(config=self.base.network.config)
+            ids = torch.tensor([tokens], device=self.base.device)
+            self._body(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._prefixes[tokens] = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+        return self._prefixes.get(tokens, [])
+
+    def _below(self, rows: list[list[int]], before: Keys) -> tuple[Tensor, DynamicCache]:
+        """Run the lower layers on *rows* after *before*; returns the state at the cut and the cache."""
+        base, size, width = self.base, len(rows), max(map(len, rows))
+        past = before[0][0].shape[1] if before else 0
+        cache = DynamicCache(config=base.network.config)
+        for layer, (keys, values) in enumerate(before):
+            cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), layer)
+        ids = torch.zeros((size, width), dtype=torch.long)
+        for s, row in enumerate(rows):
+            ids[s, : len(row)] = torch.tensor(row)
+        found: list[Tensor] = []
+
+        def stop(_module: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+            found.append(inputs[0] if inputs else options["hidden_states"])
+            raise _Reached
+
+        handle = self._layers[self.cut].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self._body(
+                input_ids=ids.to(base.device),
+                position_ids=(torch.arange(width, device=base.device) + past).expand(size, -1),
+                attention_mask=self._mask(torch.full((size,), past), past, width),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return found[0], cache
+
+    def _over(self, hidden: Tensor, cache: DynamicCache, past: int) -> Tensor:
+        """The upper layers on *hidden*, all sequences at the same position *past*."""
+        size, width = hidden.shape[:2]
+        place = (torch.arange(width, device=hidden.device) + past).expand(size, -1)
+        return self._run(hidden, place, self._mask(torch.full((size,), past), past, width), cache)
+
+    def forward(self, lessons: Sequence[Prepared]) -> Tensor:
+        """Final hidden states [S, W, n_embd], shorter lessons padded on the right."""
+        base = self.base
+        size, width = len(lessons), max(len(lesson.hidden) for lesson in lessons)
+        past = max(lesson.past for lesson in lessons)
+        hidden = lessons[0].hidden.new_zeros((size, width, lessons[0].hidden.shape[1]))
+        for s, lesson in enumerate(lessons):
+            hidden[s, : len(lesson.hidden)] = lesson.hidden
+        starts = torch.tensor([lesson.past for lesson in lessons])
+        place = (torch.arange(width)[None] + starts[:, None]).to(base.device)
+        cache = self._stack(lessons, past) if past else DynamicCache(config=base.network.config)
+        return self._body.norm(self._run(hidden, place, self._mask(starts, past, width), cache))
+
+    def _run(self, hidden: Tensor, place: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        rotary: dict[str | None, tuple[Tensor, Tensor]] = {}
+        kinds = getattr(self.base.network.config.get_text_config(), "layer_types", None)
+        by_kind = "layer_type" in inspect.signature(self._body.rotary_emb.forward).parameters
+        for i in self._upper:
+            kind = kinds[i] if by_kind and kinds else None
+            if kind not in rotary:
+                rotary[kind] = self._body.rotary_emb(hidden, place, *([kind] if kind else []))
+            hidden = self._layers[i](
+                hidden,
+                attention_mask=mask,
+                position_ids=place,
+                past_key_values=cache,
+                use_cache=True,
+                position_embeddings=rotary[kind],
+            )
+        return hidden
+
+    def _mask(self, starts: Tensor, past: int, width: int) -> Tensor:
+        """Additive (transformers' eager attention adds it): *starts* positions of the past, then causal."""
+        seen = torch.zeros((len(starts), 1, width, past + width), dtype=torch.bool)
+        # A shorter past is padded on the left.
+        seen[:, 0, :, :past] = (torch.arange(past)[None] >= past - starts[:, None])[:, None]
+        seen[:, 0, :, past:] = torch.ones((width, width), dtype=torch.bool).tril()
+        mask = torch.zeros(seen.shape, dtype=self.base.dtype)
+        return mask.masked_fill_(~seen, torch.finfo(self.base.dtype).min).to(self.base.device)
+
+    def _stack(self, lessons: Sequence[Prepared], past: int) -> DynamicCache:
+        cache = DynamicCache(config=self.base.network.config)
+        like = next(lesson for lesson in lessons if lesson.past)
+        for at, layer in enumerate(self._upper):
+            sides = []
+            for side in (0, 1):
+                shape = like.keys[at][side].shape
+                stacked = like.keys[at][side].new_zeros((len(lessons), shape[0], past, shape[2]))
+                for s, lesson in enumerate(lessons):
+                    if lesson.past:
+                        stacked[s, :, past - lesson.past :] = lesson.keys[at][side]
+                sides.append(stacked)
+            cache.update(sides[0], sides[1], layer)
+        return cache
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The tokens that all *prompts* start with, at least one token short of the shortest."""
+    shortest = min(prompts, key=len)
+    length = 0
+    while length < len(shortest) - 1 and all(p[length] == shortest[length] for p in prompts):
+        length += 1
+    return tuple(shortest[:length])
