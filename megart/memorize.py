@@ -228,6 +228,7 @@ class Teacher:
         return failed
 
     def _task(self, memory: Memory, recipe: Recipe) -> Task:
+        from .runtime.assistant import RECALL_TOKENS
         from .train.study import Lesson, Task
 
         engine = self._assistant.engine
@@ -235,7 +236,7 @@ class Teacher:
         for user, text in recipes.lessons(memory, recipe):
             prompt = engine.prompt([{"role": "user", "content": user}])
             target = (*engine.tokenize(text, special=False), engine.end_of_turn)
-            room = self._assistant.mix.size - len(prompt.tokens)
+            room = min(self._assistant.mix.size - len(prompt.tokens), RECALL_TOKENS)
             if len(target) > room:
                 raise InputError(f"{memory.id}: {len(target)} tokens, but a memory may have {room}; split the text")
             body, opening = (prompt.body, prompt.opening) if recipe.activated else ((), prompt.tokens)

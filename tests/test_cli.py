@@ -246,7 +246,7 @@ ERRORS = {
     ),
     "empty memory": (
         ["memorize", "--bank", "{dir}/bank", "--text", " \n"],
-        "text is empty; expected at least one word",
+        "--text holds no text; expected at least one paragraph",
     ),
     "empty input": (
         ["memorize", "--bank", "{dir}/bank"],

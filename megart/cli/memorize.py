@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..bank import Memory, Record, read_memories
+from ..bank.reading import from_text
 from ..errors import InputError
+from ..split import MOST_WORDS, PIECE_WORDS
 from . import common, learn
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   megart memorize notes.md facts.jsonl
+  megart memorize handbook.md --max-words 120    many memories, titled by their headings
   megart memorize --title "The new bus" --text "Bus 12 stops at the mill since May."
   cat letter.txt | megart memorize --title "Letter from Ida"
   megart memorize --later --text "The spare key hangs behind the boiler."; megart learn"""
@@ -26,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="the text of one memory")
     parser.add_argument("--title", help="the title of the one memory given")
     parser.add_argument("--id", help="the id of the one memory given (default: made of its title)")
+    parser.add_argument(
+        "--max-words",
+        type=_word_limit,
+        default=PIECE_WORDS,
+        metavar="N",
+        help=f"cut longer texts into memories of at most N words (default: {PIECE_WORDS})",
+    )
+    parser.add_argument("--no-split", action="store_true", help="each file is one memory, whatever its length")
     parser.add_argument(
         "--later",
         action="store_true",
@@ -61,6 +72,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _word_limit(text: str) -> int:
+    """--max-words."""
+    if not text.isascii() or not text.isdigit() or not 20 <= int(text[:9]) <= MOST_WORDS:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number from 20 to {MOST_WORDS}")
+    return int(text)
+
+
 def _memories(args: argparse.Namespace) -> list[Memory]:
     """Everything that the command line gives to learn. Raises InputError."""
     sources = list(args.files)
@@ -70,13 +88,18 @@ def _memories(args: argparse.Namespace) -> list[Memory]:
         sources = ["-"]
     if sources.count("-") > 1:
         raise InputError('got "-" twice; standard input can be read once')
-    memories = [] if args.text is None else [Memory(args.text)]
+    how = {"split": not args.no_split, "max_words": args.max_words}
+    # A title of several rows is refused below; one text that is split has it in every piece's title.
+    title = args.title if len(sources) + (args.text is not None) == 1 and args.id is None else None
+    memories = [] if args.text is None else from_text(args.text, title, "--text", **how)
     for source in sources:
-        memories.extend(read_memories(source))
+        memories.extend(read_memories(source, title=title, **how))
     if args.title is None and args.id is None:
         return memories
-    if len(memories) != 1:
-        option = "--id" if args.title is None else "--title"
-        raise InputError(f"{option} is for one memory, got {len(memories)}; leave it out, or use .jsonl")
-    only = memories[0]
-    return [replace(only, id=args.id or only.id, title=args.title or only.title)]
+    if len(memories) == 1:
+        only = memories[0]
+        return [replace(only, id=args.id or only.id, title=args.title or only.title)]
+    if args.id is None and all((memory.title or "").startswith(args.title) for memory in memories):
+        return memories
+    option = "--id" if args.title is None else "--title"
+    raise InputError(f"{option} is for one memory, got {len(memories)}; leave it out, or use .jsonl")
