@@ -28,6 +28,7 @@ VERBS = {
     "show": "show all about one memory",
     "forget": "remove memories from a bank",
     "verify": "check that a bank is whole, and mend it",
+    "eval": "measure recall, answers and forgetting, and write a report",
     "demo": "watch a real model learn facts and answer from them",
 }
 _ENVIRONMENT = """\

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -382,4 +383,31 @@ class StudyDisplay:
 
     def _print(self, line: str) -> None:
         self.stream.write(f"{line}\n")
+        self.stream.flush()
+
+
+class Meter:
+    """One line of progress on stderr: redrawn on a terminal, else a line each half minute."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+        self.stream, self._clock = stream or sys.stderr, clock
+        self.live, self._last = is_live(self.stream), -math.inf
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+    def show(self, done: int, total: int, seconds_left: float, doing: str) -> None:
+        now = self._clock()
+        if done < total and now - self._last < (_REDRAW_SECONDS if self.live else 30):
+            return
+        self._last = now
+        share = bar(done / max(total, 1), 24, self.stream)
+        line = one_line(f"{share} {done}/{total}  {duration(seconds_left)} left  {doing}")
+        room = shutil.get_terminal_size().columns - 1
+        self.stream.write(f"\r{fit(line, room, self.stream)}\x1b[K" if self.live else f"{line}\n")
         self.stream.flush()

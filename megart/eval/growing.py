@@ -1,0 +1,90 @@
+"""Banks that grow while they are measured: memories copied from a learnt bank, and strangers added cheaply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..adapter import Adapter, read_adapter, write_adapter
+from ..bank import Bank, Memory
+from ..quant import shape
+from .run import Desk
+
+
+def copy_memory(source: Desk, target: Bank, id: str, new_id: str | None = None) -> None:
+    """Put memory *id* of *source* into *target* (as *new_id*), its adapter as it is; not twice."""
+    if target.find(new_id or id) is not None:
+        return
+    record = source.bank.get(id)
+    target.add(
+        replace(record.memory, id=new_id or id),
+        key=source.assistant.key(record.text, record.title),
+        adapter=source.bank.adapter_path(id).read_bytes() if record.state == "learnt" else None,
+        recipe=record.recipe,
+        activated=record.activated,
+        rank=record.rank,
+        training=record.training,
+    )
+
+
+def synthetic_adapter(like: Path, rank: int = 1, seed: int = 0) -> tuple[bytes, bool]:
+    """A valid adapter of noise on the first target of the adapter file *like*; its bytes."""
+    model = read_adapter(like)
+    random = np.random.default_rng(seed)
+    name, (a, b) = next(iter(model.tensors.items()))
+    tensors = {
+        name: (
+            random.normal(0, 1e-4, (rank, shape(a)[1])).astype(np.float16),
+            random.normal(0, 1e-4, (shape(b)[0], rank)).astype(np.float16),
+        )
+    }
+    tokens = list(model.invocation_tokens)
+    return write_adapter(Adapter(model.arch, float(rank), tensors, tokens, {})), bool(tokens)
+
+
+def noise_like(like: Path, rank: int, seed: int = 0) -> bytes:
+    """An adapter of noise with all the targets of *like* and another rank: for timing only."""
+    model = read_adapter(like)
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for name, (a, b) in model.tensors.items():
+        tensors[name] = (
+            random.normal(0, 1e-3, (rank, shape(a)[1])).astype(np.float16),
+            random.normal(0, 1e-3, (shape(b)[0], rank)).astype(np.float16),
+        )
+    return write_adapter(Adapter(model.arch, float(rank), tensors, list(model.invocation_tokens), {}))
+
+
+def add_strangers(
+    desk: Desk, texts: Iterable[tuple[str, str | None]], adapter: bytes, activated: bool, first: int
+) -> int:
+    """Add memories of *texts* (text, title) that share a synthetic adapter; returns how many."""
+    count = 0
+    for number, (text, title) in enumerate(texts, first):
+        id = f"stranger-{number:06}"
+        if desk.bank.find(id) is None:
+            desk.bank.add(
+                Memory(text, id, title), key=desk.assistant.key(text, title), adapter=adapter, recipe="synthetic",
+                activated=activated, rank=1, training={"synthetic": True},
+            )  # fmt: skip
+        count += 1
+    return count
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of every file under *path*."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process, None where the system does not say."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

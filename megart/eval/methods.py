@@ -1,0 +1,118 @@
+"""The contestants that answer through llama.cpp: bare base, MEGa, iRAG and RAG, on the same questions.
+
+Every one of them decodes greedily from the same model file. RAG retrieves with the bank's own gate and
+puts the passage into the prompt that iRAG uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .. import prompts
+from ..runtime import score
+from ..runtime.answer import OpenedMemory
+from .data import Question
+from .ledger import Row
+from .metrics import answer_scores, recall_scores
+from .run import Desk
+
+LABELS = {
+    "base": "bare base model",
+    "mega": "MEGa (megart ask)",
+    "mega-right": "MEGa, right gate given",
+    "irag": "MEGa + iRAG",
+    "rag": "RAG, same embedding",
+    "rag-right": "RAG, right passage",
+}
+KINDS = {"irag": "irag", "rag": "rag", "rag-right": "rag"}
+
+
+def kind(method: str) -> str:
+    """The unit kind of a question under *method*."""
+    return KINDS.get(method, "ask")
+
+
+def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], limit: int, *, judge: Any = None) -> Row:
+    """One question answered by *method*: text, scores, what opened, log-probability of the right answer."""
+    assistant, engine = desk.assistant, desk.assistant.engine
+    prompt = score.turn(engine, prompts.ask(question.q))
+    under: str | Sequence[str] | None = None
+    row: Row = {}
+    if method == "base":
+        made = assistant.bare(question.q, max_tokens=limit)
+        text = made.text
+    elif method == "mega":
+        made, under = assistant.ask(question.q, max_tokens=limit), score.GATE
+        text, row = made.text, _opened(made.memories, memories)
+    elif method == "mega-right":
+        under = [id for id in memories if desk.bank.find(id)] or None
+        generation, _ = score.generate(assistant, prompt, under, limit)
+        text = generation.text
+    elif method == "irag":
+        made = assistant.irag(question.q, max_tokens=limit)
+        text, row = made.text, {"recalled": made.recalled, **_opened(made.memories, memories)}
+        if made.recalled is not None:
+            prompt = score.turn(engine, prompts.with_text(question.q, [made.recalled]))
+    else:
+        ids = list(memories)
+        if method == "rag":
+            ids = score.rank(assistant, question.q).ids[: max(1, len(memories))]
+            row = {"retrieved": ids, "right": set(ids) >= set(memories)}
+        texts = {item.id: item.memory.text for item in desk.part.items}
+        content = prompts.with_text(question.q, [texts[id] for id in ids if id in texts])
+        prompt = score.turn(engine, content)
+        text = assistant.bare(content, max_tokens=limit).text
+    row = {"q": question.q, "answers": list(question.answers), "text": text, "memory": question.memory, **row}
+    if question.answers:
+        row |= answer_scores(text, question.answers)
+        gold = engine.tokenize(question.answers[0], special=False)
+        found = score.score(assistant, prompt, [gold], memories=under).scores[0]
+        row |= {"logprob": round(found.mean, 5), "logprob_sum": round(found.logprob, 5)}
+        if judge is not None:
+            row["judge"] = judge(question.q, question.answers, text)
+    return row
+
+
+def recall(desk: Desk, method: str, memory_id: str, cue: str, text: str) -> Row:
+    """The whole memory called up by *cue* under *method*."""
+    assistant = desk.assistant
+    limit = 2 * len(assistant.engine.tokenize(text, special=False)) + 16
+    row: Row = {}
+    if method == "base":
+        heard = assistant.bare(prompts.recall(cue), max_tokens=limit).text
+    elif method == "mega":
+        made = assistant.recall(cue, max_tokens=limit)
+        heard, row = made.text, _opened(made.memories, [memory_id])
+    elif method == "mega-right":
+        there = [memory_id] if desk.bank.find(memory_id) else None
+        heard = score.generate(assistant, score.turn(assistant.engine, prompts.recall(cue)), there, limit)[0].text
+    else:
+        # What RAG "recalls" is the passage it finds.
+        ids = [memory_id] if method == "rag-right" else score.rank(assistant, cue).ids[:1]
+        texts = {item.id: item.memory.text for item in desk.part.items}
+        heard, row = texts.get(ids[0], "") if ids else "", {"retrieved": ids}
+    return {"cue": cue, "text": heard, "meant": text, "memory": memory_id, **row, **recall_scores(heard, text)}
+
+
+def gate(desk: Desk, question: Question, memories: Sequence[str]) -> Row:
+    """Where the right memory stands in the gate's order, and what opens."""
+    found = score.rank(desk.assistant, question.q)
+    ranks = [found.ids.index(id) + 1 if id in found.ids else len(found.ids) + 1 for id in memories]
+    row: Row = {"q": question.q, "opened": found.opened, "opens": float(bool(found.opened)), "memory": question.memory}
+    if memories:
+        row |= {
+            "rank": max(ranks),
+            "top1": float(max(ranks) <= len(memories)),
+            "top5": float(max(ranks) <= 5),
+            "right_open": float(set(memories) <= set(found.opened)),
+            "wrong_open": float(bool(set(found.opened) - set(memories))),
+        }
+    if found.scores:
+        row["best"] = round(found.scores[0], 5)
+    return row
+
+
+def _opened(opened: Sequence[OpenedMemory], meant: Sequence[str]) -> Row:
+    ids = [memory.id for memory in opened]
+    return {"opened": ids, "gates": [round(m.gate, 4) for m in opened], "right": bool(ids) and ids[0] in meant}

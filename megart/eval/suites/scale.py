@@ -1,0 +1,197 @@
+"""Gate, opening time, memory and disk against the number of memories.
+
+The memories that are asked about are learnt; distractors have real keys of real texts and a tiny synthetic
+adapter. How many are of which kind stands in every row.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from statistics import median
+
+from ...bank import Bank
+from ...runtime import score
+from ...runtime.assistant import Assistant
+from .. import growing
+from ..data import Question, sample
+from ..ledger import Row
+from ..plots import lines
+from ..run import Desk, Run, Unit
+from ..stats import estimate
+from ..tables import Section, Table, show
+
+REAL = 100  # memories with an adapter of their own, where the data has as many
+ASKED = 300  # questions at most
+TIMED = 20  # answers that are timed
+
+
+def units(run: Run) -> list[Unit]:
+    name = next(iter(run.data.partitions))
+    state = _Scale(run, name)
+    return [
+        Unit(name, count, "scale", f"N={count}", "scale", lambda count=count: state.measure(count), many=True)
+        for count in sorted(run.options.counts)
+    ]
+
+
+class _Scale:
+    """One bank that grows from count to count. The first REAL memories of all partitions are learnt."""
+
+    def __init__(self, run: Run, name: str):
+        self.run = run
+        self.name = name
+        self.items = [item for part in run.data.partitions.values() for item in part.items]
+        self.real = [item for item in self.items if item.questions][: run.options.limit or REAL]
+        self._desk: Desk | None = None
+
+    def desk(self) -> Desk:
+        if self._desk is None:
+            bank = Bank.create(self.run.options.work / "banks" / f"{self.name}-scale", self.run.model, exist_ok=True)
+            assistant = Assistant(bank, model=self.run.model, threads=self.run.options.threads)
+            self._desk = Desk(self.run.data.partitions[self.name], bank, assistant)
+            self.run.keep(self._desk)
+        return self._desk
+
+    def strangers(self) -> Iterator[tuple[str, str | None]]:
+        """Texts that nobody is asked about: further memories, then paragraphs, then sentences of plain texts."""
+        real = {item.id for item in self.real}
+        for item in self.items:
+            if item.id not in real:
+                yield item.memory.text, item.memory.title
+        for _, text in self.run.data.texts:
+            for paragraph in text.split("\n"):
+                words = paragraph.split()
+                if len(words) >= 30:
+                    yield " ".join(words[:60]), None
+        for _, text in self.run.data.texts:
+            for sentence in re.split(r"(?<=[.!?]) +", text):
+                if 8 <= len(sentence.split()) <= 60:
+                    yield " ".join(sentence.split()), None
+
+    def grow(self, count: int) -> tuple[int, int]:
+        """Bring the bank to *count* memories: (learnt ones, synthetic ones)."""
+        desk = self.desk()
+        learnt = 0
+        for part in self.run.data.partitions.values():
+            wanted = [item.id for item in part.items if item in self.real[:count]]
+            if any(desk.bank.find(id) is None for id in wanted):
+                source = self.run.desk(part.name)
+                for id in wanted:
+                    if source.bank.find(id) is not None:
+                        growing.copy_memory(source, desk.bank, id)
+            learnt += sum(desk.bank.find(id) is not None for id in wanted)
+        self.run.close_desk()
+        room = count - learnt
+        if room > 0:
+            like = desk.bank.adapter_path(self.real[0].id)
+            adapter, activated = growing.synthetic_adapter(like)
+            texts = self.strangers()
+            growing.add_strangers(desk, (t for t, _ in zip(texts, range(room), strict=False)), adapter, activated, 0)
+        return learnt, len(desk.bank) - learnt
+
+    def measure(self, count: int) -> dict[tuple[str, str], Row]:
+        learnt, synthetic = self.grow(count)
+        desk = self.desk()
+        assistant = desk.assistant
+        asked = [q for item in self.real[:count] if desk.bank.find(item.id) for q in item.questions]
+        asked = sample(asked, ASKED, self.run.options.seed)
+        strangers = [*self.run.data.unrelated, *(Question(c.id, c.q) for c in self.run.data.choices)]
+        rows: dict[tuple[str, str], Row] = {}
+        for question in asked:
+            started = time.perf_counter()
+            found = score.rank(assistant, question.q)
+            rank = found.ids.index(question.memory) + 1
+            rows["gate", f"{count}/{question.id}"] = {
+                "memory": question.memory, "rank": rank, "top1": float(rank == 1), "top5": float(rank <= 5),
+                "true_open": float(question.memory in found.opened), "nothing": float(not found.opened),
+                "rank_ms": (time.perf_counter() - started) * 1e3, "n": len(desk.bank),
+            }  # fmt: skip
+        for question in strangers:
+            opened = score.rank(assistant, question.q).opened
+            rows["unrelated", f"{count}/{question.id}"] = {"false_open": float(bool(opened)), "n": len(desk.bank)}
+        timings = [assistant.ask(q.q, max_tokens=1).timings for q in asked[:TIMED]]
+        started = time.perf_counter()
+        with Assistant(desk.bank, model=self.run.model, threads=self.run.options.threads) as second:
+            second.ask(asked[0].q if asked else "?", max_tokens=1)
+            cold = time.perf_counter() - started
+        rows["machine", str(count)] = {
+            "n": len(desk.bank), "learnt": learnt, "synthetic": synthetic, "gate_ms": _median(t.gate_ms for t in timings),
+            "open_ms": _median(t.mix_ms + t.install_ms for t in timings),
+            "first_token_ms": _median(t.first_token_ms for t in timings), "timed": len(timings), "first_answer_s": cold,
+            "resident_bytes": growing.resident_bytes(), "disk_bytes": growing.folder_bytes(desk.bank.path),
+            "real_adapter_bytes": _median(r.adapter_bytes for r in desk.bank.records("learnt") if r.recipe != "synthetic"),
+        }  # fmt: skip
+        return rows
+
+
+def _median(values) -> float | None:  # type: ignore[no-untyped-def]
+    found = list(values)
+    return round(median(found), 4) if found else None
+
+
+def sections(rows: list[Row], run: Run) -> list[Section]:
+    machine = sorted((r for r in rows if r["method"] == "machine"), key=lambda r: r["n"])
+    seed = run.options.seed
+    lines_, curves, values = [], {"right memory first": [], "right one opens": [], "false opens": []}, {}
+    for row in machine:
+        stage = row["stage"]
+        gates = [r for r in rows if r["method"] == "gate" and r["stage"] == stage]
+        wrong = [r for r in rows if r["method"] == "unrelated" and r["stage"] == stage]
+        groups = [r["memory"] for r in gates]
+        found = {f: estimate([r[f] for r in gates], groups, seed) for f in ("top1", "top5", "true_open")}
+        found["false_open"] = estimate([r["false_open"] for r in wrong], None, seed)
+        lines_.append([str(row["n"]), f"{row['learnt']} / {row['synthetic']}", *(show(e) for e in found.values())])
+        for name, field in zip(curves, ("top1", "true_open", "false_open"), strict=True):
+            if found[field]:
+                curves[name].append((row["n"], found[field].mean))
+        values[str(row["n"])] = {**{f: e.to_dict() for f, e in found.items() if e}, **_plain(row)}
+    heads = [
+        "memories",
+        "learnt / synthetic",
+        "right memory first",
+        "among first five",
+        "right one opens",
+        "false opens",
+    ]
+    gate = Section(
+        "The gate", "Every key is the key of a real text. Distractors have a synthetic adapter.", [Table(heads, lines_)],
+        [lines(curves, "memories in the bank", "share", log_x=True, percent=True)], {"scale": values},
+    )  # fmt: skip
+    shown = [
+        [str(r["n"]), _ms(r["gate_ms"]), _ms(r["open_ms"]), _ms(r["first_token_ms"]), f"{r['first_answer_s']:.2f} s",
+         _mb(r["resident_bytes"]), _mb(r["disk_bytes"]), _mb((r["real_adapter_bytes"] or 0) * r["n"])]
+        for r in machine
+    ]  # fmt: skip
+    heads = ["memories", "gate", "open (mix and install)", "first token", "first answer of a new Assistant", "resident",
+             "disk", "disk, were all adapters real"]  # fmt: skip
+    note = f"Medians of up to {TIMED} answers. Resident: the whole process, with model, contexts and evaluation."
+    times = lines(
+        {"gate": [(r["n"], r["gate_ms"]) for r in machine if r["gate_ms"]],
+         "open": [(r["n"], r["open_ms"]) for r in machine if r["open_ms"]]},
+        "memories in the bank", "ms", log_x=True, log_y=True,
+    )  # fmt: skip
+    return [gate, Section("Time and room", "", [Table(heads, shown, note=note)], [times])]
+
+
+def _plain(row: Row) -> dict:
+    names = (
+        "learnt",
+        "synthetic",
+        "gate_ms",
+        "open_ms",
+        "first_token_ms",
+        "first_answer_s",
+        "resident_bytes",
+        "disk_bytes",
+    )
+    return {name: row[name] for name in names}
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} ms"
+
+
+def _mb(value: float | None) -> str:
+    return "–" if not value else f"{value / 1e6:.1f} MB"

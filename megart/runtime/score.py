@@ -1,0 +1,207 @@
+"""How likely a text is as the continuation of a prompt, with and without memories.
+
+Several continuations of one prompt share its KV cache. Used by evaluation; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import llama_cpp
+import numpy as np
+
+from .. import gate
+from . import embed
+from .answer import OpenedMemory
+from .assistant import Assistant
+from .context import Context, DecodeError
+from .engine import Engine, Prompt
+from .generate import Generation, greedy
+
+GATE = "gate"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Natural-log probability of a continuation of ``tokens`` tokens; ``greedy``: each was the likeliest."""
+
+    logprob: float
+    tokens: int
+    greedy: bool
+
+    @property
+    def mean(self) -> float:
+        """Log-probability per token."""
+        return self.logprob / max(1, self.tokens)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of all continuations, in order, and the memories they were scored under."""
+
+    scores: list[Score]
+    memories: list[OpenedMemory] = field(default_factory=list)
+
+
+def turn(engine: Engine, content: str) -> Prompt:
+    """*content* as a user's turn through the chat template."""
+    return engine.prompt([{"role": "user", "content": content}])
+
+
+def plain(engine: Engine, text: str) -> Prompt:
+    """*text* as it is, without a template; a memory acts from its last token on."""
+    return tokens_prompt(engine.tokenize(text, special=True, bos=True))
+
+
+def tokens_prompt(tokens: Sequence[int]) -> Prompt:
+    """Token ids as a prompt, all of which are the user's own words."""
+    return Prompt(tuple(tokens[:-1]), tuple(tokens[-1:]), (0, max(0, len(tokens) - 1)))
+
+
+def score(
+    assistant: Assistant,
+    prompt: Prompt,
+    continuations: Sequence[Sequence[int]],
+    *,
+    memories: str | Sequence[str] | None = GATE,
+) -> Scored:
+    """Score each of *continuations* (token ids) after *prompt*.
+
+    ``memories``: "gate" opens what the gate opens, a list of ids opens exactly those with equal gates,
+    None leaves the bare base. Pending memories have no adapter and score as the base. Raises
+    DecodeError when prompt and continuation do not fit into the context.
+    """
+    with assistant.engine.lock:
+        context, opened = stand(assistant, prompt, memories)
+        end = len(context.tokens)
+        first = _log_softmax(context.logits()[None])[0]
+        found = []
+        for tokens in continuations:
+            found.append(_one(context, first, list(tokens)))
+            context.truncate(end)
+        return Scored(found, opened)
+
+
+def stand(
+    assistant: Assistant, prompt: Prompt, memories: str | Sequence[str] | None
+) -> tuple[Context, list[OpenedMemory]]:
+    """A context that holds exactly *prompt* under those memories, its last logits fresh. Hold the engine's lock."""
+    embed.advance(assistant.base, prompt.body)
+    opened: list[OpenedMemory] = []
+    records = []
+    if memories == GATE:
+        chosen, _ = assistant._open(prompt)
+        if not any(memory.pending for memory in chosen.shown):
+            opened, records = chosen.shown, chosen.records
+    elif memories is not None:
+        records = [assistant.bank.get(id) for id in memories]
+        opened = [OpenedMemory(r.id, r.title or r.id, 1.0 / len(records)) for r in records]
+    if not records:
+        assistant.base.decode(prompt.opening)
+        return assistant.base, []
+    adapters = [assistant._adapter(record) for record in records]
+    assistant._load(adapters, [m.gate for m in opened], prompt, records[0].activated)
+    return assistant.mix, opened
+
+
+def generate(
+    assistant: Assistant, prompt: Prompt, memories: str | Sequence[str] | None, limit: int, stop: Sequence[str] = ()
+) -> tuple[Generation, list[OpenedMemory]]:
+    """Continue *prompt* greedily under those memories, to the end of turn, *limit* tokens or one of *stop*."""
+    with assistant.engine.lock:
+        context, opened = stand(assistant, prompt, memories)
+        if not stop:
+            return greedy(context, limit), opened
+        heard: list[str] = []
+
+        def listen(text: str) -> None:
+            heard.append(text)
+            if any(word in "".join(heard) for word in stop):
+                raise _Stop
+
+        try:
+            made = greedy(context, limit, listen)
+        except _Stop:
+            made = Generation("", [], 0.0, "stop")
+        text = "".join(heard)
+        for word in stop:
+            text = text.split(word)[0]
+        return replace(made, text=text), opened
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Every memory by the gate's score, best first, and the ids that the policy would open."""
+
+    ids: list[str]
+    scores: list[float]
+    opened: list[str]
+
+
+def rank(assistant: Assistant, question: str) -> Ranking:
+    """What the gate makes of *question*, by the shallow encoder: nothing is answered."""
+    with assistant.engine.lock:
+        assistant._refresh()
+        if not assistant._records:
+            return Ranking([], [], [])
+        assert assistant._whitening is not None
+        query = assistant._whitening.query(embed.memory_key(assistant.encoder, question))
+        scores = assistant._keys @ query
+        order = np.argsort(-scores, kind="stable")
+        opened = gate.choose(query, assistant._keys, assistant.policy)
+        return Ranking(
+            [assistant._records[i].id for i in order],
+            [float(scores[i]) for i in order],
+            [assistant._records[o.index].id for o in opened],
+        )
+
+
+class _Stop(Exception):
+    """Raised by the listener to end a generation early."""
+
+
+def _one(context: Context, first: np.ndarray, tokens: list[int]) -> Score:
+    if not tokens:
+        return Score(0.0, 0, True)
+    total, greedy = float(first[tokens[0]]), int(first.argmax()) == tokens[0]
+    step = context.batch
+    for start in range(0, len(tokens) - 1, step):
+        part = tokens[start : min(start + step, len(tokens) - 1)]
+        rows = _log_softmax(_decode_all(context, part))
+        truth = tokens[start + 1 : start + 1 + len(part)]
+        total += float(rows[np.arange(len(truth)), truth].sum())
+        greedy = greedy and (rows.argmax(axis=1) == truth).all()
+    return Score(total, len(tokens), bool(greedy))
+
+
+def _decode_all(context: Context, tokens: Sequence[int]) -> np.ndarray:
+    """Append *tokens* (at most one batch): the logits after each, float32 [tokens, vocabulary]."""
+    past = len(context.tokens)
+    if past + len(tokens) > context.size:
+        raise DecodeError(f"{past + len(tokens)} tokens do not fit into the context of {context.size}")
+    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+    try:
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, past + i, 1
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        if llama_cpp.llama_decode(context.handle, batch) != 0:
+            context.hook.take()
+            context.truncate(past)
+            raise DecodeError("llama_decode failed while scoring")
+    finally:
+        llama_cpp.llama_batch_free(batch)
+    size = llama_cpp.llama_vocab_n_tokens(context.engine.vocab)
+    pointer = llama_cpp.llama_get_logits(context.handle)
+    rows = np.ctypeslib.as_array(pointer, shape=(len(tokens), size)).copy()
+    context.tokens += list(tokens)
+    if context._watched:
+        context._states.extend(context.hook.take())
+    return rows
+
+
+def _log_softmax(rows: np.ndarray) -> np.ndarray:
+    rows = rows.astype(np.float64)
+    rows -= rows.max(axis=-1, keepdims=True)
+    return rows - np.log(np.exp(rows).sum(axis=-1, keepdims=True))
