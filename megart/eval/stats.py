@@ -6,7 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats as scipy_stats
+
+from ..errors import DependencyError
 
 RESAMPLES = 2000
 
@@ -34,6 +35,10 @@ def estimate(
     """
     if not len(values):
         return None
+    try:
+        from scipy import stats as scipy_stats
+    except ImportError:
+        raise DependencyError("evaluation needs scipy; run: pip install 'megart[eval]'") from None
     array = np.asarray(values, np.float64)
     mean = float(array.mean())
     if (array == array[0]).all():
