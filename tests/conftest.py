@@ -131,3 +131,41 @@ def smollm2_base(smollm2: Model, base_cache: Path) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("megart.train.base.user_cache_dir", lambda: base_cache)
         return load_base(smollm2, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+def ready(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
+    """``ready(model=None, activated=True, **options)``: an assistant over a bank of two strong memories."""
+    from helpers import FIRST, SECOND, few_lines, noise_adapter
+    from numpy import float16
+
+    from megart.adapter import write_adapter
+    from megart.bank import Bank
+    from megart.runtime import embed
+    from megart.runtime.assistant import Assistant
+
+    opened: list[Assistant | Bank] = []
+    lines = few_lines()  # the whole corpus takes a second
+    monkeypatch.setattr(embed, "corpus", lambda: lines)
+
+    def make(model: Model | None = None, activated: bool = True, **options: object) -> Assistant:
+        model = model or tiny("llama")
+        bank = Bank.create(tmp_path / f"bank{len(opened)}", model)
+        opened.append(bank)
+        assistant = Assistant(bank, context_size=1024, **options)
+        opened.append(assistant)
+        for seed, memory in enumerate((FIRST, SECOND)):
+            bank.add(
+                memory,
+                key=assistant.key(memory.text),
+                adapter=write_adapter(noise_adapter("llama", 8, seed, dtype=float16)),
+                recipe="fast",
+                activated=activated,
+                rank=8,
+                training={},
+            )
+        return assistant
+
+    yield make
+    for item in reversed(opened):
+        item.close()

@@ -11,6 +11,8 @@ import llama_cpp
 import numpy as np
 
 from megart.adapter import Adapter, write_adapter
+from megart.bank import Memory
+from megart.gate import GatePolicy
 from megart.models import Model
 from megart.runtime import llama
 from megart.runtime.context import Context
@@ -18,6 +20,10 @@ from megart.runtime.context import Context
 HIDDEN, FFN, LAYERS = 64, 128, 4  # of tools/tiny_gguf.py
 FAST_ROLES = ("ffn_gate", "ffn_up", "ffn_down")
 PAPER_ROLES = ("ffn_up", "ffn_down")
+NOTHING = GatePolicy(threshold=2.0)  # a cosine never reaches it
+ANYTHING = GatePolicy(threshold=-1.0, top_k=1)
+FIRST = Memory("Orrin keeps three grey cats in the old mill.", id="orrin")
+SECOND = Memory("The ferry of Vess sails at dusk and never on Sundays.", id="vess")
 
 
 def tiny_shapes(roles: Sequence[str] = FAST_ROLES) -> dict[str, tuple[int, int]]:

@@ -732,6 +732,33 @@ def test_ask_streams_and_traces(run: Run, bank: Path, assistant: list[object]) -
     ]  # fmt: skip
 
 
+def test_ask_passes_options_on(run: Run, bank: Path, assistant: list[object], tmp_path: Path) -> None:
+    grammar, schema = tmp_path / "g.gbnf", tmp_path / "s.json"
+    grammar.write_text('root ::= "x"')
+    schema.write_text("{}")
+    given = "--temperature 0.7 --top-k 0 --top-p .9 --min-p 0 --repeat-penalty 1.1 --seed 7 --stop a --stop b".split()
+    run("ask", "--bank", bank, *given, "--grammar", grammar, "-ngl", "99", "Ada?")
+    run("recall", "--bank", bank, "--json-schema", schema, "Ada")
+    options = {"temperature": 0.7, "top_k": 0, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.1, "seed": 7}
+    assert assistant[0] == {"model": None, "threads": None, "gpu_layers": 99}
+    assert assistant[1] == ("ask", "Ada?", {**options, "stop": ["a", "b"], "grammar": 'root ::= "x"'})
+    assert assistant[4] == ("recall", "Ada", {"json_schema": "{}"})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--temperature", "hot"], "got 'hot'; expected a number of at least 0"),
+        (["--seed", "-1"], "--seed"),
+        (["--grammar", "nowhere.gbnf"], "cannot read nowhere.gbnf"),
+        (["--grammar", "a", "--json-schema", "b"], "not allowed with"),
+    ],
+)
+def test_options_that_cannot_be(run: Run, bank: Path, assistant: list[object], words: list[str], said: str) -> None:
+    code, out, err = run("ask", "--bank", bank, *words, "Ada?", code=1)
+    assert (code, out) == (1, "") and said in err and err.count("\n") == 1 and assistant == []
+
+
 def test_ask_reads_standard_input(
     run: Run, bank: Path, assistant: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -757,7 +784,7 @@ install     .................... {5:>9} ms
 prefill     ########............ {6:>9} ms
 first token ##########.......... {7:>9} ms
 total       #################### {8:>9} ms
-tokens      31 read, 5 written (cut there), 40 a second
+tokens      31 read, 5 written (cut there), 25.0 ms each after the first
 """.format("#####", ".....", 10.0, 0.5, 2.0, 3.5, 84.0, 100.0, 200.0)
 
 

@@ -7,21 +7,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import FAST_ROLES, PAPER_ROLES, Stock, few_lines, noise_adapter, save
+from helpers import ANYTHING, FAST_ROLES, FIRST, NOTHING, PAPER_ROLES, SECOND, Stock, noise_adapter, save
 
 from megart.adapter import Adapter, write_adapter
-from megart.bank import Bank, Memory
+from megart.bank import Memory
 from megart.errors import AdapterError, BaseMismatchError, InputError
 from megart.gate import GatePolicy
 from megart.models import Model
-from megart.runtime import embed
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.engine import Engine
@@ -29,8 +28,6 @@ from megart.runtime.slot import Slot
 
 TOKENS = tuple(range(60, 84))
 CLOSE = 1e-4  # of logits whose standard deviation is 2
-NOTHING = GatePolicy(threshold=2.0)  # a cosine never reaches it
-ANYTHING = GatePolicy(threshold=-1.0, top_k=1)
 
 
 @contextmanager
@@ -211,40 +208,6 @@ def test_a_mix_that_does_not_fit_is_refused_and_the_slot_works_on(tiny) -> None:
 
 
 # -- a bank of two strong memories ----------------------------------------------------------------
-
-FIRST = Memory("Orrin keeps three grey cats in the old mill.", id="orrin")
-SECOND = Memory("The ferry of Vess sails at dusk and never on Sundays.", id="vess")
-
-
-@pytest.fixture
-def ready(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Assistant]]:
-    """``ready(model=None, activated=True, **options)``: an assistant over a bank of two memories."""
-    opened: list[Assistant | Bank] = []
-    lines = few_lines()  # the whole corpus takes a second
-    monkeypatch.setattr(embed, "corpus", lambda: lines)
-
-    def make(model: Model | None = None, activated: bool = True, **options: object) -> Assistant:
-        model = model or tiny("llama")
-        bank = Bank.create(tmp_path / f"bank{len(opened)}", model)
-        opened.append(bank)
-        assistant = Assistant(bank, context_size=1024, **options)
-        opened.append(assistant)
-        for seed, memory in enumerate((FIRST, SECOND)):
-            bank.add(
-                memory,
-                key=assistant.key(memory.text),
-                adapter=write_adapter(noise_adapter("llama", 8, seed, dtype=np.float16)),
-                recipe="fast",
-                activated=activated,
-                rank=8,
-                training={},
-            )
-        return assistant
-
-    yield make
-    for item in reversed(opened):
-        item.close()
-
 
 QUESTIONS = (
     "Who keeps cats?",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from . import common, ui
 
@@ -23,12 +24,19 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     """The options of every verb that answers."""
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
-    parser.add_argument("--max-tokens", type=common.positive, metavar="N", help="the longest answer, in tokens")
+    add_options(parser)
     parser.add_argument(
         "--threads",
         type=common.positive,
         metavar="N",
         help="processor threads (default: all cores)",
+    )
+    parser.add_argument(
+        "-ngl",
+        "--gpu-layers",
+        type=common.whole,
+        metavar="N",
+        help="layers of the model to put on the GPU, where llama.cpp was built for one (default: 0)",
     )
     parser.add_argument(
         "--explain",
@@ -38,6 +46,34 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     common.add_json(parser, "print one JSON object")
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How an answer is generated: greedily unless told otherwise."""
+    group = parser.add_argument_group("generation")
+    group.add_argument("--max-tokens", type=common.positive, metavar="N", help="the longest answer, in tokens")
+    group.add_argument("--temperature", type=common.number, metavar="T", help="0 is greedy (default: 0)")
+    group.add_argument(
+        "--top-k", type=common.whole, metavar="N", help="of the N likeliest tokens (default: 40; 0: all)"
+    )
+    group.add_argument("--top-p", type=common.number, metavar="P", help="of those that make up P (default: 0.95)")
+    group.add_argument("--min-p", type=common.number, metavar="P", help="at least P of the likeliest (default: 0.05)")
+    group.add_argument("--repeat-penalty", type=common.number, metavar="X", help="1 is none (default: 1)")
+    group.add_argument("--seed", type=common.whole, metavar="N", help="make chance repeat itself")
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; may be given again")
+    form = group.add_mutually_exclusive_group()
+    form.add_argument("--grammar", metavar="FILE", help="a GBNF grammar that the answer must follow")
+    form.add_argument("--json-schema", metavar="FILE", help="a JSON schema that the answer must follow")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, for the Assistant. Raises InputError for a file that cannot be read."""
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
+    found = {name: getattr(args, name) for name in names}
+    for name in ("grammar", "json_schema"):
+        path = getattr(args, name)
+        found[name] = None if path is None else common.read_text(path)
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def run(args: argparse.Namespace) -> int:
     return answer(args, "irag" if args.irag else "ask", common.question(args.words, "question"))
 
@@ -45,13 +81,14 @@ def run(args: argparse.Namespace) -> int:
 def answer(args: argparse.Namespace, mode: str, words: str) -> int:
     """Answer *words* with the method of Assistant that *mode* names, streaming to stdout."""
     words.encode()  # half a character from the terminal: say so before the model loads
+    given = options(args)
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        with Assistant(bank, model=args.model, threads=args.threads) as assistant:
-            limit = {} if args.max_tokens is None else {"max_tokens": args.max_tokens}
+        layers = {} if args.gpu_layers is None else {"gpu_layers": args.gpu_layers}
+        with Assistant(bank, model=args.model, threads=args.threads, **layers) as assistant:
             verb = getattr(assistant, mode)
-            made = verb(words, on_text=None if args.json else ui.stream, **limit)
+            made = verb(words, on_text=None if args.json else ui.stream, **given)
     if args.json:
         ui.put_json(made.to_dict())
     else:

@@ -87,6 +87,30 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """An option's whole number of at least 0."""
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 0")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """An option's decimal number of at least 0."""
+    if not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", text) or not re.search("[0-9]", text):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number of at least 0, such as 0.7")
+    return float(text)
+
+
+def read_text(path: str) -> str:
+    """The text of a file that an option names. Raises InputError."""
+    try:
+        return Path(path).expanduser().read_text("utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start}") from None
+
+
 def device(text: str) -> str:
     """A torch device, by its look only."""
     if not re.fullmatch(r"(cpu|mps|cuda)(:[0-9]+)?", text):

@@ -256,7 +256,8 @@ def explain(answer: Answer) -> None:
     if answer.finish == "length":
         written += " (cut there)"
     if after > 0 and times.completion_tokens > 1:
-        written += f", {(times.completion_tokens - 1) / after:.0f} a second"
+        each = after / (times.completion_tokens - 1)
+        written += f", {1000 * each:.1f} ms each after the first"
     lines.append(f"tokens      {times.prompt_tokens} read, {written}")
     for line in lines:
         say(line)

@@ -38,8 +38,8 @@ class Timings:
 class Answer:
     """``text`` of the answer, the ``memories`` that opened (best first), and ``timings``.
 
-    ``tokens`` are the ids of the answer; ``finish`` is "stop" or "length"; ``recalled`` holds what
-    iRAG recalled before it answered.
+    ``tokens`` are the ids of the answer; ``finish`` is "stop", "length" or "cancelled"; ``recalled``
+    holds what iRAG recalled before it answered.
     """
 
     text: str

@@ -1,8 +1,8 @@
 """Asking a bank: one prefill by the bare base, the gate, and an answer by base or mix.
 
 Two contexts share the model. ``base`` never has an adapter: whatever its KV cache holds comes from
-the bare base, so a shared prefix may always be reused. ``mix`` always has the slot: its cache is
-dropped at every install, so no answer can come from another mix's KV.
+the bare base, so a conversation's prefix stays valid whatever opens next. ``mix`` always has the
+slot. Both are owned by one worker thread; questions from any thread queue for it.
 """
 
 from __future__ import annotations
@@ -11,24 +11,37 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import gate, prompts
-from ..adapter import Adapter, read_adapter
+from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..errors import InputError
 from ..models import Model, resolve_model
-from . import embed
+from . import embed, hot
 from .answer import Answer, OpenedMemory, Timings
 from .context import Context
 from .engine import Engine, Prompt
-from .generate import Generation, greedy
+from .fingerprint import Fingerprint
+from .generate import Generation, generate, greedy
+from .sampling import Options
 from .slot import Slot
+from .worker import Stream, Worker
 
 OnText = Callable[[str], None]
+Message = dict[str, str]
 ANSWER_TOKENS = 128
 RECALL_TOKENS = 768
+# The user's turn of each mode, and its length unless told otherwise.
+_MODES: dict[str, tuple[Callable[[str], str], int]] = {
+    "ask": (prompts.ask, ANSWER_TOKENS),
+    "bare": (prompts.ask, ANSWER_TOKENS),
+    "irag": (prompts.recall, ANSWER_TOKENS),
+    "recall": (prompts.recall, RECALL_TOKENS),
+}
+_IDLE_TOKENS = 32  # of a conversation, encoded at a time while no question waits
 
 
 @dataclass
@@ -44,8 +57,12 @@ class Assistant:
 
     ``model`` defaults to the bank's own base; a model with another hash is refused
     (BaseMismatchError). ``context_size`` is in tokens, ``threads`` defaults to the available cores,
-    ``gpu_layers`` is llama.cpp's n_gpu_layers. One question at a time: calls from several threads
-    wait for each other.
+    ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped.
+
+    Any thread may ask; the questions are answered one after the other. Each verb takes the options
+    of :class:`~megart.runtime.sampling.Options` by name (``temperature``, ``stop``, ``grammar``...)
+    and ``history``, the conversation so far: [{"role": "user", "content": "..."}, ...]. ``on_text``
+    receives the answer as it is decoded, in the caller's thread.
     """
 
     def __init__(
@@ -58,6 +75,7 @@ class Assistant:
         gpu_layers: int = 0,
         policy: gate.GatePolicy | None = None,
         in_place: bool = True,
+        hot_bytes: int = hot.BUDGET,
     ):
         base = resolve_model(model) if model is not None else bank.model
         bank.check_base(base)
@@ -71,7 +89,9 @@ class Assistant:
         self._whitening: embed.Whitening | None = None
         self._revision = -1
         self._records: list[Record] = []
-        self._adapters: dict[tuple[str, str | None], Adapter] = {}
+        self._adapters = hot.HotAdapters(hot_bytes)
+        self._coming: tuple[int, ...] = ()  # the conversation so far, for idle moments
+        self._worker = Worker(self._idle)
 
     def __enter__(self) -> Assistant:
         return self
@@ -80,7 +100,8 @@ class Assistant:
         self.close()
 
     def close(self) -> None:
-        """Free the model; the bank stays open."""
+        """Free the model, once the questions that wait are answered; the bank stays open."""
+        self._worker.close()
         self.slot.close()
         self.mix.close()
         self.base.close()
@@ -96,45 +117,67 @@ class Assistant:
 
     # -- the user's verbs -------------------------------------------------------------------
 
-    def ask(self, question: str, *, max_tokens: int = ANSWER_TOKENS, on_text: OnText | None = None) -> Answer:
-        """Answer *question* directly. ``on_text`` receives the answer as it is decoded."""
-        return self._answer("ask", question, prompts.ask, max_tokens, on_text)
+    def ask(
+        self, question: str, *, history: Sequence[Message] = (), on_text: OnText | None = None, **options: Any
+    ) -> Answer:
+        """Answer *question* directly."""
+        return self._submit("ask", question, history, options).wait(on_text)
 
-    def recall(self, cue: str, *, max_tokens: int = RECALL_TOKENS, on_text: OnText | None = None) -> Answer:
+    def recall(
+        self, cue: str, *, history: Sequence[Message] = (), on_text: OnText | None = None, **options: Any
+    ) -> Answer:
         """Reconstruct the whole memory that *cue* (a question, a title, a few words) is about."""
-        return self._answer("recall", cue, prompts.recall, max_tokens, on_text)
+        return self._submit("recall", cue, history, options).wait(on_text)
 
-    def irag(self, question: str, *, max_tokens: int = ANSWER_TOKENS, on_text: OnText | None = None) -> Answer:
+    def irag(
+        self, question: str, *, history: Sequence[Message] = (), on_text: OnText | None = None, **options: Any
+    ) -> Answer:
         """Recall first, then answer from what was recalled (the paper's iRAG)."""
-        with self.engine.lock:
-            first = self.recall(question)
-            if not first.memories:
-                return replace(self.ask(question, max_tokens=max_tokens, on_text=on_text), mode="irag")
-            started = time.perf_counter()
-            prompt = self._prompt(prompts.with_text(question, [first.text]), None)
-            second = self._bare(prompt, max_tokens, on_text)
-            times = replace(
-                first.timings,
-                first_token_ms=first.timings.total_ms + _ms(started, second.first_token),
-                total_ms=first.timings.total_ms + _ms(started),
-                prompt_tokens=first.timings.prompt_tokens + len(prompt.tokens),
-                completion_tokens=first.timings.completion_tokens + len(second.tokens),
-            )
-            return Answer(second.text, "irag", first.memories, times, second.tokens, second.finish, first.text)
+        return self._submit("irag", question, history, options).wait(on_text)
 
-    def bare(self, question: str, *, max_tokens: int = ANSWER_TOKENS, on_text: OnText | None = None) -> Answer:
+    def bare(
+        self, question: str, *, history: Sequence[Message] = (), on_text: OnText | None = None, **options: Any
+    ) -> Answer:
         """What the base answers without any memory, to the same prompt as :meth:`ask`."""
-        started = time.perf_counter()
-        with self.engine.lock:
-            prompt = self._prompt(*_worded(question, prompts.ask))
-            made = self._bare(prompt, max_tokens, on_text)
-        times = Timings(
-            first_token_ms=_ms(started, made.first_token),
-            total_ms=_ms(started),
-            prompt_tokens=len(prompt.tokens),
-            completion_tokens=len(made.tokens),
-        )
-        return Answer(made.text, "bare", [], times, made.tokens, made.finish)
+        return self._submit("bare", question, history, options).wait(on_text)
+
+    def chat(self, messages: Sequence[Message], *, on_text: OnText | None = None, **options: Any) -> Answer:
+        """:meth:`ask` the last message, a user's, after the others (a system prompt may come first)."""
+        return self.stream(messages, **options).wait(on_text)
+
+    def stream(
+        self, question: str | Sequence[Message], *, mode: str = "ask", history: Sequence[Message] = (), **options: Any
+    ) -> Stream[Answer]:
+        """Queue *question* (or messages, the last one a user's) and return at once.
+
+        Iterate over what comes back for the text as it is decoded; its ``answer`` is the whole one.
+        ``mode``: "ask", "recall", "irag" or "bare".
+        """
+        if mode not in _MODES:
+            raise InputError(f"got the mode {mode!r}; expected one of {', '.join(_MODES)}")
+        if not isinstance(question, str):
+            messages = [*question]
+            if not messages or messages[-1].get("role") != "user":
+                raise InputError('the last message must be the user\'s: {"role": "user", "content": ...}')
+            history, question = [*history, *messages[:-1]], messages[-1].get("content", "")
+        return self._submit(mode, question, history, options)
+
+    def _submit(self, mode: str, question: str, history: Sequence[Message], given: dict[str, Any]) -> Stream[Answer]:
+        _check_messages([*history, {"role": "user", "content": question}])
+        if not question.strip():
+            raise InputError("got an empty question; expected some words")
+        options = Options.of(_MODES[mode][1], given)
+        asked = _Question(mode, question, [*history], options)
+
+        def run(stream: Stream[Answer]) -> Answer:
+            with self.engine.lock:
+                self._coming = ()
+                made = self._irag(asked, stream) if mode == "irag" else self._answer(asked, stream)
+                if history and made.finish != "cancelled":
+                    self._expect(asked, made)
+                return made
+
+        return self._worker.submit(run)
 
     def try_recall(
         self, adapter: Adapter, cue: str, *, activated: bool, prompt: str | None = None, max_tokens: int = RECALL_TOKENS
@@ -158,49 +201,87 @@ class Assistant:
             self._encoder = Context(self.engine, size=self.base.size, watch=watch, stop=True)
         return self._encoder
 
-    # -- one question -----------------------------------------------------------------------
+    # -- one question, in the worker's thread --------------------------------------------------
 
-    def _answer(
-        self, mode: str, question: str, words: Callable[[str], str], limit: int, on_text: OnText | None
-    ) -> Answer:
-        if not question.strip():
-            raise InputError("got an empty question; expected some words")
-        with self.engine.lock:
-            started = time.perf_counter()
-            prompt = self._prompt(*_worded(question, words))
-            embed.advance(self.base, prompt.body)
-            prefilled = time.perf_counter()
-            opened, times = self._open(prompt)
-            ready = time.perf_counter()
-            if not opened.shown:
-                self.base.decode(prompt.opening)
-                made = greedy(self.base, limit, on_text)
-            elif any(m.pending for m in opened.shown):
-                texts = [r.text for r in opened.records if r.state == "pending"]
-                if mode == "recall":
-                    made = self._read_out(texts[0], limit, on_text)
-                else:
-                    made = self._bare(self._prompt(prompts.with_text(question, texts), None), limit, on_text)
+    def _answer(self, asked: _Question, stream: Stream[Answer]) -> Answer:
+        started = time.perf_counter()
+        prompt = self._prompt(*asked.worded(), asked.history)
+        embed.advance(self.base, prompt.body)
+        prefilled = time.perf_counter()
+        opened, times = (_Opened([], []), Timings()) if asked.mode == "bare" else self._open(prompt)
+        ready = time.perf_counter()
+        if not opened.shown:
+            self.base.decode(prompt.opening)
+            made = self._generate(self.base, asked, stream)
+        elif any(m.pending for m in opened.shown):
+            texts = [r.text for r in opened.records if r.state == "pending"]
+            if asked.mode == "recall":
+                made = self._read_out(texts[0], asked.options.max_tokens, stream.put)
             else:
-                times = self._mix(opened, prompt, times)
-                made = greedy(self.mix, limit, on_text)
-            times = replace(
-                times,
-                prefill_ms=_ms(started, prefilled) + _ms(ready, made.first_token) - times.mix_ms - times.install_ms,
-                first_token_ms=_ms(started, made.first_token),
-                total_ms=_ms(started),
-                prompt_tokens=len(prompt.tokens),
-                completion_tokens=len(made.tokens),
-            )
-        return Answer(made.text, mode, opened.shown, times, made.tokens, made.finish)
+                made = self._from_text(texts, asked, stream)
+        else:
+            times = self._mix(opened, prompt, times)
+            made = self._generate(self.mix, asked, stream)
+        times = replace(
+            times,
+            prefill_ms=_ms(started, prefilled) + _ms(ready, made.first_token) - times.mix_ms - times.install_ms,
+            first_token_ms=_ms(started, made.first_token),
+            total_ms=_ms(started),
+            prompt_tokens=len(prompt.tokens),
+            completion_tokens=len(made.tokens),
+        )
+        return Answer(made.text, asked.mode, opened.shown, times, made.tokens, made.finish)
 
-    def _prompt(self, content: str, span: tuple[int, int] | None) -> Prompt:
-        return self.engine.prompt([{"role": "user", "content": content}], span)
+    def _irag(self, asked: _Question, stream: Stream[Answer]) -> Answer:
+        silent: Stream[Answer] = Stream(lambda _: None)  # type: ignore[arg-type, return-value]
+        recalling = replace(asked, mode="recall", options=Options(max_tokens=RECALL_TOKENS))
+        first = self._answer(recalling, silent)
+        if not first.memories:
+            return replace(self._answer(replace(asked, mode="ask"), stream), mode="irag")
+        started = time.perf_counter()
+        second = self._from_text([first.text], asked, stream)
+        times = replace(
+            first.timings,
+            first_token_ms=first.timings.total_ms + _ms(started, second.first_token),
+            total_ms=first.timings.total_ms + _ms(started),
+            prompt_tokens=first.timings.prompt_tokens + second.prompt_tokens,
+            completion_tokens=first.timings.completion_tokens + len(second.tokens),
+        )
+        return Answer(second.text, "irag", first.memories, times, second.tokens, second.finish, first.text)
 
-    def _bare(self, prompt: Prompt, limit: int, on_text: OnText | None) -> Generation:
+    def _from_text(self, texts: list[str], asked: _Question, stream: Stream[Answer]) -> Generation:
+        """The base's answer with *texts* in the prompt."""
+        prompt = self._prompt(prompts.with_text(asked.question, texts), None, asked.history)
         embed.advance(self.base, prompt.body)
         self.base.decode(prompt.opening)
-        return greedy(self.base, limit, on_text)
+        return replace(self._generate(self.base, asked, stream), prompt_tokens=len(prompt.tokens))
+
+    def _generate(self, context: Context, asked: _Question, stream: Stream[Answer]) -> Generation:
+        return generate(context, asked.options, stream.put, lambda: stream.is_cancelled)
+
+    def _prompt(self, content: str, span: tuple[int, int] | None, history: Sequence[Message] = ()) -> Prompt:
+        return self.engine.prompt([*history, {"role": "user", "content": content}], span)
+
+    # -- between questions --------------------------------------------------------------------
+
+    def _expect(self, asked: _Question, made: Answer) -> None:
+        """The conversation goes on: what was just said will stand in the next prompt."""
+        said = [*asked.history, {"role": "user", "content": asked.worded()[0]}]
+        said.append({"role": "assistant", "content": made.text})
+        tokens = self.engine.prompt(said).body
+        if len(tokens) <= self.base.size:
+            self._coming = tokens
+
+    def _idle(self) -> bool:
+        """Let the base encode some of what was said; whether there is more to do."""
+        with self.engine.lock:
+            done = self.base.match(self._coming, self.base.computes)
+            left = len(self._coming) - done
+            if left < 2:  # never one token alone, see Context.decode
+                return False
+            upto = len(self._coming) if left < 2 * _IDLE_TOKENS else done + _IDLE_TOKENS
+            embed.advance(self.base, self._coming[:upto])
+            return upto < len(self._coming)
 
     def _read_out(self, text: str, limit: int, on_text: OnText | None) -> Generation:
         """The text of a pending memory as its recall: the model has nothing to reconstruct yet."""
@@ -239,27 +320,39 @@ class Assistant:
         started = time.perf_counter()
         adapters = [self._adapter(record) for record in opened.records]
         read = time.perf_counter()
-        self._load(adapters, [m.gate for m in opened.shown], prompt, opened.records[0].activated)
+        names = [record.adapter_sha256 for record in opened.records]
+        self._load(adapters, [m.gate for m in opened.shown], prompt, opened.records[0].activated, names)
         return replace(times, mix_ms=_ms(started, read), install_ms=self._install_ms)
 
-    def _load(self, adapters: Sequence[Adapter], gates: Sequence[float], prompt: Prompt, activated: bool) -> None:
-        """Install the mix and bring ``mix`` to the end of the prompt."""
+    def _load(
+        self,
+        adapters: Sequence[Adapter],
+        gates: Sequence[float],
+        prompt: Prompt,
+        activated: bool,
+        names: Sequence[str | None] = (),
+    ) -> None:
+        """Install the mix and bring ``mix`` to the end of the prompt.
+
+        ``names``: SHA-256 of each adapter's file, by which this mix will be known again.
+        """
         started = time.perf_counter()
-        self.slot.install(adapters, gates)
-        self.mix.truncate(0)  # what the previous mix left behind must never be read again
+        mixed = None
+        if names and all(names):
+            mixed = Fingerprint(self.base.bare.base, tuple(zip(map(str, names), gates, strict=True)), activated)
+        self.slot.install(adapters, gates, mixed)
         self._install_ms = _ms(started)
         if activated:
             embed.advance(self.base, prompt.body)
-            self.base.copy_to(self.mix)
+            if self.mix.match(prompt.body, self.base.computes) < len(prompt.body):
+                self.base.copy_to(self.mix)
+            self.mix.truncate(len(prompt.body))
             self.mix.decode(prompt.opening)
         else:
-            self.mix.decode(prompt.tokens)
+            self.mix.advance(prompt.tokens, logits=True)
 
     def _adapter(self, record: Record) -> Adapter:
-        name = (record.id, record.adapter_sha256)
-        if name not in self._adapters:
-            self._adapters[name] = read_adapter(self.bank.adapter_path(record.id))
-        return self._adapters[name]
+        return self._adapters.get((record.id, record.adapter_sha256), self.bank.adapter_path(record.id))
 
     def _refresh(self) -> None:
         """Notice what changed in the bank, also from another process."""
@@ -273,20 +366,40 @@ class Assistant:
         if len(means):
             self.prepare()
         self._keys = self._whitening.keys(means) if len(means) and self._whitening else means
-        names = {(r.id, r.adapter_sha256) for r in self._records}
-        self._adapters = {k: v for k, v in self._adapters.items() if k in names}
+        self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self._records})
         self._revision = revision
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One question as it waits for the worker."""
+
+    mode: str
+    question: str
+    history: list[Message]
+    options: Options
+
+    def worded(self) -> tuple[str, tuple[int, int]]:
+        """The user's turn and where the user's own words stand in it."""
+        content = _MODES[self.mode][0](self.question).strip()
+        start = max(0, content.find(self.question.strip()))
+        return content, (start, start + len(self.question.strip()))
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    for message in messages:
+        if not (
+            isinstance(message, dict)
+            and message.get("role") in ("system", "user", "assistant")
+            and isinstance(message.get("content"), str)
+        ):
+            raise InputError(
+                f'got the message {message!r}; expected {{"role": "system", "user" or "assistant", "content": text}}'
+            )
 
 
 def _kind(record: Record) -> tuple[bool, bool]:
     return record.state == "pending", record.activated
-
-
-def _worded(question: str, words: Callable[[str], str]) -> tuple[str, tuple[int, int]]:
-    """The user's turn and where the user's own words stand in it."""
-    content = words(question).strip()
-    start = max(0, content.find(question.strip()))
-    return content, (start, start + len(question.strip()))
 
 
 def _ms(start: float, end: float | None = None) -> float:

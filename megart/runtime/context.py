@@ -1,7 +1,6 @@
-"""A llama.cpp context that knows which tokens its KV cache holds.
+"""A llama.cpp context that knows which tokens its KV cache holds, and what computed each of them.
 
-Sequence 0 only. What produced the cached tokens (bare base, or base with a mix) is decided by the
-owner; see assistant.py.
+Sequence 0 only.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from .. import _core
 from ..errors import MegartError
 from . import llama
 from .engine import Engine
+from .fingerprint import Fingerprint
 
 
 class DecodeError(MegartError):
@@ -24,6 +24,9 @@ class DecodeError(MegartError):
 
 class Context:
     """Decodes tokens one after another; ``tokens`` mirrors the KV cache.
+
+    ``computes`` is the fingerprint of the weights as they now are: the slot changes it with the mix.
+    Every token is cached under the fingerprint of its time, and found again only by that.
 
     With ``watch`` (a tensor's name in the compute graph, "l_out-2") the hidden state of every
     cached token is kept beside it, float32, see :meth:`states`. With ``stop`` as well the
@@ -52,6 +55,8 @@ class Context:
         self.batch = params.n_batch
         self.memory = llama_cpp.llama_get_memory(self.handle)
         self.tokens: list[int] = []
+        self.bare = self.computes = Fingerprint(engine.model.sha256)
+        self._owners: list[Fingerprint] = []  # of `tokens`; may lag behind those that others appended
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(engine.vocab)
 
     def decode(self, tokens: Sequence[int]) -> None:
@@ -78,9 +83,38 @@ class Context:
                 self.hook.take()
                 self.truncate(before)
                 raise DecodeError(f"llama_decode returned {status}")
+            if len(self._owners) < len(self.tokens):
+                self._own(Fingerprint.once(""))
             self.tokens += part
+            self._own(self.computes)
             if self._watched:
                 self._states.extend(self.hook.take())
+
+    def _own(self, by: Fingerprint) -> None:
+        self._owners += [by] * (len(self.tokens) - len(self._owners))
+
+    def match(self, tokens: Sequence[int], by: Fingerprint) -> int:
+        """How many of *tokens* the cache holds from its beginning on, computed under *by*."""
+        shared = 0
+        for token, cached, owner in zip(tokens, self.tokens, self._owners):
+            if token != cached or (owner is not by and owner != by):
+                break
+            shared += 1
+        return shared
+
+    def advance(self, tokens: Sequence[int], *, logits: bool = False) -> int:
+        """Make the cache hold exactly *tokens* as the weights now are; how many were decoded.
+
+        What matches is kept. With ``logits`` the last token is decoded in any case.
+        """
+        shared = self.match(tokens, self.computes)
+        left = len(tokens) - shared
+        # Never one token alone (see decode): what an answer is must not depend on what was cached.
+        if left == 1 or (logits and left == 0):
+            shared = max(0, len(tokens) - 2)
+        self.truncate(shared)
+        self.decode(tokens[shared:])
+        return len(tokens) - shared
 
     def logits(self) -> np.ndarray:
         """Logits of the last decoded token: a float32 copy [vocabulary]."""
@@ -99,7 +133,7 @@ class Context:
             # A recurrent cache cannot forget in part: start over.
             llama_cpp.llama_memory_clear(self.memory, True)
             length = 0
-        del self.tokens[length:], self._states[length:]
+        del self.tokens[length:], self._states[length:], self._owners[length:]
 
     def copy_to(self, other: Context) -> None:
         """Make *other* hold exactly what this context holds (``llama_state_seq_get_data``)."""
@@ -111,7 +145,7 @@ class Context:
         read = llama_cpp.llama_state_seq_get_data(self.handle, buffer, size, 0)
         if not read or not llama_cpp.llama_state_seq_set_data(other.handle, buffer, read, 0):
             raise DecodeError("llama.cpp could not copy the prompt's cache into the second context")
-        other.tokens = list(self.tokens)
+        other.tokens, other._owners = list(self.tokens), list(self._owners)
 
     def set_adapter(self, adapter: object | None, scale: float = 1.0) -> None:
         """Make *adapter* the only one of this context; None for the bare base."""

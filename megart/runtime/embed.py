@@ -50,12 +50,7 @@ def token_mean(context: Context, span: tuple[int, int]) -> np.ndarray:
 
 def advance(context: Context, tokens: tuple[int, ...]) -> int:
     """Make *context* hold exactly *tokens*, reusing the shared prefix; returns how many were decoded."""
-    shared = 0
-    while shared < min(len(tokens), len(context.tokens)) and tokens[shared] == context.tokens[shared]:
-        shared += 1
-    context.truncate(shared)
-    context.decode(tokens[shared:])
-    return len(tokens) - shared
+    return context.advance(tokens)
 
 
 @dataclass(frozen=True)

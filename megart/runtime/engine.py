@@ -147,13 +147,22 @@ class Engine:
         while shared < min(len(body), len(full)) and body[shared] == full[shared]:
             shared += 1
         content = messages[-1]["content"].strip()
-        start = full_text.rfind(content)
+        start = self._place(messages, body_text, content)
         first, last = span or (0, len(content))
         if start < 0:  # a template that rewrites content: the whole body stands for it
             return Prompt(tuple(full[:shared]), tuple(full[shared:]), (0, shared))
         before = len(self._encode(full_text[: start + first]))
         upto = len(self._encode(full_text[: start + last]))
         return Prompt(tuple(full[:shared]), tuple(full[shared:]), (before, min(upto, shared)))
+
+    def _place(self, messages: Sequence[dict[str, str]], rendered: str, content: str) -> int:
+        """Where the last message's *content* begins in *rendered*, -1 where it is rewritten."""
+        if rendered.count(content) < 2:
+            return rendered.find(content)
+        # The same words stand in the history, or in the template itself: a mark tells them apart.
+        mark = "\ue000"
+        marked = self._render([*messages[:-1], {**messages[-1], "content": content + mark}], False)
+        return marked.rfind(mark) - len(content) if mark in marked else -1
 
     def _encode(self, text: str) -> list[int]:
         bos = llama_cpp.llama_vocab_bos(self.vocab)

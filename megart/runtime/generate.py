@@ -1,4 +1,4 @@
-"""Token by token: greedy decoding from a context that already holds the prompt."""
+"""Token by token: an answer from a context that already holds the prompt."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import llama_cpp
-
 from .context import Context
+from .sampling import Options, Sampler
 
 
 @dataclass
@@ -18,44 +17,80 @@ class Generation:
     text: str
     tokens: list[int]
     first_token: float
-    finish: str  # "stop" (the model ended its turn) or "length"
+    finish: str  # "stop" (the model ended its turn, or a stop text came), "length" or "cancelled"
+    prompt_tokens: int = 0
 
 
-def greedy(
+class _Text:
+    """Hands text on as it comes, but keeps back what may be the beginning of a stop text."""
+
+    def __init__(self, stops: tuple[str, ...], on_text: Callable[[str], None] | None):
+        self.text = ""
+        self.stopped = False
+        self._stops = stops
+        self._on_text = on_text
+        self._given = 0
+
+    def add(self, part: str, final: bool = False) -> None:
+        start = max(0, len(self.text) - max(map(len, self._stops), default=0))
+        self.text += part
+        found = [at for stop in self._stops if (at := self.text.find(stop, start)) >= 0]
+        if found:
+            self.text, self.stopped = self.text[: min(found)], True
+        upto = len(self.text) if final or self.stopped else len(self.text) - self._doubtful()
+        if self._on_text and upto > self._given:
+            self._on_text(self.text[self._given : upto])
+            self._given = upto
+
+    def _doubtful(self) -> int:
+        """How many characters at the end could still become a stop text."""
+        sizes = (n for stop in self._stops for n in range(len(stop) - 1, 0, -1) if self.text.endswith(stop[:n]))
+        return max(sizes, default=0)
+
+
+def greedy(context: Context, limit: int, on_text: Callable[[str], None] | None = None) -> Generation:
+    """:func:`generate` by the likeliest token each time, at most *limit* of them."""
+    return generate(context, Options(max_tokens=limit), on_text)
+
+
+def generate(
     context: Context,
-    limit: int,
+    options: Options,
     on_text: Callable[[str], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Generation:
-    """Continue *context* greedily until the model ends its turn or *limit* tokens are out.
+    """Continue *context* until the model ends its turn, a stop text comes, or the length is out.
 
-    The context's last decode must have asked for logits. ``on_text`` receives the text as it comes.
+    The context's last decode must have asked for logits. ``on_text`` receives the text as it comes;
+    ``cancelled`` is asked before every token.
     """
     engine = context.engine
-    sampler = llama_cpp.llama_sampler_init_greedy()
     decoder = engine.decoder()
+    said = _Text(options.stop, on_text)
     tokens: list[int] = []
-    parts: list[str] = []
     first = 0.0
     finish = "length"
-    limit = min(limit, context.size - len(context.tokens))
+    limit = min(options.max_tokens, context.size - len(context.tokens))
+    sampler = Sampler(context, options, context.tokens)
     try:
         while len(tokens) < limit:
-            token = llama_cpp.llama_sampler_sample(sampler, context.handle, -1)
+            if cancelled():
+                finish = "cancelled"
+                break
+            token = sampler.next()
             first = first or time.perf_counter()
-            if engine.is_end(token):
+            if token is None or engine.is_end(token):
                 finish = "stop"
                 break
             tokens.append(token)
-            part = decoder.decode(engine.piece(token))
-            parts.append(part)
-            if on_text and part:
-                on_text(part)
+            said.add(decoder.decode(engine.piece(token)))
+            if said.stopped:
+                finish = "stop"
+                break
             if len(tokens) < limit:
                 context.decode([token])
-        rest = decoder.decode(b"", final=True)
-        parts.append(rest)
-        if on_text and rest:
-            on_text(rest)
+        if not said.stopped:
+            said.add(decoder.decode(b"", final=True), final=True)
     finally:
-        llama_cpp.llama_sampler_free(sampler)
-    return Generation("".join(parts), tokens, first or time.perf_counter(), finish)
+        sampler.close()
+    return Generation(said.text, tokens, first or time.perf_counter(), finish)

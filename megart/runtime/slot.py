@@ -26,6 +26,7 @@ from ..adapter import Adapter, write_adapter
 from ..errors import AdapterError
 from . import llama
 from .context import Context
+from .fingerprint import Fingerprint
 
 _DTYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}  # ggml_type F32, F16
 # Every adapter that llama.cpp has loaded enlarges its scheduler and takes memory: few are kept.
@@ -83,12 +84,25 @@ class Slot:
         """Tensors of the layout that is set."""
         return self.layout.shapes if self.layout else {}
 
-    def install(self, adapters: Sequence[Adapter], gates: Sequence[float]) -> None:
+    def install(
+        self, adapters: Sequence[Adapter], gates: Sequence[float], fingerprint: Fingerprint | None = None
+    ) -> None:
         """Make the context compute with sum_j gates[j] * adapter_j from the next decode on.
 
-        The caller holds the model's lock from here to the end of the generation and drops whatever
-        KV the previous mix produced. Raises AdapterError when an adapter does not fit the base.
+        ``fingerprint`` names this mix: the one that is installed already is not written again, and
+        tokens cached under it are good. Without it the mix equals no other. The caller holds the
+        model's lock from here to the end of the generation. Raises AdapterError when an adapter does
+        not fit the base.
         """
+        if fingerprint is not None and fingerprint == self.context.computes:
+            return
+        # Until the new mix is whole the context computes with neither.
+        self.context.computes = Fingerprint.once(self.context.bare.base)
+        self._install(adapters, gates)
+        if fingerprint is not None:
+            self.context.computes = fingerprint
+
+    def _install(self, adapters: Sequence[Adapter], gates: Sequence[float]) -> None:
         for adapter in adapters:
             if adapter.arch != self.context.engine.architecture:
                 raise AdapterError(f"an adapter for {adapter.arch} cannot work on {self.context.engine.architecture}")

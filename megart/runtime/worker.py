@@ -1,0 +1,143 @@
+"""One thread that owns the model: questions queue, stream their text, and can be cancelled.
+
+Knows nothing of models or banks: it runs functions one after the other.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from ..errors import MegartError
+
+T = TypeVar("T")
+
+
+class CancelledError(MegartError):
+    """The question was cancelled before its answer was whole."""
+
+
+class Stream(Generic[T]):
+    """An answer on its way: iterate over its text as it is decoded, then read ``answer``.
+
+    Iteration raises what answering raised. Leaving a ``with`` block early, or :meth:`cancel`, ends
+    the answer at the next token. One reader at a time.
+    """
+
+    def __init__(self, run: Callable[[Stream[T]], T]):
+        self._run = run
+        self._parts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._done = threading.Event()
+        self._cancelled = threading.Event()
+        self._answer: T | None = None
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        while not self._done.is_set() or not self._parts.empty():
+            part = self._parts.get()
+            if part is None:
+                break
+            yield part
+        if self._error:
+            raise self._error
+
+    def __enter__(self) -> Stream[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    @property
+    def answer(self) -> T:
+        """The whole answer, waited for. Raises CancelledError if it was cancelled while queueing."""
+        self._done.wait()
+        if self._error:
+            raise self._error
+        return self._answer  # type: ignore[return-value]
+
+    def wait(self, on_text: Callable[[str], None] | None = None) -> T:
+        """The whole answer; *on_text* receives its text as it comes, in the caller's thread.
+
+        An exception in *on_text*, or Ctrl-C, cancels the answer.
+        """
+        try:
+            for part in self:
+                if on_text:
+                    on_text(part)
+            return self.answer
+        finally:
+            self.cancel()
+            self._done.wait()
+
+    def cancel(self) -> None:
+        """End the answer at the next token; without effect once it is whole."""
+        self._cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def put(self, part: str) -> None:
+        """For the worker: text that was decoded."""
+        self._parts.put(part)
+
+    def work(self) -> None:
+        """For the worker: make the answer."""
+        try:
+            if self.is_cancelled:
+                raise CancelledError("cancelled before it was begun")
+            self._answer = self._run(self)
+        except BaseException as error:  # carried to the asker
+            self._error = error
+        self._done.set()
+        self._parts.put(None)
+
+
+class Worker:
+    """Runs streams one after the other, first come first served, on a thread of its own.
+
+    ``idle`` is called when nothing is left to do; it does a little work and says whether there is more.
+    """
+
+    def __init__(self, idle: Callable[[], bool] = lambda: False):
+        self._queue: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
+        self._idle = idle
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, run: Callable[[Stream[T]], T]) -> Stream[T]:
+        """Queue *run*; it gets its stream to put text into. Raises MegartError after close."""
+        stream: Stream[T] = Stream(run)
+        with self._lock:
+            if self._closed:
+                raise MegartError("the assistant is closed; make a new one")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="megart-worker", daemon=True)
+                self._thread.start()
+            self._queue.put(stream)
+        return stream
+
+    def _work(self) -> None:
+        more = False
+        while True:
+            try:
+                stream = self._queue.get(block=not more)
+            except queue.Empty:
+                more = self._idle()
+                continue
+            if stream is None:
+                return
+            stream.work()
+            more = True
+
+    def close(self) -> None:
+        """Finish what is queued, then stop. Idempotent."""
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+            self._queue.put(None)
+        if thread:
+            thread.join()
