@@ -270,8 +270,12 @@ def test_a_stopped_run_goes_on(learnt: Options, monkeypatch: pytest.MonkeyPatch,
     assert len(written) == 7 and later and not set(written) & set(later)
     assert measured(results) == measured(whole)
     later.clear()
-    evaluate(learnt)
-    assert later == []
+    results, _ = evaluate(learnt)
+    assert later == [] and measured(results) == measured(whole)
+    # A smaller run in the same folder reports its own rows only.
+    fewer = Options(**{**vars(learnt), "methods": ("base",)})
+    found = json.loads(evaluate(fewer)[0].read_text("utf-8"))
+    assert later == [] and {row["method"] for row in found["rows"]} == {"base"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")

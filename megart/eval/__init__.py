@@ -13,6 +13,7 @@ from ..errors import InputError
 from . import report
 from .run import Options, Run, Tick
 from .suites import SUITES, module
+from .tables import learning
 
 __all__ = ["SUITES", "Options", "Tick", "estimate", "evaluate"]
 
@@ -26,11 +27,13 @@ def evaluate(options: Options, on_tick: Callable[[Tick], None] | None = None) ->
     run = Run(options, on_tick)
     try:
         suite = _suite(options.suite)
-        run.do(suite.units(run))
-        rows = [dict(row) for row in run.rows()]
+        units = suite.units(run)
+        run.do(units)
+        rows = [dict(row) for row in run.rows(units)]
         run.close_desk()
         embedder = report.add_cosines(rows, options.work)
-        return report.write(run, suite.sections(rows, run), rows, embedder, time.perf_counter() - started)
+        sections = [*suite.sections(rows, run), *learning(rows)]
+        return report.write(run, sections, rows, embedder, time.perf_counter() - started)
     finally:
         run.close()
 

@@ -28,10 +28,10 @@ _LORA = {"rate": 2e-3, "rank": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "seq-full": _FULL,
     "seq-full-l2": {**_FULL, "penalty": "l2", "strength": 1e-1},
-    "seq-full-ewc": {**_FULL, "penalty": "ewc", "strength": 1e2},
+    "seq-full-ewc": {**_FULL, "penalty": "ewc", "strength": 1e-1},
     "seq-lora": _LORA,
     "seq-lora-l2": {**_LORA, "penalty": "l2", "strength": 1e-3},
-    "seq-lora-ewc": {**_LORA, "penalty": "ewc", "strength": 1e2},
+    "seq-lora-ewc": {**_LORA, "penalty": "ewc", "strength": 1e-3},
     "batch-full": _FULL,
 }
 

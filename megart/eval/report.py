@@ -60,7 +60,7 @@ def write(
 ) -> tuple[Path, Path]:
     """Write both files into the report folder and return their paths."""
     folder = run.options.report or run.options.work / "report"
-    about = _about(run, embedder, seconds)
+    about = _about(run, rows, embedder, seconds)
     result = {**about, "sections": [section.to_dict() for section in sections], "rows": list(rows)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def html(about: dict[str, Any], sections: Sequence[Section]) -> str:
     return template.render(about=about, sections=sections)
 
 
-def _about(run: Run, embedder: str, seconds: float) -> dict[str, Any]:
+def _about(run: Run, rows: Sequence[Row], embedder: str, seconds: float) -> dict[str, Any]:
     options = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run.options).items()}
     options["files"] = run.data.files
     # Where a file lies is no part of the result.
@@ -99,7 +99,7 @@ def _about(run: Run, embedder: str, seconds: float) -> dict[str, Any]:
         "machine": {"processor": _processor(), "cores": _cores(), "system": platform.platform(terse=True)},
         "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds_of_this_run": round(seconds, 1),
-        "seconds_measured": round(sum(row.get("seconds", 0) for row in run.rows()), 1),
+        "seconds_measured": round(sum(row.get("seconds", 0) for row in rows), 1),
     }
 
 

@@ -17,7 +17,7 @@ from ..memorize import Progress, memorize
 from ..models import Model, resolve_model
 from . import data as data_module
 from .data import Data, Item, Partition
-from .ledger import Ledger, Row
+from .ledger import Ledger, Row, key_of
 
 # Seconds of one unit of a kind on two cores with SmolLM2-135M, where nothing has been measured yet.
 SECONDS = {
@@ -145,7 +145,8 @@ class Run:
             row: Any = found
             if unit.many:
                 for (method, item), one in found.items():
-                    self.ledger.add((self.options.suite, unit.partition, unit.stage, method, item), one)
+                    key = (self.options.suite, unit.partition, unit.stage, method, item)
+                    self.ledger.add(key, {**one, "of": [unit.method, unit.item]})
                 row = {"rows": len(found)}
             self.ledger.add(self._key(unit), {"kind": unit.kind, "seconds": round(seconds, 4), **row})
             self._learn_rate(unit.kind, seconds)
@@ -159,9 +160,20 @@ class Run:
         learn = sum(self.missing(self.data.partitions[name]) for name in self._names(todo))
         return sum(self._rate(unit.kind) for unit in todo) + learn * self._rate("learn")
 
-    def rows(self) -> list[Row]:
-        """All rows of this suite, of the partitions of this run."""
-        return [row for row in self.ledger if row["suite"] == self.options.suite]
+    def rows(self, units: Sequence[Unit]) -> list[Row]:
+        """The rows of *units*, and of nothing else that the work folder may hold from runs of other limits."""
+        wanted = {self._key(unit) for unit in units}
+        found = []
+        for row in self.ledger:
+            suite, partition, stage, *own = key_of(row)
+            if (suite, partition, stage, *row.get("of", own)) in wanted or self._is_note(row):
+                found.append(row)
+        return found
+
+    def _is_note(self, row: Row) -> bool:
+        part = self.data.partitions.get(row["partition"])
+        mine = row["suite"] == self.options.suite and part is not None and row["stage"] == len(part.items)
+        return mine and row["method"] in ("learnt", "unlearnable")
 
     def _key(self, unit: Unit) -> tuple[str, str, int, str, str]:
         return (self.options.suite, unit.partition, unit.stage, unit.method, unit.item)
@@ -211,7 +223,17 @@ class Run:
         if self._desk is None or self._desk.part.name != name:
             self.close_desk()
             self._desk = self.open_desk(self.data.partitions[name], self.bank_folder(name))
+            self._note_learning(self._desk)
         return self._desk
+
+    def _note_learning(self, desk: Desk) -> None:
+        """Rows on how the memories were learnt, whenever that was."""
+        for item in desk.known:
+            key = (self.options.suite, desk.part.name, len(desk.part.items), "learnt", item.id)
+            if key not in self.ledger:
+                record = desk.bank.get(item.id)
+                study = {name: record.training.get(name) for name in ("steps", "seconds", "recall")}
+                self.ledger.add(key, {"rank": record.rank, "bytes": record.adapter_bytes, "study": study})
 
     def open_desk(self, part: Partition, folder: Path, learn: bool = True) -> Desk:
         """A bank in *folder* that holds the memories of *part* (learnt now if need be), and an Assistant."""
@@ -256,7 +278,7 @@ class Run:
         failed = [item.id for item in todo if bank.find(item.id) is None]
         for id in failed:
             key = (self.options.suite, part.name, len(part.items), "unlearnable", id)
-            self.ledger.add(key, {"kind": "note"})
+            self.ledger.add(key, {})
         return sorted({*known, *failed})
 
     def close_desk(self) -> None:

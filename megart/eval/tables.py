@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from .ledger import Row
@@ -97,3 +99,24 @@ def examples(rows: Sequence[Row], names: dict[str, str], count: int = 8) -> Tabl
             cells.append("–" if row is None else mark + " ".join(row["text"].split())[:160])
         lines.append(cells)
     return Table(["question", "right", *(names[name] for name in present)], lines, "Examples")
+
+
+def learning(rows: Sequence[Row]) -> list[Section]:
+    """What it took to learn the memories, by partition; nothing when no bank was opened."""
+    lines, values = [], {}
+    for name in dict.fromkeys(row["partition"] for row in rows):
+        known = [r for r in rows if r["partition"] == name and r["method"] == "learnt"]
+        failed = [r["item"] for r in rows if r["partition"] == name and r["method"] == "unlearnable"]
+        if not known and not failed:
+            continue
+        size = median(r["bytes"] for r in known) if known else 0
+        ranks = Counter(r["rank"] for r in known)
+        steps = [r["study"]["steps"] for r in known if r["study"].get("steps") is not None]
+        lines.append([
+            name, f"{len(known)} of {len(known) + len(failed)}", f"{size / 1e6:.2f} MB",
+            ", ".join(f"{rank}: {count}" for rank, count in sorted(ranks.items())),
+            f"{median(steps):.0f}" if steps else "–", ", ".join(failed) or "–",
+        ])  # fmt: skip
+        values[name] = {"learnt": len(known), "failed": failed, "median_bytes": size}
+    heads = ["bank", "learnt", "bytes a memory (median)", "memories by rank", "steps (median)", "not learnt"]
+    return [Section("Learning", "", [Table(heads, lines)], values={"learning": values})] if lines else []

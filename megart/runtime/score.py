@@ -91,9 +91,10 @@ def stand(
     opened: list[OpenedMemory] = []
     records = []
     if memories == GATE:
-        chosen, _ = assistant._open(prompt)
-        if not any(memory.pending for memory in chosen.shown):
-            opened, records = chosen.shown, chosen.records
+        if prompt.body:  # a lone token is about nothing
+            chosen, _ = assistant._open(prompt)
+            if not any(memory.pending for memory in chosen.shown):
+                opened, records = chosen.shown, chosen.records
     elif memories is not None:
         records = [assistant.bank.get(id) for id in memories]
         opened = [OpenedMemory(r.id, r.title or r.id, 1.0 / len(records)) for r in records]

@@ -2,7 +2,7 @@
 
 Token ids in, token ids out; knows nothing about text, banks or reports. The penalties: L2 pulls towards the
 weights before the memory at hand; EWC (online form, arXiv 1805.06370) weighs that pull by the diagonal of the
-Fisher information, summed over the memories so far. A LoRA is merged into the weights after each memory.
+Fisher information, each memory's brought to a mean of 1, summed over the memories so far. A LoRA is merged into the weights after each memory.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ class Baseline:
             for start in range(0, len(lessons), self.tuning.batch):
                 losses = self._losses(lessons[start : start + self.tuning.batch])
                 losses.mean().backward()
+                losses = losses.detach()
                 pull()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -144,14 +145,19 @@ class Baseline:
         before = [w.requires_grad for w in weights.values()]
         for weight in weights.values():
             weight.requires_grad_(True)
+        fresh: dict[str, Tensor] = {}
         for lesson in lessons:
             self._losses([lesson]).sum().backward()
             for name, weight in weights.items():
                 if weight.grad is not None:
-                    share = weight.grad.square() / len(lessons)
-                    kept = self._fisher.get(name)
-                    self._fisher[name] = share if kept is None else kept.add_(share)
+                    square = weight.grad.square()
+                    fresh[name] = fresh[name].add_(square) if name in fresh else square
                     weight.grad = None
+        # Where a text is known its gradients are next to nothing: only their proportions tell.
+        mean = sum(float(f.sum()) for f in fresh.values()) / sum(f.numel() for f in fresh.values())
+        for name, square in fresh.items():
+            share = square.div_(max(mean, 1e-30))
+            self._fisher[name] = self._fisher[name].add_(share) if name in self._fisher else share
         for weight, wanted in zip(weights.values(), before, strict=True):
             weight.requires_grad_(wanted)
 

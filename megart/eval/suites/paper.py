@@ -179,13 +179,14 @@ def _baseline_section(rows: list[Row], run: Run, columns: list[Column]) -> list[
         return []
     asked_items = {(row["partition"], row["item"]) for row in own}
     same = [r for r in rows if r["method"] in LABELS and (r["partition"], r["item"]) in asked_items]
-    kept = [c for c in columns if c.head != "compositional QA"]
+    kept = [c for c in columns if c.head != "compositional QA"] + [Column("multiple choice", "acc_norm")]
     table, values = by(same, "method", LABELS, kept, "method", run.options.seed)
     count = run.options.baseline_memories
     text = (
         f"Fine-tuning was run on the first {count} memories of each partition only (processor time); the other methods "
         "are shown on the same questions, their banks holding the whole partition, which is harder for the gate. "
-        "Trained on the same lessons, from the same dequantised weights, answered in PyTorch."
+        "Trained on the same lessons, from the same dequantised weights, answered in PyTorch. Multiple choice: the "
+        "general knowledge that is left, on the same questions."
     )
     return [Section(f"Against fine-tuning, {count} memories", text, [table], values={"baselines": values})]
 

@@ -44,6 +44,9 @@ class _Scale:
         self.name = name
         self.items = [item for part in run.data.partitions.values() for item in part.items]
         self.real = [item for item in self.items if item.questions][: run.options.limit or REAL]
+        ids = {item.id for item in self.real}
+        for part in run.data.partitions.values():  # nobody else needs to be taught
+            part.items = [item for item in part.items if item.id in ids]
         self._desk: Desk | None = None
 
     def desk(self) -> Desk:
@@ -75,7 +78,7 @@ class _Scale:
         desk = self.desk()
         learnt = 0
         for part in self.run.data.partitions.values():
-            wanted = [item.id for item in part.items if item in self.real[:count]]
+            wanted = [item.id for item in self.real[:count] if item in part.items]
             if any(desk.bank.find(id) is None for id in wanted):
                 source = self.run.desk(part.name)
                 for id in wanted:
