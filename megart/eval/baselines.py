@@ -15,14 +15,14 @@ from .run import Run, Unit
 
 LABELS = {
     "seq-full": "sequential full fine-tuning",
-    "seq-full-l2": "– with L2",
-    "seq-full-ewc": "– with EWC",
+    "seq-full-l2": "sequential full fine-tuning, L2",
+    "seq-full-ewc": "sequential full fine-tuning, EWC",
     "seq-lora": "sequential LoRA, merged",
-    "seq-lora-l2": "– with L2 ",
-    "seq-lora-ewc": "– with EWC ",
+    "seq-lora-l2": "sequential LoRA, merged, L2",
+    "seq-lora-ewc": "sequential LoRA, merged, EWC",
     "batch-full": "full fine-tuning, all at once",
 }
-# Rates and strengths: chosen on partition 0 of wiki2024 (see the README).
+# Rates at which a memory is learnt in a few passes; strengths that visibly hold the weights back.
 _FULL = {"rate": 5e-5}
 _LORA = {"rate": 2e-3, "rank": 8}
 SETTINGS: dict[str, dict[str, Any]] = {

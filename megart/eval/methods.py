@@ -50,7 +50,9 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
         generation, _ = score.generate(assistant, prompt, under, limit)
         text = generation.text
     elif method == "irag":
-        made = assistant.irag(question.q, max_tokens=limit)
+        # Where nothing opens iRAG is the plain answer, after a long recall of nothing: not waited for.
+        answer = assistant.irag if score.rank(assistant, question.q).opened else assistant.ask
+        made = answer(question.q, max_tokens=limit)
         text, row = made.text, {"recalled": made.recalled, **_opened(made.memories, memories)}
         if made.recalled is not None:
             prompt = score.turn(engine, prompts.with_text(question.q, [made.recalled]))

@@ -6,7 +6,7 @@ Several continuations of one prompt share its KV cache. Used by evaluation; writ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import llama_cpp
 import numpy as np
@@ -17,7 +17,9 @@ from .answer import OpenedMemory
 from .assistant import Assistant
 from .context import Context, DecodeError
 from .engine import Engine, Prompt
-from .generate import Generation, greedy
+from .generate import Generation
+from .generate import generate as answer_with
+from .sampling import Options
 
 GATE = "gate"
 
@@ -102,7 +104,8 @@ def stand(
         assistant.base.decode(prompt.opening)
         return assistant.base, []
     adapters = [assistant._adapter(record) for record in records]
-    assistant._load(adapters, [m.gate for m in opened], prompt, records[0].activated)
+    names = [record.adapter_sha256 for record in records]
+    assistant._load(adapters, [m.gate for m in opened], prompt, records[0].activated, names)
     return assistant.mix, opened
 
 
@@ -112,23 +115,7 @@ def generate(
     """Continue *prompt* greedily under those memories, to the end of turn, *limit* tokens or one of *stop*."""
     with assistant.engine.lock:
         context, opened = stand(assistant, prompt, memories)
-        if not stop:
-            return greedy(context, limit), opened
-        heard: list[str] = []
-
-        def listen(text: str) -> None:
-            heard.append(text)
-            if any(word in "".join(heard) for word in stop):
-                raise _Stop
-
-        try:
-            made = greedy(context, limit, listen)
-        except _Stop:
-            made = Generation("", [], 0.0, "stop")
-        text = "".join(heard)
-        for word in stop:
-            text = text.split(word)[0]
-        return replace(made, text=text), opened
+        return answer_with(context, Options(max_tokens=limit, stop=tuple(stop))), opened
 
 
 @dataclass(frozen=True)
@@ -156,10 +143,6 @@ def rank(assistant: Assistant, question: str) -> Ranking:
             [float(scores[i]) for i in order],
             [assistant._records[o.index].id for o in opened],
         )
-
-
-class _Stop(Exception):
-    """Raised by the listener to end a generation early."""
 
 
 def _one(context: Context, first: np.ndarray, tokens: list[int]) -> Score:
