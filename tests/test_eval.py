@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from megart.eval.run import Run
 from megart.eval.stats import estimate
 from megart.eval.suites import conflict, module, paraphrase
 from megart.models import Model
+from megart.recipes import Recipe
 from megart.runtime import embed
 from megart.runtime.assistant import Assistant
 
@@ -94,6 +96,12 @@ def test_rows_are_told_apart(rows: Path) -> None:
     assert [c.memories for c in part.composites] == [("a", "b")]
     assert (data.choices[0].right, data.unrelated[0].id, data.conflicts[0].new) == (1, "u", "It is the west pier.")
     assert list(data_module.load([rows], [6]).partitions) == ["rows-6"]
+
+
+def test_a_line_separator_within_a_string_ends_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"q": "One\u2028two\x85three?"}, ensure_ascii=False) + "\r\n", "utf-8")
+    assert data_module.load([path]).unrelated[0].q == "One\u2028two\x85three?"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +254,7 @@ def test_paper_suite_and_its_report(learnt: Options) -> None:
 
 def test_a_stopped_run_goes_on(learnt: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
-    whole, _ = evaluate(Options(**{**vars(learnt), "work": tmp_path / "other", "report": tmp_path / "r"}))
+    whole, _ = evaluate(replace(learnt, work=tmp_path / "other", report=tmp_path / "r"))
     add = Ledger.add
     written = []
 
@@ -273,7 +281,7 @@ def test_a_stopped_run_goes_on(learnt: Options, monkeypatch: pytest.MonkeyPatch,
     results, _ = evaluate(learnt)
     assert later == [] and measured(results) == measured(whole)
     # A smaller run in the same folder reports its own rows only.
-    fewer = Options(**{**vars(learnt), "methods": ("base",)})
+    fewer = replace(learnt, methods=("base",))
     found = json.loads(evaluate(fewer)[0].read_text("utf-8"))
     assert later == [] and {row["method"] for row in found["rows"]} == {"base", "learnt"}
 
@@ -292,7 +300,7 @@ def test_a_killed_run_goes_on(learnt: Options, tmp_path: Path) -> None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     before = rows.read_text("utf-8").splitlines()
-    options = Options(**{**vars(learnt), "suite": "unrelated", "methods": None})
+    options = replace(learnt, suite="unrelated", methods=None)
     results, _ = evaluate(options)
     after = rows.read_text("utf-8").splitlines()
     assert len(before) >= 2 and after[: len(before) - 1] == before[:-1]
@@ -330,6 +338,30 @@ def test_other_suites(suite: str, learnt: Options, monkeypatch: pytest.MonkeyPat
         assert all(row["disk_bytes"] > 0 for row in machine.values())
 
 
+def test_cost_suite(learnt: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    from megart.eval.suites import cost
+
+    def teach(bank: Bank, memories: list, *, recipe: Recipe, **_: object) -> None:
+        with Assistant(bank, threads=1) as assistant:
+            for memory in memories:
+                adapter = write_adapter(noise_adapter("llama", recipe.rank, 0))
+                bank.add(memory, key=assistant.key(memory.text), adapter=adapter, rank=recipe.rank)
+
+    monkeypatch.setattr(cost, "memorize", teach)
+    monkeypatch.setattr(cost, "RANKS", (4, 16))
+    monkeypatch.setattr(cost.metrics, "sentence_embedder", lambda: None)
+    results, page = evaluate(replace(learnt, suite="cost"))
+    rows = {(row["method"], row["item"]): row for row in json.loads(results.read_text("utf-8"))["rows"]}
+    assert rows["teach", "rank 16"]["bytes"] > rows["teach", "rank 4"]["bytes"] > 0
+    # Two memories in the bank: of four that may open, two can.
+    opened = {item: row["opened"] for (method, item), row in rows.items() if method == "mega"}
+    assert opened == {f"rank {r}, k {k}": min(k, 2) for r in (4, 16) for k in (1, 2, 4)}
+    assert all(rows["mega", item]["first_token_ms"] > 0 for item in opened)
+    assert rows["rag", "gate"]["look_up_ms"] > 0 and "missing" in rows["rag", "minilm"]
+    assert "tokens a second" in page.read_text("utf-8")
+
+
 def test_every_suite_has_its_parts() -> None:
     from megart.eval.suites import SUITES
 
@@ -341,7 +373,7 @@ def test_words_of_others_are_escaped(learnt: Options, rows: Path) -> None:
     pytest.importorskip("torchmetrics")
     text = rows.read_text("utf-8").replace("Whom did Ada meet?", "Whom did <script>alert(1)</script> meet?")
     rows.write_text(text, "utf-8")
-    _, page = evaluate(Options(**{**vars(learnt), "methods": ("base",)}))
+    _, page = evaluate(replace(learnt, methods=("base",)))
     html = page.read_text("utf-8")
     assert "&lt;script&gt;alert(1)" in html and "<script" not in html
 

@@ -126,7 +126,7 @@ def load(files: Iterable[str | Path], partitions: Sequence[int] | None = None) -
         if path.suffix in (".txt", ".md"):
             data.texts.append((path.stem, words))
             continue
-        for number, line in enumerate(words.splitlines(), 1):
+        for number, line in enumerate(words.split("\n"), 1):  # not splitlines: JSON may hold U+2028
             if not line.strip():
                 continue
             try:

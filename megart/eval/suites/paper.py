@@ -110,6 +110,7 @@ COLUMNS = [
     Column("log p of the answer, per token", "logprob", is_answer, percent=False),
     Column("recall, verbatim", "verbatim", lambda r: r["item"].endswith("/recall")),
     Column("recall, cosine", "cosine", lambda r: r["item"].endswith("/recall"), percent=False),
+    Column("recall by title, verbatim", "verbatim", lambda r: r["item"].endswith("/title")),
     Column("compositional QA", "correct", is_composite),
 ]
 
@@ -120,8 +121,8 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
     columns = [c for c in COLUMNS if any(c.of(r) and r.get(c.field) is not None for r in rows)]
     table, values = by(whole, "method", LABELS, columns, "method", run.options.seed)
     table.note = (
-        "Recall is called up by the memory's first question, which is in no training prompt. What RAG recalls is the "
-        "passage it retrieves. Intervals: 95 %, bootstrap over memories (Wilson where all are alike)."
+        "Recall is called up by the memory's first question, which is in no training prompt; by title: by a cue that "
+        "was studied. What RAG recalls is the passage it retrieves. Intervals: 95 %, bootstrap over memories (Wilson where all are alike)."
     )
     main = Section("Methods side by side", f"Memories in the bank: {stages}.", [table], values={"methods": values})
     main.figures.append(bars(values, "QA, contained", LABELS, "questions answered"))
@@ -155,7 +156,11 @@ def general_section(rows: list[Row], run: Run) -> list[Section]:
         Column("multiple choice (plain)", "acc"),
         Column("something opened", "opens"),
     ]
-    choices = [{**r, "opens": float(bool(r.get("opened")))} for r in rows if r["item"].startswith("choice/")]
+    choices = [
+        {**r, "opens": float(bool(r["opened"])) if "opened" in r else None}
+        for r in rows
+        if r["item"].startswith("choice/")
+    ]
     if not choices and not any("nll" in row for row in rows):
         return []
     table, values = by(choices, "method", LABELS, columns, "method", run.options.seed)
