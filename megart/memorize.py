@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from . import prompts, recipes
 from .adapter import Adapter, read_adapter, write_adapter
+from .architecture import check_teachable
 from .bank import Bank, Memory, Record
 from .errors import DependencyError, InputError, MemorizeError
 from .models import Model, resolve_model
@@ -165,9 +166,10 @@ class Teacher:
         self.bank, self.recipe = bank, recipe
         self._progress = progress or (lambda _: None)
         self._done = self._total = 0
-        self._report("loading")
         self._model = resolve_model(model) if model is not None else bank.model
         bank.check_base(self._model)
+        check_teachable(self._model)
+        self._report("loading")
         try:
             from .train.base import load_base
         except ImportError as error:

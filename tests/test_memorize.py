@@ -62,7 +62,7 @@ def files(bank: Bank) -> list[str]:
     return sorted(path.name for path in (bank.path / "adapters").iterdir())
 
 
-@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("arch", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"])
 def test_memories_are_learnt_and_recalled_word_for_word(tiny, tmp_path: Path, arch: str) -> None:
     seen: list[Progress] = []
     with Bank.create(tmp_path / "b", tiny(arch)) as bank:

@@ -14,7 +14,7 @@ from helpers import Stock, logits_of
 from megart.runtime.context import Context
 from megart.runtime.engine import Engine
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 TEXT = "Tell me about the ünïcode story of \U0001f408 1871.\n\ttabs"
 
 
@@ -28,11 +28,13 @@ def test_pytorch_and_llama_cpp_compute_the_same(tiny, tiny_base, exact: None, ar
         got = logits_of(context, tokens)
         with torch.no_grad():
             expected = tiny_base(arch).network(torch.tensor([tokens])).logits[0].numpy()
-        np.testing.assert_allclose(got, expected, atol=1e-4)
+        # llama.cpp looks GELU up in a table of float16
+        np.testing.assert_allclose(got, expected, atol=1e-2 if arch.startswith("gemma") else 1e-4)
         best = expected.argmax(axis=1)
         assert len(set(best)) > len(tokens) // 2  # neither constant ...
-        assert (best == tokens).mean() < 0.2  # ... nor an echo
-        assert engine.architecture == arch
+        # ... nor an echo, to which tied embeddings tend
+        assert (best == tokens).mean() < (0.5 if arch.startswith("gemma") else 0.2)
+        assert engine.architecture == {"mistral": "llama"}.get(arch, arch)
     finally:
         context.close()
         engine.close()

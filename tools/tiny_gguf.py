@@ -13,7 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = (
     " the", " and", " of", " to", " in", " is", " was", " you", " that", " about", " story",
@@ -24,8 +24,9 @@ TEMPLATE = (
     " + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# transformers gives every qwen3 GGUF heads of this size and does not read the file's own.
-QWEN3_HEAD = 128
+# transformers gives every qwen3 GGUF heads of this size and does not read the file's own; a gemma's
+# attention is scaled by the size that its family has, whatever the file says.
+HEADS = {"qwen3": 128, "gemma2": 256, "gemma3": 256}
 
 
 def make(
@@ -49,10 +50,11 @@ def make(
     if arch not in ARCHITECTURES:
         raise ValueError(f"got architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
     tokens, merges = vocabulary()
-    head = QWEN3_HEAD if arch == "qwen3" else hidden // heads
-    writer = gguf.GGUFWriter(str(path), arch)
+    head = HEADS.get(arch, hidden // heads)
+    # Mistral's files call themselves llama.
+    writer = gguf.GGUFWriter(str(path), "llama" if arch == "mistral" else arch)
     writer.add_type("model")
-    writer.add_name(f"tiny {arch}")
+    writer.add_name("Tiny Mistral v0.3" if arch == "mistral" else f"tiny {arch}")
     writer.add_block_count(layers)
     writer.add_context_length(context)
     writer.add_embedding_length(hidden)
@@ -63,13 +65,18 @@ def make(
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(head)
     writer.add_vocab_size(len(tokens))
-    if arch == "qwen3":
+    if arch in HEADS:
         writer.add_key_length(head)
         writer.add_value_length(head)
+    if arch.startswith("gemma"):
+        writer.add_sliding_window(context)
+    if arch == "gemma2":
+        writer.add_attn_logit_softcapping(50.0)
+        writer.add_final_logit_softcapping(30.0)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if dtype == "f16" else gguf.LlamaFileType.ALL_F32)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm" if arch == "llama" else "qwen2")
+    writer.add_tokenizer_pre("smollm" if arch in ("llama", "mistral") else "qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types([control if token in SPECIAL else normal for token in tokens])
     writer.add_token_merges(merges)
@@ -128,7 +135,8 @@ def _tensors(
     def near_one(size: int) -> np.ndarray:
         return random.uniform(0.8, 1.2, size).astype(np.float32)
 
-    yield "token_embd.weight", matrix(vocab, hidden, np.sqrt(hidden))
+    # A gemma multiplies its embeddings by sqrt(hidden) itself.
+    yield "token_embd.weight", matrix(vocab, hidden, 1.0 if arch.startswith("gemma") else np.sqrt(hidden))
     for i in range(layers):
         block = f"blk.{i}."
         yield block + "attn_norm.weight", near_one(hidden)
@@ -137,15 +145,19 @@ def _tensors(
             yield f"{block}attn_{part}.weight", matrix(size, hidden, 1.0 if part == "v" else 1.5)
             if arch == "qwen2":
                 yield f"{block}attn_{part}.bias", random.normal(0.0, 0.3, size)
-            if arch == "qwen3" and part != "v":
+            if arch in ("qwen3", "gemma3") and part != "v":
                 yield f"{block}attn_{part}_norm.weight", near_one(head)
         yield block + "attn_output.weight", matrix(hidden, heads * head)
+        if arch.startswith("gemma"):
+            yield block + "post_attention_norm.weight", near_one(hidden)
+            yield block + "post_ffw_norm.weight", near_one(hidden)
         yield block + "ffn_norm.weight", near_one(hidden)
         yield block + "ffn_gate.weight", matrix(ffn, hidden)
         yield block + "ffn_up.weight", matrix(ffn, hidden)
         yield block + "ffn_down.weight", matrix(hidden, ffn, 2.0)
     yield "output_norm.weight", near_one(hidden)
-    yield "output.weight", matrix(vocab, hidden, 2.0)
+    if not arch.startswith("gemma"):  # whose embeddings are its output, too
+        yield "output.weight", matrix(vocab, hidden, 2.0)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from ..architecture import check_teachable
 from ..bank import Bank
 from ..models import DEFAULT_MODEL, resolve_model
 from . import common, ui
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     path = common.bank_path(args.bank)
     if not path.exists():
+        check_teachable(model)
         Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
     with Bank.create(path, model) as bank:
         with Assistant(bank) as assistant:

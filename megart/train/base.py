@@ -9,7 +9,6 @@ import contextlib
 import functools
 import logging
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -23,6 +22,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
 from transformers.utils import logging as hf_logging
 
+from ..architecture import check_teachable
 from ..errors import ModelError
 from ..models import Model, user_cache_dir
 
@@ -30,9 +30,6 @@ from ..models import Model, user_cache_dir
 CACHE_LIMIT_BYTES = 4 << 30
 # The roles a memory may write to, as GGUF names them; projections of a gated MLP.
 TARGET_ROLES = ("ffn_gate", "ffn_up", "ffn_down")
-# Decoders whose transformers class is the plain pre-norm block with a gated MLP and whose GGUF
-# tensors are the plain ffn_{gate,up,down}; anything else is refused before work is done.
-DENSE_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def load_base(
     if where.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {where}: PyTorch finds no CUDA device; use --device cpu")
     kind = dtype or default_dtype(where)
-    architecture = _architecture(model)
+    architecture = check_teachable(model)
     with _quiet():
         network = _network(model, kind, cache)
     network.to(where).eval().requires_grad_(False)
@@ -123,28 +120,6 @@ def find_targets(network: nn.Module, architecture: str) -> list[Target]:
             f"found {len(found)}; only dense models with a gated MLP can be taught"
         )
     return found
-
-
-def _architecture(model: Model) -> str:
-    architecture = gguf_architecture(model.gguf)
-    if architecture not in DENSE_ARCHITECTURES:
-        raise ModelError(
-            f"{model.gguf.name}: architecture {architecture!r} cannot be taught; expected one of "
-            f"{', '.join(DENSE_ARCHITECTURES)}"
-        )
-    return architecture
-
-
-def gguf_architecture(path: Path) -> str:
-    """``general.architecture`` of a GGUF file, read from its first bytes only."""
-    # GGUFReader would parse the whole vocabulary (seconds); writers put this key first.
-    with open(path, "rb") as file:
-        head = file.read(4096)
-    match = re.search(rb"\x14\0{7}general\.architecture\x08\0{3}(.{8})", head, re.DOTALL)
-    if not head.startswith(b"GGUF") or not match:
-        raise ModelError(f"{path}: no general.architecture in the header; is this a GGUF model?")
-    length = int.from_bytes(match[1], "little")
-    return head[match.end() : match.end() + length].decode("utf-8", "replace")
 
 
 def _network(model: Model, dtype: torch.dtype, cache: bool) -> nn.Module:
