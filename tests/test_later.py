@@ -189,7 +189,7 @@ def test_learn_from_the_command_line(bank: Bank, monkeypatch, capsys: pytest.Cap
     assert err[1].endswith(f"; 3 pending, megart learn teaches them; bank {bank.path}")
     assert main(["learn", *place]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"megart: interrupted; 2 of 3 memories are saved in {bank.path}; the same command goes on from there"
+        f"megart: interrupted; 2 of 3 memories are learnt in {bank.path}; the same command goes on from there"
     )
     assert main(["learn", *place, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["id"] == "d"

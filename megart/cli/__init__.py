@@ -27,6 +27,8 @@ VERBS = {
     "list": "list the memories of a bank",
     "show": "show all about one memory",
     "forget": "remove memories from a bank",
+    "export": "write a memory's adapter for llama.cpp, PEFT or vLLM",
+    "import": "take in an adapter that was trained elsewhere",
     "verify": "check that a bank is whole, and mend it",
     "eval": "measure recall, answers and forgetting, and write a report",
     "demo": "watch a real model learn facts and answer from them",

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bank import Bank, Record
 from ..errors import InputError
-from ..models import user_data_dir
+from ..models import Model, resolve_model, user_data_dir
 
 
 def add_bank(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,13 @@ def bank_path(given: str | None) -> Path:
 def open_bank(args: argparse.Namespace) -> Bank:
     """The bank that the options name; never makes one. Raises BankError with the remedy."""
     return Bank.open(bank_path(args.bank))
+
+
+def model_of(args: argparse.Namespace, bank: Bank) -> Model | None:
+    """The model that --model and --hf name; None for the bank's own."""
+    if args.model is None and args.hf is None:
+        return None
+    return resolve_model(bank.model if args.model is None else args.model, args.hf)
 
 
 def record_json(record: Record) -> dict[str, Any]:

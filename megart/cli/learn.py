@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..bank import Bank, Record
-from ..models import Model, resolve_model
 from . import common, ui
 
 if TYPE_CHECKING:
@@ -46,27 +45,28 @@ def run(args: argparse.Namespace) -> int:
     from ..memorize import learn
 
     with common.open_bank(args) as bank:
-        model = model_of(args, bank)
-        count = min(len(bank.records("pending")), args.limit or 1 << 30)
+        model = common.model_of(args, bank)
+        given = [record.id for record in bank.records("pending")][: args.limit]
 
         def call(progress: OnProgress) -> list[Record]:
             return learn(bank, limit=args.limit, recipe=args.recipe, device=args.device, model=model, progress=progress)
 
-        watch(args, bank, lambda: count, call)
+        watch(args, bank, lambda: given, call)
     return 0
 
 
 def watch(
-    args: argparse.Namespace, bank: Bank, count: Callable[[], int], call: Callable[[OnProgress], list[Record]]
+    args: argparse.Namespace, bank: Bank, given: Callable[[], list[str]], call: Callable[[OnProgress], list[Record]]
 ) -> None:
-    """Run `call` with its progress drawn; `count()` memories were given to it."""
-    done: dict[str, list[str]] = {"learnt": [], "saved": []}
+    """Run `call` with its progress drawn; `given()` names the memories that it was to commit."""
+    state = "pending" if getattr(args, "later", False) else "learnt"
+    count = {"learnt": 0, "saved": 0}
     with ui.StudyDisplay() as display:
 
         def progress(event: Progress) -> None:
             display.show(event)
-            if event.state in done:
-                done[event.state].append(event.id)
+            if event.state in count:
+                count[event.state] += 1
                 if args.json:
                     display.clear()
                     ui.put_json_line(common.record_json(bank.get(event.id)))
@@ -75,20 +75,15 @@ def watch(
             records = call(progress)
         except KeyboardInterrupt:
             display.clear()
-            kept = len(done["learnt"]) + len(done["saved"])
+            # Asked of the bank: the interrupt may fall between a commit and its report.
+            ids = given()
+            kept = sum((record := bank.find(id)) is not None and record.state in ("learnt", state) for id in ids)
             if not kept:
-                raise KeyboardInterrupt("nothing was saved") from None
+                raise KeyboardInterrupt(f"nothing was {'learnt' if state == 'learnt' else 'saved'}") from None
             raise KeyboardInterrupt(
-                f"{kept} of {count()} memories are saved in {bank.path}; the same command goes on from there"
+                f"{kept} of {len(ids)} memories are {'learnt' if state == 'learnt' else 'saved'} in {bank.path}; "
+                "the same command goes on from there"
             ) from None
-        learnt, saved = len(done["learnt"]), len(done["saved"])
-        known = len(records) - learnt - saved
+        known = len(records) - sum(count.values())
         pending = len(bank.records("pending"))
-        display.finish(learnt=learnt, saved=saved, known=known, pending=pending, where=str(bank.path))
-
-
-def model_of(args: argparse.Namespace, bank: Bank) -> Model | None:
-    """The model that --model and --hf name; None for the bank's own."""
-    if args.model is None and args.hf is None:
-        return None
-    return resolve_model(bank.model if args.model is None else args.model, args.hf)
+        display.finish(**count, known=known, pending=pending, where=str(bank.path))

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     memories: list[Memory] = []
     with common.open_bank(args) as bank:
-        model = learn.model_of(args, bank)
+        model = common.model_of(args, bank)
 
         def call(progress: OnProgress) -> list[Record]:
             memories.extend(_memories(args))
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 later=args.later,
             )
 
-        learn.watch(args, bank, lambda: len(memories), call)
+        learn.watch(args, bank, lambda: [m.id or m.default_id() for m in memories], call)
     return 0
 
 

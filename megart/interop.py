@@ -1,0 +1,148 @@
+"""Adapters out of a bank and into it: PEFT folders and LoRA GGUF files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import prompts, recipes
+from .adapter import Adapter, read_adapter, write_adapter
+from .architecture import check_teachable, scalar_keys
+from .bank import Bank, Memory, Record
+from .errors import AdapterError, DependencyError, InputError
+from .memorize import similarity
+from .models import Model, resolve_model
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .runtime.assistant import Assistant
+
+
+def export_gguf(bank: Bank, id: str, path: str | Path, *, replace_existing: bool = False) -> Path:
+    """Copy the adapter of memory *id* to the file *path*: llama.cpp takes it with --lora.
+
+    Raises InputError when the file is there and is not to be replaced.
+    """
+    target = Path(path).expanduser()
+    data = bank.adapter_path(id).read_bytes()
+    _refuse(target, replace_existing)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def export_peft(
+    bank: Bank, id: str, folder: str | Path, *, model: str | Path | Model | None = None, replace_existing: bool = False
+) -> Path:
+    """Write the adapter of memory *id* as a PEFT folder of exactly the same effect.
+
+    Raises InputError when the folder holds an adapter and is not to be overwritten.
+    """
+    peft, base = _peft(), _base(bank, model)
+    adapter = read_adapter(bank.adapter_path(id))
+    target = Path(folder).expanduser()
+    _refuse(target / peft.CONFIG, replace_existing)
+    try:
+        peft.write_peft(adapter, scalar_keys(base.gguf), target, str(base.hf or bank.base.name))
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
+def import_adapter(
+    bank: Bank,
+    source: str | Path,
+    memory: Memory,
+    *,
+    model: str | Path | Model | None = None,
+    replace_existing: bool = False,
+    assistant: Assistant | None = None,
+) -> Record:
+    """Commit *memory* with an adapter trained elsewhere: a PEFT folder or a LoRA GGUF file.
+
+    The record's ``training["recall"]`` says how much of the text the runtime recalls with it, in
+    [0, 1]: a stranger's adapter was not taught our prompts, so that is told and not demanded. Raises
+    AdapterError when the adapter does not fit the bank's base, InputError when the id is taken.
+    """
+    base = _base(bank, model)
+    architecture = check_teachable(base)
+    memory = replace(memory, id=memory.id or memory.default_id())
+    if bank.find(memory.id or "") and not replace_existing:
+        raise InputError(f"{memory.id!r} is in the bank; give another id, or --replace")
+    path = Path(source).expanduser()
+    adapter = _peft().read_peft(path, scalar_keys(base.gguf)) if path.is_dir() else read_adapter(path)
+    if adapter.arch != architecture:
+        raise AdapterError(f"{path} is an adapter for {adapter.arch}; the bank's base is {architecture}")
+    from .runtime.assistant import Assistant
+
+    if assistant is None:
+        with Assistant(bank, model=base) as loaded:
+            return _commit(bank, memory, adapter, path, loaded)
+    return _commit(bank, memory, adapter, path, assistant)
+
+
+def _commit(bank: Bank, memory: Memory, adapter: Adapter, path: Path, assistant: Assistant) -> Record:
+    opening = list(assistant.engine.prompt([{"role": "user", "content": "?"}]).opening)
+    if adapter.invocation_tokens and adapter.invocation_tokens != opening:
+        raise AdapterError(
+            f"{path} works from the tokens {adapter.invocation_tokens} on, "
+            f"but this model's answers begin with {opening}; train it on this model's chat template"
+        )
+    activated = bool(adapter.invocation_tokens)
+    adapter = replace(adapter, metadata={"general.name": memory.title or memory.id, "megart.memory_id": memory.id})
+    if any(array.dtype.kind == "f" for pair in adapter.tensors.values() for array in pair):
+        adapter = adapter.as_type("f16")
+    data = write_adapter(adapter)
+    with tempfile.TemporaryDirectory(prefix="megart-") as folder:
+        kept = Path(folder) / "adapter.gguf"
+        kept.write_bytes(data)
+        limit = 2 * len(assistant.engine.tokenize(memory.text, special=False)) + 16
+        heard = [
+            assistant.try_recall(
+                read_adapter(kept), recipes.check_cue(memory), activated=activated, prompt=prompt, max_tokens=limit
+            )
+            for prompt in ([None] if activated else [None, prompts.PAPER_TRAINING])
+        ]
+    return bank.add(
+        memory,
+        key=assistant.key(memory.text, memory.title),
+        adapter=data,
+        recipe="imported",
+        activated=activated,
+        rank=adapter.rank,
+        training={"recall": round(max(similarity(text, memory.text) for text in heard), 4), "source": path.name},
+        replace=True,
+    )
+
+
+def _base(bank: Bank, model: str | Path | Model | None) -> Model:
+    base = resolve_model(model) if model is not None else bank.model
+    bank.check_base(base)
+    return base
+
+
+def _refuse(path: Path, replace_existing: bool) -> None:
+    if path.exists() and not replace_existing:
+        raise InputError(f"{path} is there already; give another name, or --replace")
+
+
+def _peft() -> ModuleType:
+    try:
+        from .train import peft
+    except ImportError as error:
+        raise DependencyError(
+            f"PEFT folders need safetensors ({error.name} is missing); run: pip install 'megart[train]'"
+        ) from error
+    return peft

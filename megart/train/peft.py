@@ -1,0 +1,214 @@
+"""PEFT's adapter folders, out and in: adapter_config.json and adapter_model.safetensors.
+
+Source of the format: ``peft.LoraConfig`` and ``peft.utils.save_and_load``. Needs safetensors, neither
+torch nor peft. Knows nothing about banks or text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from ..adapter import Adapter
+from ..errors import AdapterError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
+# Projections of a decoder block under their names in transformers.
+_PARTS = {
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+}
+# Initialisations that leave the base's weights as they are; others (pissa, olora, ...) subtract from them.
+_HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal", "lora_ga")
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+
+
+def write_peft(adapter: Adapter, header: Mapping[str, Any], folder: Path, base: str) -> None:
+    """Write *adapter* as a PEFT folder that computes the same: scale lora_alpha / r, no rsLoRA.
+
+    ``header`` holds the base's GGUF keys, ``base`` names it in the config. An activated adapter becomes
+    an aLoRA. Raises AdapterError for a tensor that has no place in transformers.
+    """
+    modules = _modules(adapter.arch, header)
+    names = {name: module for module, name in modules.items()}
+    arrays: dict[str, np.ndarray] = {}
+    for name, (a, b) in adapter.as_type("f32").tensors.items():
+        module = names.get(name.removesuffix(".weight"))
+        if module is None:
+            raise AdapterError(f"the tensor {name} has no counterpart in transformers; cannot write it for PEFT")
+        if heads := _permuted(name, adapter.arch, header):
+            b = _unpermute(b, heads)
+        half = adapter.tensors[name][0].dtype == np.float16
+        for side, array in (("A", a), ("B", b)):
+            kept = array.astype(np.float16) if half else array
+            arrays[f"base_model.model.{module}.lora_{side}.weight"] = np.ascontiguousarray(kept)
+    scale = adapter.scale(next(iter(adapter.tensors)))
+    alpha = scale * adapter.rank
+    layers = sorted({int(name.split(".")[1]) for name in adapter.tensors})
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": adapter.rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "use_rslora": False,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted({names[n.removesuffix(".weight")].split(".")[-1] for n in adapter.tensors}),
+        "modules_to_save": None,
+        "alora_invocation_tokens": list(adapter.invocation_tokens) or None,
+    }
+    if len(layers) < int(header[f"{adapter.arch}.block_count"]):
+        config["layers_to_transform"] = layers
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
+    """The adapter in a PEFT folder, for the base with the GGUF keys *header*; factors in float32.
+
+    Scales of LoRA and rsLoRA, rank and alpha patterns come out exactly: pairs are padded with zeros to
+    one rank, and what their scales differ by goes into B. Raises AdapterError for what a LoRA GGUF
+    cannot hold.
+    """
+    config = _config(folder)
+    tensors = _read(folder / WEIGHTS)
+    arch = str(header["general.architecture"])
+    modules = _modules(arch, header)
+    pairs: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in tensors.items():
+        found = _KEY.fullmatch(key)
+        module = found[1] if found else ""
+        if not found or module not in modules:
+            raise AdapterError(
+                f"{folder / WEIGHTS}: the tensor {key!r} has no place in {arch}; "
+                "expected LoRA factors of attention and MLP projections"
+            )
+        pairs.setdefault(module, {})[found[2]] = array
+    if not pairs:
+        raise AdapterError(f"{folder / WEIGHTS} holds no LoRA factors")
+    scales: dict[str, float] = {}
+    for module, pair in pairs.items():
+        if set(pair) != {"A", "B"} or any(array.ndim != 2 for array in pair.values()):
+            raise AdapterError(f"{folder / WEIGHTS}: {module} has no whole pair of lora_A and lora_B")
+        rank = pair["A"].shape[0]
+        if pair["B"].shape[1] != rank:
+            raise AdapterError(f"{folder / WEIGHTS}: {module} has ranks {rank} and {pair['B'].shape[1]}")
+        alpha = float(_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
+        scales[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    rank = max(pair["A"].shape[0] for pair in pairs.values())
+    scale = scales[next(iter(pairs))]
+    made = {}
+    for module, pair in pairs.items():
+        a, b = pair["A"], pair["B"] * np.float32(scales[module] / scale if scale else 0.0)
+        name = modules[module]
+        if heads := _permuted(name, arch, header):
+            if b.shape[0] % (2 * heads):
+                raise AdapterError(f"{module}: lora_B has {b.shape[0]} rows, which {heads} heads cannot share")
+            b = _permute(b, heads)
+        fill = rank - a.shape[0]
+        made[f"{name}.weight"] = (np.pad(a, ((0, fill), (0, 0))), np.pad(b, ((0, 0), (0, fill))))
+    return Adapter(arch, scale * rank, made, [int(t) for t in config.get("alora_invocation_tokens") or ()])
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AdapterError(f"cannot read {path}: {error.strerror or error}; expected a folder saved by PEFT") from error
+    except ValueError as error:
+        raise AdapterError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path} holds no JSON object")
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{path}: peft_type is {config.get('peft_type')!r}; expected LORA")
+    init = config.get("init_lora_weights", True)
+    wrong = [
+        f"{name} is {config[name]!r}"
+        for name in ("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "modules_to_save", "layer_replication")
+        if config.get(name)
+    ]
+    wrong += [f"bias is {config['bias']!r}"] if config.get("bias", "none") != "none" else []
+    wrong += [f"init_lora_weights is {init!r}, which changes the base"] if init not in _HARMLESS else []
+    if wrong:
+        raise AdapterError(f"{path}: {'; '.join(wrong)}; a LoRA GGUF cannot hold that")
+    return config
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of a safetensors file, float32; NumPy has no bfloat16, so that is widened here."""
+    if not path.is_file():
+        other = path.with_name("adapter_model.bin").is_file()
+        hint = "; adapter_model.bin is a pickle, save it again with safe_serialization" if other else ""
+        raise AdapterError(f"no file {path}{hint}")
+    try:
+        found = safetensors.deserialize(path.read_bytes())
+    except (safetensors.SafetensorError, OSError) as error:
+        raise AdapterError(f"{path} is not a whole safetensors file: {error}") from error
+    arrays = {}
+    for name, tensor in found:
+        kind, data = tensor["dtype"], bytes(tensor["data"])
+        if kind == "BF16":
+            flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        elif kind in _FLOATS:
+            flat = np.frombuffer(data, _FLOATS[kind]).astype(np.float32)
+        else:
+            raise AdapterError(f"{path}: {name} is of type {kind}; expected float32, float16 or bfloat16")
+        arrays[name] = flat.reshape(tensor["shape"])
+    return arrays
+
+
+def _modules(arch: str, header: Mapping[str, Any]) -> dict[str, str]:
+    """Module of the transformers model -> GGUF tensor name without ".weight"."""
+    layers = int(header[f"{arch}.block_count"])
+    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(numbers[arch], layers)
+    paths = [f"model.layers.{layer}.{part}" for layer in range(layers) for part in _PARTS.values()]
+    return {path: name for path in paths if (name := names.get_name(path))}
+
+
+def _pattern(pattern: Any, module: str, default: Any) -> Any:
+    """The value that PEFT takes for *module* from an alpha or rank pattern."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _permuted(name: str, arch: str, header: Mapping[str, Any]) -> int:
+    """How many heads' rows the GGUF conversion interleaves in the tensor *name*; 0 when none."""
+    part = name.split(".")[2]
+    if arch != "llama" or part not in ("attn_q", "attn_k"):
+        return 0
+    heads = header.get("llama.attention.head_count", 0)
+    return int(header.get("llama.attention.head_count_kv", heads) if part == "attn_k" else heads)
+
+
+def _permute(b: np.ndarray, heads: int) -> np.ndarray:
+    """Rows as llama.cpp's conversion of llama models orders them (its rotary halves are interleaved)."""
+    rows = b.shape[0] // heads // 2
+    return np.ascontiguousarray(b.reshape(heads, 2, rows, -1).swapaxes(1, 2).reshape(b.shape))
+
+
+def _unpermute(b: np.ndarray, heads: int) -> np.ndarray:
+    rows = b.shape[0] // heads // 2
+    return np.ascontiguousarray(b.reshape(heads, rows, 2, -1).swapaxes(1, 2).reshape(b.shape))
