@@ -174,7 +174,7 @@ ERRORS = {
     "verb": (
         ["recal", "x"],
         ("got the verb 'recal'; expected one of init, memorize, learn, ask, recall, list, show, forget, "
-        "export, import, verify, demo; did you mean recall?"),
+        "export, import, verify, eval, demo; did you mean recall?"),
     ),
     "option first": (
         ["--bank", "x", "list"],
