@@ -333,8 +333,8 @@ def test_other_suites(suite: str, learnt: Options, monkeypatch: pytest.MonkeyPat
         assert {row["stage"] for row in found["rows"] if row["method"] == "mega"} == {1, 2}
     if suite == "scale":
         machine = {row["n"]: row for row in found["rows"] if row["method"] == "machine"}
-        # The data has one text more that can stand in as a stranger.
-        assert {n: (row["learnt"], row["synthetic"]) for n, row in machine.items()} == {2: (2, 0), 3: (2, 1)}
+        # Strangers: a plain text and both sides of a contradiction.
+        assert {n: (row["learnt"], row["synthetic"]) for n, row in machine.items()} == {2: (2, 0), 4: (2, 2)}
         assert all(row["disk_bytes"] > 0 for row in machine.values())
 
 

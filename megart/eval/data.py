@@ -8,8 +8,10 @@ nothing. Knows nothing about models.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -149,7 +151,7 @@ def load(files: Iterable[str | Path], partitions: Sequence[int] | None = None) -
 def _take(data: Data, composites: list[tuple[int, Composite]], stem: str, number: int, row: dict[str, Any]) -> None:
     id = str(row.get("id") or f"{stem}-{number}")
     if "paragraph_ids" in row:
-        ids = tuple(map(str, row["paragraph_ids"]))
+        ids = tuple(map(_id, row["paragraph_ids"]))
         composites.append((number, Composite(Question(id, row["q"], _answers(row["a"])), ids)))
     elif "choices" in row:
         right, choices = int(row["a"]), tuple(map(str, row["choices"]))
@@ -171,9 +173,17 @@ def _take(data: Data, composites: list[tuple[int, Composite]], stem: str, number
         raise ValueError('expected one of the keys "text", "q", "choices", "plain", "old" and "new"')
 
 
+def _id(value: Any) -> str:
+    """*value* as the id of a memory: what an id may not hold becomes "-"."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", str(value))
+    if plain == str(value) and len(plain) <= 64:
+        return plain
+    return f"{plain.lstrip('._-')[:55]}-{hashlib.sha256(str(value).encode()).hexdigest()[:8]}"
+
+
 def _item(row: dict[str, Any]) -> Item:
     plain = {key: row[key] for key in ("text", "id", "title", "paraphrases") if row.get(key)}
-    memory = Memory.from_dict(plain)
+    memory = Memory.from_dict(plain | ({"id": _id(plain["id"])} if "id" in plain else {}))
     id = memory.id or memory.default_id()
     memory = Memory(memory.text, id, memory.title, memory.paraphrases)
     asked = []

@@ -58,20 +58,25 @@ class _Scale:
         return self._desk
 
     def strangers(self) -> Iterator[tuple[str, str | None]]:
-        """Texts that nobody is asked about: further memories, then paragraphs, then sentences of plain texts."""
+        """Texts that nobody is asked about, each once: further memories, then plain text, then whatever else there is."""
+        seen = {item.memory.text for item in self.real}
+        for text, title in self._texts():
+            if text not in seen:
+                seen.add(text)
+                yield text, title
+
+    def _texts(self) -> Iterator[tuple[str, str | None]]:
         real = {item.id for item in self.real}
-        for item in self.items:
-            if item.id not in real:
-                yield item.memory.text, item.memory.title
+        others = [item for item in self.items if item.id not in real]
+        yield from ((item.memory.text, item.memory.title) for item in others)
         for _, text in self.run.data.texts:
-            for paragraph in text.split("\n"):
-                words = paragraph.split()
-                if len(words) >= 30:
-                    yield " ".join(words[:60]), None
-        for _, text in self.run.data.texts:
-            for sentence in re.split(r"(?<=[.!?]) +", text):
-                if 8 <= len(sentence.split()) <= 60:
-                    yield " ".join(sentence.split()), None
+            paragraphs = [paragraph.split() for paragraph in text.split("\n")]
+            yield from ((" ".join(words[:60]), None) for words in paragraphs if len(words) >= 30)
+            sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?]) +", text)]
+            yield from ((" ".join(words), None) for words in sentences if 8 <= len(words) <= 60)
+        yield from ((text, item.memory.title) for item in others for text in item.memory.paraphrases)
+        yield from ((text, pair.title) for pair in self.run.data.conflicts for text in (pair.old, pair.new))
+        yield from ((question.q, None) for item in others for question in item.questions)
 
     def grow(self, count: int) -> tuple[int, int]:
         """Bring the bank to *count* memories: (learnt ones, synthetic ones)."""
