@@ -98,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge", metavar="URL", help="OpenAI-compatible endpoint that judges answers as well (key: $MEGART_JUDGE_KEY)"
     )
     parser.add_argument("--judge-model", metavar="NAME", default="default", help="the judge's model")
+    parser.add_argument("--report-only", action="store_true", help="measure nothing; report what WORK holds so far")
     parser.add_argument("--estimate", action="store_true", help="only say how long it would take")
     common.add_json(parser, "print the paths of the report as JSON")
 
@@ -122,7 +123,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     ui.say(f"{units} measurements, about {ui.duration(seconds)} left")
     with ui.Meter() as meter:
-        results, page = evaluation.evaluate(options, lambda t: meter.show(t.done, t.total, t.seconds_left, t.doing))
+
+        def draw(tick: evaluation.Tick) -> None:
+            meter.show(tick.done, tick.total, tick.seconds_left, tick.doing)
+
+        results, page = evaluation.evaluate(options, draw, measure=not args.report_only)
     if args.json:
         ui.put_json({"results": str(results), "report": str(page)})
     else:

@@ -18,8 +18,12 @@ from .tables import learning
 __all__ = ["SUITES", "Options", "Tick", "estimate", "evaluate"]
 
 
-def evaluate(options: Options, on_tick: Callable[[Tick], None] | None = None) -> tuple[Path, Path]:
+def evaluate(
+    options: Options, on_tick: Callable[[Tick], None] | None = None, *, measure: bool = True
+) -> tuple[Path, Path]:
     """Run a suite (what the work folder does not hold yet) and write its report: (results.json, report.html).
+
+    Without ``measure`` the report is written of what the work folder holds, complete or not.
 
     Raises InputError, DependencyError (a package of the extra ``eval`` is missing), BankError.
     """
@@ -28,7 +32,8 @@ def evaluate(options: Options, on_tick: Callable[[Tick], None] | None = None) ->
     try:
         suite = _suite(options.suite)
         units = suite.units(run)
-        run.do(units)
+        if measure:
+            run.do(units)
         rows = [dict(row) for row in run.rows(units)]
         run.close_desk()
         embedder = report.add_cosines(rows, options.work)
