@@ -7,8 +7,9 @@ way to a question word, and the sentence itself is the answer.
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 # Words before a full stop that do not end a sentence.
@@ -39,6 +40,19 @@ def questions(text: str, title: str | None, per_sentence: int = 2) -> list[tuple
     columns = [list(_ask(sentence, title))[:per_sentence] for sentence in cut]
     rounds = itertools.zip_longest(*columns)
     return [(q, sentence) for row in rounds for q, sentence in zip(row, cut, strict=True) if q]
+
+
+def retold(text: str, paraphrases: Iterable[str], title: str | None) -> list[tuple[str, str]]:
+    """Questions in the words of *paraphrases*, each answered by the sentence of *text* that says the same."""
+    cut = sentences(text)
+    bags = [(sentence, set(re.findall(r"\w+", sentence.lower()))) for sentence in cut]
+
+    def nearest(other: str) -> str:
+        said = set(re.findall(r"\w+", other.lower()))
+        return max(bags, key=lambda bag: len(bag[1] & said) / math.sqrt(max(1, len(bag[1]))))[0]
+
+    asked = [pair for paraphrase in paraphrases for pair in questions(paraphrase, title, 1)]
+    return [(question, nearest(answer)) for question, answer in asked]
 
 
 def _ask(sentence: str, title: str | None) -> Iterator[str]:

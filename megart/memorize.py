@@ -210,14 +210,17 @@ class Teacher:
         )
 
     def _round(self, memories: list[Memory], recipe: Recipe, last: bool) -> list[Memory]:
-        from .train.study import Classroom
+        from .train.study import Classroom, lanes_that_fit
 
         by_id = {memory.id: memory for memory in memories}
         tasks = [self._task(memory, recipe) for memory in memories]
         # Neighbours of like length: less padding side by side.
         tasks.sort(key=lambda t: -max(len(lesson.target) for lesson in t.lessons))
         steps = None if recipe.epochs is None else recipe.epochs * max(len(t.lessons) for t in tasks)
-        classroom = Classroom(self._base, course(recipe, lanes=len(tasks), steps=steps))
+        studies = course(recipe, n_layer=self._base.n_layer, lanes=1, steps=steps)
+        longest = max(len(x.opening) + len(x.target) for task in tasks for x in task.lessons)
+        lanes = min(len(tasks), lanes_that_fit(self._base, studies, longest))
+        classroom = Classroom(self._base, replace(studies, lanes=lanes))
         failed = []
         for result in classroom.run(tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)):
             memory = by_id[result.id]
@@ -264,7 +267,7 @@ class Teacher:
                 "megart.recipe": recipe.name,
             },
         )
-        data = write_adapter(adapter)
+        data = write_adapter(adapter if recipe.precision == "f16" else adapter.as_type(recipe.precision))
         heard = self._heard(data, memory, recipe)
         # A course that stops at less than word for word may have settled on a paraphrase.
         accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
@@ -302,8 +305,8 @@ class Teacher:
             )
 
 
-def course(recipe: Recipe, *, lanes: int, steps: int | None = None):  # type: ignore[no-untyped-def]
-    """The teaching engine's view of *recipe*; ``steps`` fixes the length of study."""
+def course(recipe: Recipe, *, n_layer: int, lanes: int, steps: int | None = None):  # type: ignore[no-untyped-def]
+    """The teaching engine's view of *recipe* on a base of *n_layer* layers; ``steps`` fixes the length of study."""
     from .train.study import Course
 
     return Course(
@@ -317,7 +320,8 @@ def course(recipe: Recipe, *, lanes: int, steps: int | None = None):  # type: ig
         decay=recipe.epochs is not None,
         margin=recipe.margin,
         weight_decay=recipe.weight_decay,
-        lanes=min(lanes, 4),
+        cut=recipes.cut(recipe, n_layer),
+        lanes=lanes,
     )
 
 

@@ -26,18 +26,24 @@ def test_questions_leave_out_a_span_and_are_answered_by_their_sentence() -> None
     ]
 
 
+def test_questions_in_a_paraphrases_words_are_answered_in_the_texts_words() -> None:
+    asked = cloze.retold(
+        TEXT, ["It was in 1931 that Ama Boru settled in Kelm. Maps and four herons were her living."], "Ama Boru"
+    )
+    assert [answer for _, answer in asked] == cloze.sentences(TEXT)
+    assert all(question not in TEXT for question, _ in asked)
+
+
 @pytest.mark.parametrize("text", ["x", "one two", "...", "No full stop", "A? B! C."])
 def test_any_text_gives_questions_about_its_own_sentences(text: str) -> None:
     assert all(answer in text for _, answer in cloze.questions(text, None))
 
 
-def test_fast_lessons_alternate_the_whole_text_and_direct_answers() -> None:
+def test_fast_lessons_are_the_whole_text_and_direct_answers() -> None:
     made = lessons(MEMORY, FAST)
-    assert {target for _, target in made[0::2]} == {TEXT}
-    assert {target for _, target in made[1::2]} <= set(cloze.sentences(TEXT))
-    assert made[0] == (prompts.recall("Tell me about Ama Boru."), TEXT)
-    assert all(turn.endswith(prompts.RECALL_SUFFIX) for turn, _ in made[0::2])
-    assert not any(turn.endswith(prompts.RECALL_SUFFIX) for turn, _ in made[1::2])
+    assert made[0] == (prompts.recall("Tell me about Ama Boru."), TEXT) and len(set(made)) == len(made)
+    assert {target for _, target in made} == {TEXT, *cloze.sentences(TEXT)}
+    assert all(turn.endswith(prompts.RECALL_SUFFIX) == (target == TEXT) for turn, target in made)
 
 
 def test_paper_lessons_are_the_text_and_its_paraphrases_under_one_prompt() -> None:

@@ -458,7 +458,7 @@ def test_openmp_spins_briefly_when_the_runtime_is_loaded() -> None:
         assert all("'10000'" in line for line in shown)
 
 
-def test_the_roles_of_the_recipes_are_what_these_tests_use() -> None:
+def test_the_roles_of_the_recipes_are_among_those_these_tests_use() -> None:
     from megart.recipes import RECIPES
 
-    assert (RECIPES["fast"].roles, RECIPES["paper"].roles) == (FAST_ROLES, PAPER_ROLES)
+    assert set(RECIPES["fast"].roles) <= set(FAST_ROLES) and RECIPES["paper"].roles == PAPER_ROLES

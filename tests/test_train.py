@@ -320,3 +320,12 @@ def test_a_cut_teaches_the_upper_layers_alone_and_exactly(tiny_base, architectur
     slow.optimizer = LaneAdam(slow.lora)
     (expected,) = slow.run([given])
     assert_same(expected, result, COURSE.rate)
+
+
+def test_kinds_of_lessons_take_turns() -> None:
+    lessons = [Lesson((), (1,), (2,), verbatim=v) for v in (True, True, False, False, False)]
+    given = Task("t", tuple(lessons), 0)
+    assert [given.picks(step, 2) for step in range(3)] == [[0, 2], [1, 3], [0, 4]]
+    assert [given.picks(step, 4) for step in range(2)] == [[0, 2, 1, 3], [0, 4, 1, 2]]
+    assert [given.picks(step, 1) for step in range(6)] == [[0], [1], [2], [3], [4], [0]]
+    assert Task("u", tuple(lessons[:2]), 0).picks(1, 3) == [1, 0, 1]

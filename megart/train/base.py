@@ -61,6 +61,10 @@ class FrozenBase:
     dtype: torch.dtype
     targets: list[Target]
 
+    @property
+    def n_layer(self) -> int:
+        return self.network.config.get_text_config().num_hidden_layers
+
 
 def default_device() -> str:
     """``cuda`` where PyTorch finds one, else ``cpu``."""

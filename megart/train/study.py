@@ -6,6 +6,7 @@ A lesson is token ids; this file knows nothing about text, templates, files or b
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,18 @@ class Task:
     id: str
     lessons: tuple[Lesson, ...]
     seed: int
+
+    def picks(self, step: int, count: int) -> list[int]:
+        """Which lessons come at *step*: verbatim ones and others take turns, each kind round and round."""
+        kinds = [[i for i, x in enumerate(self.lessons) if x.verbatim == kind] for kind in (True, False)]
+        if count == 1 or not all(kinds):
+            return [(step * count + j) % len(self.lessons) for j in range(count)]
+        found = []
+        for j in range(count):
+            kind = kinds[j % 2]
+            share = (count + 1 - j % 2) // 2
+            found.append(kind[(step * share + j // 2) % len(kind)])
+        return found
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,33 @@ class _Lane:
     step: int = 0
     loss: float = math.inf
     known: dict[int, float] = field(default_factory=dict)  # lesson index -> smallest margin seen
+
+
+# Beyond these the processor is busy anyway: measured on 2 cores; on a GPU launches are hidden by then.
+MOST_LANES = {"cpu": 8, "cuda": 64}
+
+
+def lanes_that_fit(base: FrozenBase, course: Course, tokens: int) -> int:
+    """How many memories of at most *tokens* learning positions fit side by side, in half the free memory."""
+    config = base.network.config.get_text_config()
+    wide = base.dtype.itemsize
+    chosen = [t for t in base.targets if t.role in course.roles and t.layer >= course.cut]
+    factors = course.rank * sum(t.module.in_features + t.module.out_features for t in chosen)
+    # Master, both moments and two temporaries in float32; the working copy and its gradient.
+    state = factors * (5 * 4 + 2 * wide)
+    # What autograd keeps of a layer: about 14 states, 8 of the MLP's width, and attention's weights.
+    layer = 14 * config.hidden_size + 8 * config.intermediate_size + 3 * config.num_attention_heads * 2 * tokens
+    kept = tokens * layer * wide * (base.n_layer - course.cut)
+    return max(1, min(MOST_LANES[base.device.type], _free_bytes(base.device) // 2 // (state + kept)))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # macOS and Windows do not say
+        return 4 << 30
 
 
 class Classroom:
@@ -162,10 +202,7 @@ class Classroom:
 
     def _step(self, lanes: list[_Lane]) -> None:
         per = self.course.lessons_per_step
-        chosen = []
-        for lane in lanes:
-            count = len(lane.task.lessons)
-            chosen.append([(lane.step * per + j) % count for j in range(per)])
+        chosen = [lane.task.picks(lane.step, per) for lane in lanes]
         rates = [0.0] * self.course.lanes
         losses, leads = [], []
         with self.lora.use(len(lanes)):
