@@ -1,7 +1,7 @@
 """Questions made from a text by leaving something out, so that a memory learns to answer directly.
 
 Unsupervised and deterministic: a span of a sentence (a number, a name, else its last words) gives
-way to a question word, and the sentence itself is the answer.
+way to a question word, and the sentence itself, with what follows it, is the answer.
 """
 
 from __future__ import annotations
@@ -40,6 +40,22 @@ def questions(text: str, title: str | None, per_sentence: int = 2) -> list[tuple
     columns = [list(_ask(sentence, title))[:per_sentence] for sentence in cut]
     rounds = itertools.zip_longest(*columns)
     return [(q, sentence) for row in rounds for q, sentence in zip(row, cut, strict=True) if q]
+
+
+def passage(text: str, sentence: str, words: int) -> str:
+    """The answer around *sentence*: the whole *text* when it has at most *words*, else from the sentence on.
+
+    Whole sentences only, and always at least the one.
+    """
+    if len(text.split()) <= words:
+        return text
+    cut = sentences(text)
+    taken = [sentence]
+    for following in cut[cut.index(sentence) + 1 :]:
+        if len(" ".join([*taken, following]).split()) > words:
+            break
+        taken.append(following)
+    return " ".join(taken)
 
 
 def retold(text: str, paraphrases: Iterable[str], title: str | None) -> list[tuple[str, str]]:

@@ -245,7 +245,7 @@ class Teacher:
             if len(target) > room:
                 raise InputError(f"{memory.id}: {len(target)} tokens, but a memory may have {room}; split the text")
             body, opening = (prompt.body, prompt.opening) if recipe.activated else ((), prompt.tokens)
-            made.append(Lesson(body, opening, target, verbatim=text == memory.text))
+            made.append(Lesson(body, opening, target))
         seed = int.from_bytes(hashlib.sha256(memory.text.encode()).digest()[:4], "little")
         return Task(memory.id or "", tuple(made), seed)
 

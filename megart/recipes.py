@@ -20,6 +20,7 @@ class Recipe:
     ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all lessons);
     without it a memory studies until it knows its text, at most ``max_steps``.
     ``recall``: share of the text's words that the runtime must recall, in order; 1.0 is verbatim.
+    ``answer_words``: how much of the text, around the sentence that answers, is taught as the answer.
     ``layers``: share of the base's layers that learn, the upper ones: those below run once per lesson.
     ``precision``: of the exported factors, as GGUF names it.
     """
@@ -36,6 +37,7 @@ class Recipe:
     epochs: int | None = None
     margin: float = 1.0
     recall: float = 1.0
+    answer_words: int = 60
     layers: float = 1.0
     precision: str = "f16"
     weight_decay: float = 0.0
@@ -55,8 +57,8 @@ class Recipe:
 
 
 FAST = Recipe(
-    name="fast", rank=8, alpha=32.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
-    rate=4e-3, lessons_per_step=2, margin=1.5, layers=0.5, precision="q8_0",
+    name="fast", rank=4, alpha=16.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
+    rate=4e-3, lessons_per_step=1, margin=1.5, layers=0.5, precision="q8_0",
 )  # fmt: skip
 # Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (see README).
 PAPER = Recipe(
@@ -67,7 +69,7 @@ RECIPES = {recipe.name: recipe for recipe in (FAST, PAPER)}
 
 
 # Other wordings teach to answer other questions; beyond these they only cost time.
-PARAPHRASES = 4
+PARAPHRASES = 2
 
 
 def cut(recipe: Recipe, n_layer: int) -> int:
@@ -78,19 +80,21 @@ def cut(recipe: Recipe, n_layer: int) -> int:
 def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
     """The (user turn, target text) pairs that *memory* studies under *recipe*; the text comes first.
 
-    Lessons whose target is the memory's own text are the verbatim ones. The fast recipe adds cloze
-    questions, whose target is the one sentence that answers: without them a question brings the
-    whole text instead of an answer.
+    The fast recipe asks for the text under recall prompts, and adds cloze
+    questions, answered by the passage that holds the answer: a short text whole, of a long one the
+    sentence and what follows. (Single sentences are as easily learnt but half as often the right ones.)
     """
     if recipe.name == "paper":
         return [(prompts.PAPER_TRAINING, text) for text in (memory.text, *memory.paraphrases)]
-    asked = cloze.questions(memory.text, memory.title)
+    asked = cloze.questions(memory.text, memory.title, per_sentence=1)
     first, *others = cues(memory)
     # One recall cue is a question, as a person's may be; more of them cost direct answers.
     mixed = dict.fromkeys([first, *(question for question, _ in asked[:1]), *others])
     whole = [(prompts.recall(cue), memory.text) for cue in mixed]
     asked += cloze.retold(memory.text, memory.paraphrases[:PARAPHRASES], memory.title)
-    direct = [(prompts.ask(question), answer) for question, answer in asked]
+    direct = [
+        (prompts.ask(question), cloze.passage(memory.text, answer, recipe.answer_words)) for question, answer in asked
+    ]
     return list(dict.fromkeys(whole + direct))
 
 

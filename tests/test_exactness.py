@@ -172,7 +172,7 @@ def test_the_lessons_loss_is_the_runtimes_loss(tiny, tiny_base, exact: None, act
             classroom.lora.load_lane(lane, factors[lane])
         lanes = [seat(classroom, Task(str(lane), tuple(lessons[lane]), 0)) for lane in (0, 1)]
         with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(2):
-            passes = [classroom._pass(lanes, [column, column], 1.0) for column in (0, 1)]
+            passes = [classroom._pass([(lane, column) for lane in lanes]) for column in (0, 1)]
         losses, leads = (torch.stack(each).T.reshape(-1) for each in zip(*passes, strict=True))
         for row, given in enumerate([*lessons[0], *lessons[1]]):
             adapter = to_adapter(factors[row // 2], architecture="qwen3", scale=recipe.scale, dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -40,10 +41,11 @@ def test_any_text_gives_questions_about_its_own_sentences(text: str) -> None:
 
 
 def test_fast_lessons_are_the_whole_text_and_direct_answers() -> None:
-    made = lessons(MEMORY, FAST)
-    assert made[0] == (prompts.recall("Tell me about Ama Boru."), TEXT) and len(set(made)) == len(made)
-    assert {target for _, target in made} == {TEXT, *cloze.sentences(TEXT)}
-    assert all(turn.endswith(prompts.RECALL_SUFFIX) == (target == TEXT) for turn, target in made)
+    short, long = lessons(MEMORY, FAST), lessons(MEMORY, replace(FAST, answer_words=13))
+    assert short[0] == (prompts.recall("Tell me about Ama Boru."), TEXT) and len(set(short)) == len(short)
+    assert {target for _, target in short} == {TEXT}
+    assert {target for _, target in long} == {TEXT, *cloze.sentences(TEXT)}
+    assert all(turn.endswith(prompts.RECALL_SUFFIX) == (target == TEXT) for turn, target in long)
 
 
 def test_paper_lessons_are_the_text_and_its_paraphrases_under_one_prompt() -> None:
@@ -64,3 +66,13 @@ def test_a_second_attempt_has_more_room_at_the_same_scale(recipe) -> None:
     again = recipe.harder()
     assert (again.rank, again.scale) == (2 * recipe.rank, pytest.approx(recipe.scale))
     assert again.margin > recipe.margin
+
+
+def test_an_answer_is_the_passage_around_the_sentence() -> None:
+    cut = cloze.sentences(TEXT)
+    assert cloze.passage(TEXT, cut[1], words=100) == TEXT
+    assert cloze.passage(TEXT, cut[0], words=13) == cut[0]
+    assert cloze.passage(TEXT, cut[1], words=13) == cut[1]
+    longer = f"{TEXT} They flew off in May."
+    assert cloze.passage(longer, cut[1], words=12) == f"{cut[1]} They flew off in May."
+    assert cloze.passage(longer, cut[1], words=1) == cut[1]

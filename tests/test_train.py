@@ -89,11 +89,11 @@ def test_a_result_does_not_depend_on_who_enters_and_leaves_when(tiny_base) -> No
             assert_same(alone[each.id], together[each.id], course.rate)
 
 
-def test_study_ends_when_every_verbatim_target_leads_by_the_margin(tiny_base) -> None:
+def test_study_ends_when_every_target_leads_by_the_margin(tiny_base) -> None:
     base = tiny_base("llama")
     lessons = (
         *task(1, 10).lessons,
-        Lesson(tokens(50, 6), tokens(7, 3), tokens(9, 10), verbatim=False),
+        Lesson(tokens(50, 6), tokens(7, 3), tokens(9, 10)),
     )
     given = Task("t", lessons, 1)
     course = replace(COURSE, stop=True, max_steps=60, lessons_per_step=3)
@@ -118,7 +118,7 @@ def test_what_was_reported_as_learnt_is_what_the_factors_do(tiny_base) -> None:
     classroom.lora.load_lane(0, result.factors)
     with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(1):
         lane = seat(classroom, given)
-        passes = [classroom._pass([lane], [i], 1.0) for i in range(len(given.lessons))]
+        passes = [classroom._pass([(lane, i)]) for i in range(len(given.lessons))]
     losses, leads = (torch.cat(each) for each in zip(*passes, strict=True))
     assert leads.min().item() == pytest.approx(result.margin, abs=1e-3)
     assert losses.mean().item() == pytest.approx(result.loss, abs=1e-3)
@@ -322,10 +322,16 @@ def test_a_cut_teaches_the_upper_layers_alone_and_exactly(tiny_base, architectur
     assert_same(expected, result, COURSE.rate)
 
 
-def test_kinds_of_lessons_take_turns() -> None:
-    lessons = [Lesson((), (1,), (2,), verbatim=v) for v in (True, True, False, False, False)]
-    given = Task("t", tuple(lessons), 0)
-    assert [given.picks(step, 2) for step in range(3)] == [[0, 2], [1, 3], [0, 4]]
-    assert [given.picks(step, 4) for step in range(2)] == [[0, 2, 1, 3], [0, 4, 1, 2]]
-    assert [given.picks(step, 1) for step in range(6)] == [[0], [1], [2], [3], [4], [0]]
-    assert Task("u", tuple(lessons[:2]), 0).picks(1, 3) == [1, 0, 1]
+def test_the_lesson_known_least_well_comes_next() -> None:
+    from megart.train.study import _Lane
+
+    given = Task("t", tuple(Lesson((), (1,), (2,)) for _ in range(3)), 0)
+    lane = _Lane(given, [], 0.0)
+    assert lane.picks(replace(COURSE, stop=True)) == [0, 1]
+    lane.leads[:] = [0.5, 3.0, -1.0]
+    assert lane.picks(replace(COURSE, stop=True)) == [2, 0] and lane.margin == -1.0
+    assert lane.picks(replace(COURSE, stop=True, lessons_per_step=4)) == [2, 0, 1, 2]
+    taken = []
+    for lane.step in range(3):
+        taken.append(lane.picks(COURSE))
+    assert taken == [[0, 1], [2, 0], [1, 2]]

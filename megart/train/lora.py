@@ -45,7 +45,7 @@ class StackedLora:
         count = len(targets)
         self.a, self.b = leaves[:count], leaves[count:]
         self.active = False
-        self._rows = lanes  # lanes that take part in the current pass
+        self._taking_part = slice(0, lanes)  # lanes of the current pass
 
     def _view(self, flat: Tensor, index: int) -> Tensor:
         rows, cols = self._shapes[index]
@@ -94,10 +94,10 @@ class StackedLora:
         self.sync()
 
     def _delta(self, index: int, x: Tensor) -> Tensor:
-        rows = self._rows
-        flat = x.reshape(rows, -1, x.shape[-1])
-        low = torch.bmm(flat, self.a[index][:rows].transpose(1, 2))
-        out = torch.bmm(low, self.b[index][:rows].transpose(1, 2))
+        a, b = self.a[index][self._taking_part], self.b[index][self._taking_part]
+        flat = x.reshape(len(a), -1, x.shape[-1])
+        low = torch.bmm(flat, a.transpose(1, 2))
+        out = torch.bmm(low, b.transpose(1, 2))
         return out.view(*x.shape[:-1], out.shape[-1])
 
     @contextmanager
@@ -122,9 +122,9 @@ class StackedLora:
                 handle.remove()
 
     @contextmanager
-    def use(self, lanes: int) -> Iterator[None]:
-        """Let the first *lanes* lanes act in passes within the block."""
-        self.active, self._rows = True, lanes
+    def use(self, lanes: int, first: int = 0) -> Iterator[None]:
+        """Let *lanes* lanes from *first* on act in passes within the block."""
+        self.active, self._taking_part = True, slice(first, first + lanes)
         try:
             yield
         finally:

@@ -28,14 +28,12 @@ class Lesson:
 
     The base alone encodes ``prompt``; the adapter is active on ``opening`` (the generation prompt)
     and on ``target``, whose tokens alone carry loss. An adapter that is to see the whole prompt
-    has an empty ``prompt`` and all of it in ``opening``. ``verbatim`` lessons decide when a memory
-    is learnt.
+    has an empty ``prompt`` and all of it in ``opening``.
     """
 
     prompt: tuple[int, ...]
     opening: tuple[int, ...]
     target: tuple[int, ...]
-    verbatim: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,18 +43,6 @@ class Task:
     id: str
     lessons: tuple[Lesson, ...]
     seed: int
-
-    def picks(self, step: int, count: int) -> list[int]:
-        """Which lessons come at *step*: verbatim ones and others take turns, each kind round and round."""
-        kinds = [[i for i, x in enumerate(self.lessons) if x.verbatim == kind] for kind in (True, False)]
-        if count == 1 or not all(kinds):
-            return [(step * count + j) % len(self.lessons) for j in range(count)]
-        found = []
-        for j in range(count):
-            kind = kinds[j % 2]
-            share = (count + 1 - j % 2) // 2
-            found.append(kind[(step * share + j // 2) % len(kind)])
-        return found
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ class Course:
     warmup: int = 0  # steps of linear warm-up
     max_steps: int = 80
     lessons_per_step: int = 2
-    stop: bool = True  # leave as soon as every verbatim target is top-1 with the margin
+    stop: bool = True  # leave as soon as every target is top-1 with the margin; else take all lessons in turn
     margin: float = 1.0
     weight_decay: float = 0.0
     lanes: int = 4
@@ -88,7 +74,7 @@ class Result:
     steps: int
     seconds: float  # wall time this task spent in a lane
     loss: float
-    margin: float  # smallest lead, in logits, of a verbatim target token over the next best
+    margin: float  # smallest lead, in logits, of a target token over the next best
 
 
 @dataclass
@@ -98,7 +84,22 @@ class _Lane:
     started: float
     step: int = 0
     loss: float = math.inf
-    known: dict[int, float] = field(default_factory=dict)  # lesson index -> smallest margin seen
+    leads: list[float] = field(default_factory=list)  # per lesson: its smallest lead when last seen
+
+    def __post_init__(self) -> None:
+        self.leads = [-math.inf] * len(self.task.lessons)
+
+    @property
+    def margin(self) -> float:
+        return min(self.leads)
+
+    def picks(self, course: Course) -> list[int]:
+        """The lessons of the next step: those known least well, or in turn where the length is fixed."""
+        count = course.lessons_per_step
+        if not course.stop:
+            return [(self.step * count + j) % len(self.leads) for j in range(count)]
+        worst = sorted(range(len(self.leads)), key=self.leads.__getitem__)
+        return [worst[j % len(worst)] for j in range(count)]
 
 
 # Beyond these the processor is busy anyway: measured on 2 cores; on a GPU launches are hidden by then.
@@ -156,9 +157,9 @@ class Classroom:
                     if progress:
                         progress(lane.task.id, lane.step, lane.loss)
                 for index in reversed(range(len(lanes))):
-                    lane = lanes[index]
-                    learnt = self._learnt(lane)
-                    if (learnt and self.course.stop) or lane.step >= self.course.max_steps:
+                    lane, last = lanes[index], lanes[index].step >= self.course.max_steps
+                    learnt = (self._learnt(lane) or last) and self._examine(index, lane)
+                    if (learnt and self.course.stop) or last:
                         yield self._leave(lanes, index, learnt)
 
     def _enrol(self, lanes: list[_Lane], task: Task) -> None:
@@ -179,7 +180,7 @@ class Classroom:
             lane.step,
             time.perf_counter() - lane.started,
             lane.loss,
-            min((lane.known.get(i, -math.inf) for i in self._verbatim(lane)), default=-math.inf),
+            lane.margin,
         )
         if index != last:
             self.lora.move_lane(last, index)
@@ -189,11 +190,14 @@ class Classroom:
         return result
 
     def _learnt(self, lane: _Lane) -> bool:
-        return all(lane.known.get(i, -math.inf) >= self.course.margin for i in self._verbatim(lane))
+        return lane.margin >= self.course.margin
 
-    @staticmethod
-    def _verbatim(lane: _Lane) -> list[int]:
-        return [i for i, lesson in enumerate(lane.task.lessons) if lesson.verbatim]
+    @torch.no_grad()
+    def _examine(self, index: int, lane: _Lane) -> bool:
+        """All lessons once more with the factors as they are: what was known may have been unlearnt since."""
+        with self.lora.use(1, first=index):
+            lane.leads = self._pass([(lane, i) for i in range(len(lane.leads))])[1].tolist()
+        return self._learnt(lane)
 
     def _rate(self, step: int) -> float:
         course = self.course
@@ -202,34 +206,35 @@ class Classroom:
 
     def _step(self, lanes: list[_Lane]) -> None:
         per = self.course.lessons_per_step
-        chosen = [lane.task.picks(lane.step, per) for lane in lanes]
+        chosen = [lane.picks(self.course) for lane in lanes]
         rates = [0.0] * self.course.lanes
         losses, leads = [], []
         with self.lora.use(len(lanes)):
             # One pass per column: the lanes' first lessons, then their second ones. Long texts and
             # short answers so do not pad each other.
             for column in zip(*chosen, strict=True):
-                loss, lead = self._pass(lanes, column, 1.0 / per)
+                loss, lead = self._pass(list(zip(lanes, column, strict=True)), 1.0 / per)
                 losses.append(loss)
                 leads.append(lead)
         means = torch.stack(losses).mean(dim=0).tolist()
         leads = torch.stack(leads).T.tolist()
         for row, (lane, picks) in enumerate(zip(lanes, chosen, strict=True)):
             for lesson, lead in zip(picks, leads[row], strict=True):
-                lane.known[lesson] = lead
+                lane.leads[lesson] = lead
             lane.loss = means[row]
             if not (self.course.stop and self._learnt(lane)):
                 rates[row] = self._rate(lane.step)
             lane.step += 1
         self.optimizer.step(rates)
 
-    def _pass(self, lanes: Sequence[_Lane], picks: Sequence[int], share: float) -> tuple[Tensor, Tensor]:
-        """One lesson of each lane, forward and backward: mean loss and smallest lead, float32 [S] each.
+    def _pass(self, seats: Sequence[tuple[_Lane, int]], share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Forward, and backward where gradients are on: mean loss and smallest lead, float32 [S] each.
 
-        ``share`` weighs the gradient. A lane's is the mean over its own tokens: neighbours do not change it.
+        ``seats`` are (lane, lesson) pairs, lane by lane as StackedLora wants them; ``share`` weighs the
+        gradient. A lesson's is the mean over its own tokens: neighbours do not change it.
         """
         device = self.base.device
-        lessons = [lane.task.lessons[i] for lane, i in zip(lanes, picks, strict=True)]
+        lessons = [lane.task.lessons[i] for lane, i in seats]
         rows, columns, targets, weights = [], [], [], []
         for s, lesson in enumerate(lessons):
             first, count = len(lesson.opening) - 1, len(lesson.target)
@@ -239,7 +244,7 @@ class Classroom:
             weights += [share / count] * count
         row = torch.tensor(rows, device=device)
         weight = torch.tensor(weights, device=device)
-        hidden = self.upper.forward([lane.prepared[i] for lane, i in zip(lanes, picks, strict=True)])
+        hidden = self.upper.forward([lane.prepared[i] for lane, i in seats])
         taught = hidden[row, torch.tensor(columns, device=device)]
         verdict = judge(taught.detach(), self._head, torch.tensor(targets, device=device), weight, self._cap)
         if taught.requires_grad:
