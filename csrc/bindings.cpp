@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "compress.h"
 #include "gate.h"
 #include "llama_hooks.h"
 #include "mix.h"
@@ -198,15 +199,23 @@ OutMatrix output(Kept& kept, py::handle object, const Label& what) {
     return out;
 }
 
-void run_mix(const std::vector<MixTask>& tasks, const py::array& gates, int threads) {
+// Runs body(tasks, gates, count) without the GIL.
+template <class Body>
+void run(const std::vector<MixTask>& tasks, const py::array& gates, const Body& body) {
     const auto* values = static_cast<const float*>(gates.data());
     const std::size_t count = extent(gates, 0);
     Status status;
     {
         py::gil_scoped_release release;
-        status = mix_all(tasks, values, count, threads);
+        status = body(tasks, values, count);
     }
     raise_unless_ok(status);
+}
+
+void run_mix(const std::vector<MixTask>& tasks, const py::array& gates, int threads) {
+    run(tasks, gates, [threads](const auto& all, const float* values, std::size_t count) {
+        return mix_all(all, values, count, threads);
+    });
 }
 
 void py_mix(py::object a, py::object b, py::object gates, py::object out_a, py::object out_b) {
@@ -226,10 +235,8 @@ py::sequence sequence_of(py::handle object, const char* what) {
     return py::reinterpret_borrow<py::sequence>(object);
 }
 
-void py_mix_all(py::object a, py::object b, py::object gates, py::object out_a, py::object out_b,
-                int threads) {
-    Kept kept;
-    const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
+std::vector<MixTask> tasks_of(Kept& kept, py::handle a, py::handle b, py::handle out_a,
+                              py::handle out_b) {
     const py::sequence as = sequence_of(a, "a"), bs = sequence_of(b, "b"),
                        out_as = sequence_of(out_a, "out_a"), out_bs = sequence_of(out_b, "out_b");
     const std::size_t n = out_as.size();
@@ -248,7 +255,31 @@ void py_mix_all(py::object a, py::object b, py::object gates, py::object out_a, 
         tasks[i].out_a = output(kept, out_ai, Label{"out_a"}.at(i));
         tasks[i].out_b = output(kept, out_bi, Label{"out_b"}.at(i));
     }
-    run_mix(tasks, weights, threads);
+    return tasks;
+}
+
+void py_mix_all(py::object a, py::object b, py::object gates, py::object out_a, py::object out_b,
+                int threads) {
+    Kept kept;
+    const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
+    run_mix(tasks_of(kept, a, b, out_a, out_b), weights, threads);
+}
+
+py::array_t<double> py_compress_all(py::object a, py::object b, py::object gates, py::object out_a,
+                                    py::object out_b, int threads) {
+    Kept kept;
+    const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
+    std::vector<Loss> losses;
+    run(tasks_of(kept, a, b, out_a, out_b), weights,
+        [&](const auto& all, const float* values, std::size_t count) {
+            return compress_all(all, values, count, threads, losses);
+        });
+    py::array_t<double> result({static_cast<py::ssize_t>(losses.size()), py::ssize_t{2}});
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+        result.mutable_at(i, 0) = losses[i].total;
+        result.mutable_at(i, 1) = losses[i].dropped;
+    }
+    return result;
 }
 
 // ---- llama.cpp
@@ -381,6 +412,9 @@ PYBIND11_MODULE(_core, m) {
     m.def("mix", py_mix, arg("a"), arg("b"), arg("gates"), arg("out_a"), arg("out_b"));
     m.def("mix_all", py_mix_all, arg("a"), arg("b"), arg("gates"), arg("out_a"), arg("out_b"),
           arg("threads") = 1);
+
+    m.def("compress_all", py_compress_all, arg("a"), arg("b"), arg("gates"), arg("out_a"),
+          arg("out_b"), arg("threads") = 1);
 
     m.def("simd", [] { return std::string(simd::kernels().name); });
     m.def("simd_levels", simd::levels);

@@ -18,7 +18,7 @@ std::string shape(std::size_t rows, std::size_t cols) {
     return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
 }
 
-Status check(const MixTask& task, std::size_t count) {
+Status check(const MixTask& task, std::size_t count, bool fits) {
     const std::string at = task.label;
     if (task.a.size() != count || task.b.size() != count)
         return Status::value(explain("a" + at + " and b" + at,
@@ -50,7 +50,7 @@ Status check(const MixTask& task, std::size_t count) {
                                          "the same rank", "take both factors from one adapter"));
         total += a.rows;
     }
-    if (total > task.out_a.rows)
+    if (fits && total > task.out_a.rows)
         return Status::value(explain("a" + at, "total rank " + std::to_string(total),
                                      "at most " + std::to_string(task.out_a.rows),
                                      "open fewer memories or make the slot larger"));
@@ -133,6 +133,8 @@ void place(const void* in, Type in_type, float gate, void* out, Type out_type, s
                                                                                 run, stride);
 }
 
+}  // namespace
+
 void mix_one(const MixTask& task, const float* gates) {
     std::size_t offset = 0;
     for (const Matrix& a : task.a) {
@@ -163,10 +165,8 @@ void mix_one(const MixTask& task, const float* gates) {
     }
 }
 
-}  // namespace
-
-Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
-               int threads) {
+Status check_tasks(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
+                   int threads, bool fits) {
     if (threads < 1)
         return Status::value(
             explain("threads", std::to_string(threads), "at least 1", "pass threads=1"));
@@ -176,10 +176,15 @@ Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_
                                          std::to_string(j), "finite numbers",
                                          "check the weights of the gate"));
     for (const MixTask& task : tasks) {
-        Status status = check(task, count);
+        Status status = check(task, count, fits);
         if (!status.ok()) return status;
     }
-    Status status = check_overlap(tasks);
+    return check_overlap(tasks);
+}
+
+Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
+               int threads) {
+    const Status status = check_tasks(tasks, gates, count, threads, true);
     if (!status.ok()) return status;
     parallel_for(tasks.size(), threads, [&](std::size_t i) { mix_one(tasks[i], gates); });
     return {};

@@ -47,6 +47,9 @@ struct Kernels {
     const char* name;
     float (*dot_f32)(const float* a, const float* b, std::size_t n);
     float (*dot_f16)(const half* a, const float* b, std::size_t n);
+    void (*axpy_f32)(float s, const float* x, float* y, std::size_t n);  // y += s x
+    // x, y = c x - s y, s x + c y
+    void (*rotate_f32)(float* x, float* y, float c, float s, std::size_t n);
     RowsFn rows[kTypes][kPlainTypes];  // [type of in][type of out]
 };
 

@@ -5,7 +5,7 @@ Works on arrays; where they go (a slot inside llama.cpp, or a file) is for its u
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -26,7 +26,12 @@ def slot_rank(adapters: Sequence[Adapter]) -> int:
     for adapter in adapters:
         for name in adapter.tensors:
             ranks[name] = ranks.get(name, 0) + adapter.rank
-    return max(1, -(-max(ranks.values(), default=0) // SLOT_STEP)) * SLOT_STEP
+    return round_up(max(ranks.values(), default=0))
+
+
+def round_up(rank: int) -> int:
+    """The smallest slot rank that is not less."""
+    return max(1, -(-rank // SLOT_STEP)) * SLOT_STEP
 
 
 def shapes(adapters: Sequence[Adapter]) -> dict[str, tuple[int, int]]:
@@ -52,23 +57,44 @@ def mix_into(
     that is with alpha 0 in llama.cpp. Raises ValueError when the ranks do not fit into R, and
     AdapterError when an adapter has a tensor that *places* lacks.
     """
-    groups: dict[tuple[float, ...], list[str]] = {}
+    for weights, names, a, b in _groups(places, adapters, gates):
+        out_a, out_b = ([places[n][side] for n in names] for side in (0, 1))
+        _core.mix_all(a, b, weights, out_a, out_b, threads)
+
+
+def compress(adapters: Sequence[Adapter], gates: Sequence[float], rank: int, threads: int = 1) -> tuple[Adapter, float]:
+    """The gated sum as one f16 adapter of *rank*, the nearest there is, and what that lost.
+
+    The loss is the share of the Frobenius norm that was dropped, 0 to 1, over the matrices whose
+    ranks add up to more than *rank*; the others stay exact.
+    """
+    places = {
+        name: (np.empty((rank, n_in), np.float16), np.empty((n_out, rank), np.float16))
+        for name, (n_in, n_out) in shapes(adapters).items()
+    }
+    losses = [
+        _core.compress_all(a, b, weights, [places[n][0] for n in names], [places[n][1] for n in names], threads)
+        for weights, names, a, b in _groups(places, adapters, gates)
+    ]
+    total, dropped = np.concatenate(losses).sum(axis=0)
+    return Adapter(adapters[0].arch, 0.0, places), float(np.sqrt(dropped / total)) if total else 0.0
+
+
+def _groups(
+    places: Mapping[str, Pair], adapters: Sequence[Adapter], gates: Sequence[float]
+) -> Iterator[tuple[np.ndarray, list[str], list[list[np.ndarray]], list[list[np.ndarray]]]]:
+    """(weights, names, A factors, B factors) for each set of tensors that has the same weights."""
     members: dict[str, list[int]] = {}
     for j, adapter in enumerate(adapters):
         for name in adapter.tensors:
             if name not in places:
                 raise AdapterError(f"the slot has no place for {name}")
             members.setdefault(name, []).append(j)
+    groups: dict[tuple[float, ...], list[str]] = {}
     for name in places:
         inside = members.get(name, [])
         groups.setdefault(tuple(gates[j] * adapters[j].scale(name) for j in inside), []).append(name)
     # Nearly always one group: every adapter touches the same tensors at the same scale.
     for weights, names in groups.items():
-        _core.mix_all(
-            [[adapters[j].tensors[n][0] for j in members.get(n, [])] for n in names],
-            [[adapters[j].tensors[n][1] for j in members.get(n, [])] for n in names],
-            np.asarray(weights, np.float32),
-            [places[n][0] for n in names],
-            [places[n][1] for n in names],
-            threads,
-        )
+        a, b = ([[adapters[j].tensors[n][side] for j in members.get(n, [])] for n in names] for side in (0, 1))
+        yield np.asarray(weights, np.float32), names, a, b

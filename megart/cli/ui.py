@@ -245,6 +245,8 @@ def explain(answer: Answer) -> None:
     lines = gates(answer) or ["no memory opened: the bare model answered"]
     if answer.recalled is not None:
         lines += ["", f"recalled: {one_line(answer.recalled)}"]
+    if answer.truncation:
+        lines += ["", f"more rank than the slot holds: recompressed, {answer.truncation:.2%} of the mix lost"]
     total = max(answer.timings.total_ms, 1e-9)
     lines.append("")
     for step in _STEPS:

@@ -39,7 +39,8 @@ class Answer:
     """``text`` of the answer, the ``memories`` that opened (best first), and ``timings``.
 
     ``tokens`` are the ids of the answer; ``finish`` is "stop", "length" or "cancelled"; ``recalled``
-    holds what iRAG recalled before it answered.
+    holds what iRAG recalled before it answered. ``truncation`` is the share of the mix's norm that was
+    lost because the memories needed more rank than the slot holds, nearly always 0.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     finish: str = "stop"
     recalled: str | None = None
+    truncation: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -61,6 +63,8 @@ class Answer:
             ],
             "timings": {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self.timings).items()},
         }
+        if self.truncation:
+            shown["truncation"] = round(self.truncation, 6)
         if self.recalled is not None:
             shown["recalled"] = self.recalled
         return shown

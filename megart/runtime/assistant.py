@@ -27,7 +27,7 @@ from .engine import Engine, Prompt
 from .fingerprint import Fingerprint
 from .generate import Generation, generate, greedy
 from .sampling import Options
-from .slot import Slot
+from .slot import MAX_RANK, Slot
 from .worker import Stream, Worker
 
 OnText = Callable[[str], None]
@@ -57,7 +57,8 @@ class Assistant:
 
     ``model`` defaults to the bank's own base; a model with another hash is refused
     (BaseMismatchError). ``context_size`` is in tokens, ``threads`` defaults to the available cores,
-    ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped.
+    ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped;
+    memories that need more rank together than ``max_rank`` are recompressed to it.
 
     Any thread may ask; the questions are answered one after the other. Each verb takes the options
     of :class:`~megart.runtime.sampling.Options` by name (``temperature``, ``stop``, ``grammar``...)
@@ -75,6 +76,7 @@ class Assistant:
         gpu_layers: int = 0,
         policy: gate.GatePolicy | None = None,
         in_place: bool = True,
+        max_rank: int = MAX_RANK,
         hot_bytes: int = hot.BUDGET,
     ):
         base = resolve_model(model) if model is not None else bank.model
@@ -84,7 +86,7 @@ class Assistant:
         watch = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
         self.base = Context(self.engine, size=context_size, watch=watch)
         self.mix = Context(self.engine, size=context_size)
-        self.slot = Slot(self.mix, in_place=in_place)
+        self.slot = Slot(self.mix, in_place=in_place, max_rank=max_rank)
         self._encoder: Context | None = None
         self._whitening: embed.Whitening | None = None
         self._revision = -1
@@ -230,7 +232,8 @@ class Assistant:
             prompt_tokens=len(prompt.tokens),
             completion_tokens=len(made.tokens),
         )
-        return Answer(made.text, asked.mode, opened.shown, times, made.tokens, made.finish)
+        lost = self.slot.truncation if times.install_ms else 0.0
+        return Answer(made.text, asked.mode, opened.shown, times, made.tokens, made.finish, truncation=lost)
 
     def _irag(self, asked: _Question, stream: Stream[Answer]) -> Answer:
         silent: Stream[Answer] = Stream(lambda _: None)  # type: ignore[arg-type, return-value]

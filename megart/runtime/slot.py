@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,9 @@ from .fingerprint import Fingerprint
 _DTYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}  # ggml_type F32, F16
 # Every adapter that llama.cpp has loaded enlarges its scheduler and takes memory: few are kept.
 LAYOUTS = 4
+# Past this, more rank costs more per token than the recompression of a mix, once.
+MAX_RANK = 256
+COMPRESSED = 4  # recompressed mixes that are kept
 
 
 @contextlib.contextmanager
@@ -65,10 +69,17 @@ class Layout:
 
 
 class Slot:
-    """The one adapter of *context*. ``in_place`` says which route is in use."""
+    """The one adapter of *context*. ``in_place`` says which route is in use.
 
-    def __init__(self, context: Context, *, in_place: bool = True, dtype: type = np.float16):
+    A mix of more rank than ``max_rank`` is recompressed to it; ``truncation`` is the share of the
+    installed mix's norm that this lost.
+    """
+
+    def __init__(self, context: Context, *, in_place: bool = True, dtype: type = np.float16, max_rank: int = MAX_RANK):
         self.context = context
+        self.max_rank = mix.round_up(max_rank)
+        self.truncation = 0.0
+        self._compressed: OrderedDict[Fingerprint, tuple[Adapter, float]] = OrderedDict()
         self.in_place = in_place
         self.dtype = np.dtype(dtype)
         self.layout: Layout | None = None  # the one that is set
@@ -97,15 +108,33 @@ class Slot:
         if fingerprint is not None and fingerprint == self.context.computes:
             return
         # Until the new mix is whole the context computes with neither.
-        self.context.computes = Fingerprint.once(self.context.bare.base)
+        self.context.computes = unnamed = Fingerprint.once(self.context.bare.base)
+        self._check(adapters)
+        self.truncation = 0.0
+        if mix.slot_rank(adapters) > self.max_rank:
+            small, self.truncation = self._compress(adapters, gates, fingerprint or unnamed)
+            adapters, gates = [small], [1.0]
         self._install(adapters, gates)
         if fingerprint is not None:
             self.context.computes = fingerprint
 
-    def _install(self, adapters: Sequence[Adapter], gates: Sequence[float]) -> None:
+    def _check(self, adapters: Sequence[Adapter]) -> None:
+        architecture = self.context.engine.architecture
         for adapter in adapters:
-            if adapter.arch != self.context.engine.architecture:
-                raise AdapterError(f"an adapter for {adapter.arch} cannot work on {self.context.engine.architecture}")
+            if adapter.arch != architecture:
+                raise AdapterError(f"an adapter for {adapter.arch} cannot work on {architecture}")
+
+    def _compress(
+        self, adapters: Sequence[Adapter], gates: Sequence[float], name: Fingerprint
+    ) -> tuple[Adapter, float]:
+        if name not in self._compressed:
+            self._compressed[name] = mix.compress(adapters, gates, self.max_rank, self.context.engine.threads)
+            while len(self._compressed) > COMPRESSED:
+                self._compressed.popitem(last=False)
+        self._compressed.move_to_end(name)
+        return self._compressed[name]
+
+    def _install(self, adapters: Sequence[Adapter], gates: Sequence[float]) -> None:
         shapes = mix.shapes(adapters)
         rank = mix.slot_rank(adapters)
         self.context.synchronize()
