@@ -71,13 +71,15 @@ def memorize(
     BaseMismatchError, and MemorizeError at the end when some memories could not be learnt; the
     others are in the bank by then.
     """
-    chosen = _recipe(recipe)
-    todo, order = _plan(bank, memories, replace_existing)
+    chosen = recipe_of(recipe)
+    todo, order = plan(bank, memories, replace_existing)
+    if todo:
+        bank.check_writable()
     if later:
         _save(bank, [m for m in todo if replace_existing or not bank.find(m.id or "")], model, progress, assistant)
     elif todo:
         Teacher(bank, chosen, device, model, progress, assistant).teach(todo)
-    return [bank.get(id) for id in order]
+    return [record for id in order if (record := bank.find(id))]
 
 
 def learn(
@@ -125,7 +127,7 @@ def _save(
         )
 
 
-def _recipe(recipe: str | Recipe) -> Recipe:
+def recipe_of(recipe: str | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if recipe not in recipes.RECIPES:
@@ -133,7 +135,7 @@ def _recipe(recipe: str | Recipe) -> Recipe:
     return recipes.RECIPES[recipe]
 
 
-def _plan(bank: Bank, memories: Iterable[Memory], again: bool) -> tuple[list[Memory], list[str]]:
+def plan(bank: Bank, memories: Iterable[Memory], again: bool) -> tuple[list[Memory], list[str]]:
     """What is to be taught, each with its id, and the ids of everything given."""
     todo: dict[str, Memory] = {}
     order = []
@@ -166,6 +168,7 @@ class Teacher:
         self.bank, self.recipe = bank, recipe
         self._progress = progress or (lambda _: None)
         self._done = self._total = 0
+        self._waited: set[str | None] = set()
         self._model = resolve_model(model) if model is not None else bank.model
         bank.check_base(self._model)
         check_teachable(self._model)
@@ -192,6 +195,7 @@ class Teacher:
     def teach(self, memories: list[Memory]) -> None:
         """Teach and commit; memories that fail go round again with more capacity."""
         self._total = len(memories)
+        self._waited = {memory.id for memory in memories if self.bank.find(memory.id or "")}
         waiting, recipe = memories, self.recipe
         try:
             for attempt in range(ATTEMPTS):
@@ -224,6 +228,8 @@ class Teacher:
         failed = []
         for result in classroom.run(tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)):
             memory = by_id[result.id]
+            if memory.id in self._waited and self.bank.find(memory.id or "") is None:
+                continue  # forgotten while it studied: it stays forgotten
             if self._accept(memory, result, recipe):
                 self._done += 1
                 self._report("learnt", memory, result.steps, result.loss, result.seconds)

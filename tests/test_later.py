@@ -18,7 +18,7 @@ from helpers import few_lines
 from megart import prompts
 from megart.bank import Bank, Memory
 from megart.cli import main
-from megart.errors import DependencyError, InputError, MemorizeError
+from megart.errors import BankError, DependencyError, InputError, MemorizeError
 from megart.gate import GatePolicy
 from megart.memorize import Progress, learn, memorize
 from megart.models import Model
@@ -113,6 +113,29 @@ def test_learn_teaches_the_oldest_first_and_goes_on(bank: Bank) -> None:
     with Assistant(bank, policy=OPEN) as assistant:
         answer = assistant.recall("Tell me about Orrin.")
         assert (answer.text, answer.memories[0].pending) == (ORRIN.text, False)
+
+
+@needs_torch
+def test_what_is_forgotten_while_it_is_learnt_stays_forgotten(bank: Bank) -> None:
+    memorize(bank, [ORRIN, VESS], later=True)
+
+    def forget(event: Progress) -> None:
+        if event.state == "studying" and bank.find("orrin"):
+            bank.remove("orrin")
+
+    assert [r.id for r in learn(bank, recipe=QUICK, device="cpu", progress=forget)] == ["vess"]
+    assert [(r.id, r.state) for r in bank.records()] == [("vess", "learnt")] and bank.verify() == []
+
+
+def test_a_bank_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    seen: list[Progress] = []
+    for later in (True, False):
+        with pytest.raises(BankError, match="adapters: it is read-only"):
+            memorize(bank, [ORRIN], later=later, progress=seen.append)
+    assert seen == []
 
 
 @needs_torch

@@ -7,6 +7,7 @@ deleted only after the commit that stopped naming it: at every moment each row n
 from __future__ import annotations
 
 import difflib
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,6 +103,13 @@ class Bank:
                 f"the bank {self.path} belongs to {self.base.name} (sha256 {self.base.sha256[:12]}), "
                 f"got {model.name} (sha256 {model.sha256[:12]}); give that model with --model, or make another bank"
             )
+
+    def check_writable(self) -> None:
+        """Raises BankError when the bank is read-only or locked: before hours of teaching, not after."""
+        with self._catalog.hold():
+            pass
+        if not os.access(self._files.folder, os.W_OK):
+            raise BankError(f"cannot write to {self._files.folder}: it is read-only; change its permissions or copy it")
 
     @property
     def revision(self) -> int:
