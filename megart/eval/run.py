@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import InputError, MemorizeError
 from ..memorize import Progress, memorize
 from ..models import Model, resolve_model
+from ..recipes import RECIPES
 from . import data as data_module
 from .data import Data, Item, Partition
 from .ledger import Ledger, Row, key_of
@@ -44,7 +45,7 @@ class Options:
     methods: tuple[str, ...] | None = None
     seed: int = 0
     recipe: str = "fast"
-    max_tokens: int = 64
+    max_tokens: int = 96
     baseline_memories: int = 5
     counts: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000, 10000)
     first: int = 5
@@ -103,6 +104,8 @@ class Run:
 
     def __init__(self, options: Options, on_tick: Callable[[Tick], None] | None = None):
         self.options = options
+        if options.recipe not in RECIPES:
+            raise InputError(f"got recipe {options.recipe!r}; expected one of {', '.join(RECIPES)}")
         self.model: Model = resolve_model(options.model, options.hf)
         self.data = _limited(data_module.load(options.files or [data_module.shipped()], options.partitions), options)
         if not self.data.partitions and not self.data.conflicts:

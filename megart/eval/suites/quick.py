@@ -8,7 +8,7 @@ from ..tables import Section
 from . import conflict, paper, paraphrase, unrelated
 
 _SKIPPED = {"polite", "typo", "rephrased2", "cue-know"}
-_CONFLICTS = 3
+_CONFLICTS = 2
 
 
 def units(run: Run) -> list[Unit]:
