@@ -138,18 +138,20 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
 def plan(bank: Bank, memories: Iterable[Memory], again: bool) -> tuple[list[Memory], list[str]]:
     """What is to be taught, each with its id, and the ids of everything given."""
     todo: dict[str, Memory] = {}
+    texts: dict[str, str] = {}
     order = []
     for memory in memories:
         memory = replace(memory, id=memory.id or memory.default_id())
         assert memory.id is not None
-        if memory.id in todo and todo[memory.id].text != memory.text:
+        key = memory.id.lower()  # as in the bank, A and a are one id
+        if texts.setdefault(key, memory.text) != memory.text:
             raise InputError(f"two memories with the id {memory.id!r} and different texts")
         there = bank.find(memory.id)
         if there and there.text != memory.text and not again:
             raise InputError(f"{memory.id!r} is in the bank with another text; give another id, or --replace")
-        order.append(memory.id)
+        order.append(there.id if there else memory.id)
         if there is None or again or there.state != "learnt":
-            todo[memory.id] = memory
+            todo[key] = memory
     return list(todo.values()), list(dict.fromkeys(order))
 
 

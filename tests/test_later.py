@@ -88,6 +88,10 @@ def test_what_is_there_is_passed_over_and_replaced_only_on_demand(bank: Bank) ->
     other = replace(ORRIN, text="Orrin sold his cats.")
     with pytest.raises(InputError, match="another text"):
         memorize(bank, [other], later=True)
+    for given in ([replace(VESS, id="v"), replace(ORRIN, id="V")], [other, replace(ORRIN, id="ORRIN")]):
+        with pytest.raises(InputError, match="different texts|another text"):  # a bank's ids know no case
+            memorize(bank, given, later=True, replace_existing=given[0] is other)
+    assert [r.id for r in memorize(bank, [replace(ORRIN, id="ORRIN")], later=True)] == ["orrin"]
     (record,) = memorize(bank, [other], later=True, replace_existing=True)
     assert (record.text, record.state, len(bank)) == (other.text, "pending", 1)
 

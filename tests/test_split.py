@@ -117,7 +117,7 @@ Second.
 def test_lists_tables_and_code_stay_whole_where_they_can() -> None:
     prose = " ".join(f"w{n}" for n in range(50)) + "."
     listed = "\n".join(f"- item {n} of the list" for n in range(12))
-    text = f"# T\n\n{prose}\n\n{prose}\n\nThese are the parts:\n\n{listed}\n\n{prose}"
+    text = f"# T\n\n{prose} And fourteen words more, so that what announces the list would still fit in.\n\nThese are the parts:\n\n{listed}\n\n{prose}"
     pieces = split_markdown(text, None, 100)
     (holder,) = [p for p in pieces if "item 0" in p.text]
     assert f"These are the parts:\n\n{listed}" in holder.text
