@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "later": {"runtime", "bank", *LOW},
     "memorize": {"train", "runtime", "later", *POLICY, *LOW} - {"_core"},
     "interop": {"train", "runtime", "memorize", *POLICY, *LOW} - {"_core"},
-    "cli": {"", "memorize", "interop", "runtime", "serve", "eval", *POLICY, *LOW} - {"_core"},
+    "cluster": {"memorize", "runtime", *POLICY, *LOW} - {"_core"},
+    "cli": {"", "memorize", "interop", "cluster", "runtime", "serve", "eval", *POLICY, *LOW} - {"_core"},
     "serve": {"runtime", "memorize", *POLICY, *LOW} - {"_core"},
     "eval": {"runtime", "train", "memorize", *POLICY, *LOW} - {"_core"},
     "__main__": {"cli"},
@@ -55,6 +56,7 @@ ONLY_IN = {
     "llama_cpp": {"runtime"},
     "sqlite3": {"bank"},
     "argparse": {"cli"},
+    "ray": {"cluster"},
 }
 
 

@@ -39,6 +39,11 @@ def add_teaching(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="cpu or cuda (default: cuda where there is one)",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help='teach on the workers of a Ray cluster; "local" starts two workers here (needs megart[ray])',
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -51,22 +51,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..memorize import memorize
 
+    if args.later and args.ray is not None:
+        raise InputError("--later saves without teaching and --ray teaches; give one of them")
     memories: list[Memory] = []
     with common.open_bank(args) as bank:
         model = common.model_of(args, bank)
 
         def call(progress: OnProgress) -> list[Record]:
             memories.extend(_memories(args))
-            return memorize(
-                bank,
-                memories,
-                recipe=args.recipe,
-                device=args.device,
-                model=model,
-                progress=progress,
-                replace_existing=args.replace,
-                later=args.later,
-            )
+            how = {
+                "recipe": args.recipe,
+                "device": args.device,
+                "model": model,
+                "progress": progress,
+                "replace_existing": args.replace,
+            }
+            if args.ray is not None:
+                from ..cluster import memorize_on
+
+                return memorize_on(args.ray, bank, memories, **how)
+            return memorize(bank, memories, later=args.later, **how)
 
         learn.watch(args, bank, lambda: [m.id or m.default_id() for m in memories], call)
     return 0
