@@ -87,6 +87,7 @@ def _report(rows: list[dict], seconds: float, size: float, heard: list[tuple[str
 
 def _megart(rows: list[dict], args: argparse.Namespace) -> dict:
     from megart import Assistant, Bank, Memory
+    from megart.adapter import read_adapter
     from megart.memorize import Teacher
     from megart.recipes import RECIPES
 
@@ -98,11 +99,11 @@ def _megart(rows: list[dict], args: argparse.Namespace) -> dict:
             started = time.perf_counter()
             teacher.teach(memories)
             seconds = time.perf_counter() - started
-            records = {r.id: r for r in bank.records()}
-            size = statistics.mean(bank.adapter_path(id).stat().st_size for id in records)
+            paths = {r.id: bank.adapter_path(r.id) for r in bank.records()}
+            size = statistics.mean(path.stat().st_size for path in paths.values())
             heard = []
             for memory, row in zip(memories, rows):
-                adapter = assistant._adapter(records[memory.id])
+                adapter = read_adapter(paths[memory.id])
                 heard.append(_ask(assistant, adapter, recipe.activated, memory, row, recipe.name))
     return _report(rows, seconds, size, heard)
 
