@@ -126,7 +126,7 @@ def _peft(rows: list[dict], args: argparse.Namespace) -> dict:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from megart import Assistant, Bank, Memory, prompts, recipes
+    from megart import Assistant, Bank, Memory, recipes
     from megart.adapter import read_adapter, write_adapter
     from megart.recipes import FAST
     from megart.train.base import load_base
