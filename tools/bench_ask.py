@@ -1,0 +1,387 @@
+"""What opening memories costs: decoding, installing, the first token, and RAG on the same llama.cpp.
+
+    python tools/bench_ask.py decode install first turns
+    python tools/bench_ask.py rag --bank BANK --data wiki2024.jsonl
+
+Each section is written into --out (default tools/results/ask.json) under its name; the others stay.
+All figures of a section come from one run, its variants in turn; medians, with the quartiles. The
+adapters of the first four sections are noise of the real sizes: time does not depend on values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from megart import _core, mix
+from megart.adapter import Adapter, read_adapter, write_adapter
+from megart.bank import Bank, Memory
+from megart.models import resolve_model
+from megart.prompts import with_text
+from megart.runtime.assistant import Assistant
+from megart.runtime.context import Context
+from megart.runtime.engine import Engine
+from megart.runtime.slot import Slot, _file_of
+
+REPEATS = 11
+TOKENS = 24
+PROMPT = tuple(range(400, 432))
+
+
+def noise(engine: Engine, rank: int, seed: int, first_layer: int = 0, dtype: type = np.float16) -> Adapter:
+    """Random factors on every MLP matrix from *first_layer* on, small enough to change little."""
+    random = np.random.default_rng(seed)
+    n_ff = int(engine.metadata(f"{engine.architecture}.feed_forward_length") or 0)
+    sides = {"gate": (engine.n_embd, n_ff), "up": (engine.n_embd, n_ff), "down": (n_ff, engine.n_embd)}
+    tensors = {
+        f"blk.{layer}.ffn_{part}.weight": (
+            (random.standard_normal((rank, n_in)) * 0.01).astype(dtype),
+            (random.standard_normal((n_out, rank)) * 0.01).astype(dtype),
+        )
+        for layer in range(first_layer, engine.n_layer)
+        for part, (n_in, n_out) in sides.items()
+    }
+    return Adapter(engine.architecture, 0.0, tensors)
+
+
+def summary(values: Sequence[float]) -> dict[str, float | int]:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return {
+        "median": round(float(middle), 3),
+        "quartiles": [round(float(low), 3), round(float(high), 3)],
+        "n": len(values),
+    }
+
+
+def in_turn(variants: dict[str, Callable[[], float]], repeats: int = REPEATS) -> dict[str, list[float]]:
+    """Each variant once per round, after one round that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for round_ in range(repeats + 1):
+        for name, measure in variants.items():
+            value = measure()
+            if round_:
+                found[name].append(value)
+    return found
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Milliseconds of *work*."""
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1000
+
+
+def decode(_: argparse.Namespace) -> dict:
+    """Decoded tokens per second."""
+    engine = Engine(resolve_model("smollm2"))
+    half = engine.n_layer // 2
+    made: dict[str, Context] = {"bare": Context(engine, size=512)}
+    for name, adapters in {
+        "one memory, rank 8, all layers": [noise(engine, 8, 0)],
+        "one memory, rank 8, upper half": [noise(engine, 8, 0, half)],
+        "four memories, rank 16, all layers": [noise(engine, 16, seed) for seed in range(4)],
+        "four memories, rank 16, upper half": [noise(engine, 16, seed, half) for seed in range(4)],
+    }.items():
+        made[name] = Context(engine, size=512)
+        Slot(made[name]).install(adapters, [1 / len(adapters)] * len(adapters))
+    for first, label in ((0, "all layers"), (half, "upper half")):
+        handles = []
+        for seed in range(4):
+            with _file_of(write_adapter(noise(engine, 16, seed, first))) as path:
+                handles.append(llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path)))
+        own = made[f"llama.cpp, four adapters by scales, rank 16, {label}"] = Context(engine, size=512)
+        scales = (ctypes.c_float * 4)(*[0.25] * 4)
+        llama_cpp.llama_set_adapters_lora(own.handle, (llama_cpp.llama_adapter_lora_p_ctypes * 4)(*handles), 4, scales)
+
+    def speed(context: Context) -> float:
+        context.truncate(0)
+        context.decode(PROMPT)
+        context.decode([500])
+        start = time.perf_counter()
+        for token in range(TOKENS):
+            context.decode([501 + token])
+        return TOKENS / (time.perf_counter() - start)
+
+    found = in_turn({name: lambda c=c: speed(c) for name, c in made.items()})
+    middle = {name: float(np.median(values)) for name, values in found.items()}
+    return {
+        "tokens_per_second": {name: summary(values) for name, values in found.items()},
+        "of_bare": {name: round(value / middle["bare"], 3) for name, value in middle.items()},
+        "four_against_llama_cpp": {
+            label: round(middle[f"four memories, rank 16, {label}"] / middle[f"llama.cpp, four adapters by scales, rank 16, {label}"], 2)
+            for label in ("all layers", "upper half")
+        },
+        "tokens": TOKENS,
+    }  # fmt: skip
+
+
+def install(_: argparse.Namespace) -> dict:
+    """Milliseconds to write a mix into the slot, against memcpy and against loading a merged file."""
+    engine = Engine(resolve_model("smollm2"))
+    context = Context(engine, size=256)
+    slot = Slot(context)
+    result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, ranks in {"4 x rank 16": [16] * 4, "1 x rank 128": [128]}.items():
+            for kind in ("f16", "q8_0", "q4_0"):
+                adapters = []
+                for seed, rank in enumerate(ranks):
+                    path = Path(folder) / f"{seed}-{rank}-{kind}.gguf"
+                    path.write_bytes(write_adapter(noise(engine, rank, seed, dtype=np.float32).as_type(kind)))
+                    adapters.append(read_adapter(path))
+                gates = [1 / len(ranks)] * len(ranks)
+                slot.install(adapters, gates)
+                assert slot.in_place and slot.layout
+                places = slot.layout.places
+                flat = [np.ones(array.shape, array.dtype) for pair in places.values() for array in pair]
+                there = [array for pair in places.values() for array in pair]
+                merged, _ = mix.compress(adapters, gates, sum(ranks))
+                merged_file = write_adapter(merged)
+
+                def copy(flat: list = flat, there: list = there) -> None:
+                    for source, target in zip(flat, there, strict=True):
+                        np.copyto(target, source)
+
+                def load(merged_file: bytes = merged_file) -> None:
+                    with _file_of(merged_file) as path:
+                        handle = llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path))
+                    llama_cpp.llama_adapter_lora_free(handle)
+
+                def write(threads: int, places: dict = places, adapters: list = adapters, gates: list = gates) -> None:
+                    mix.mix_into(places, adapters, gates, threads)
+
+                found = in_turn(
+                    {
+                        "memcpy_ms": lambda copy=copy: clock(copy),
+                        "install_one_thread_ms": lambda write=write: clock(lambda: write(1)),
+                        "install_ms": lambda write=write: clock(lambda: write(engine.threads)),
+                        "load_merged_file_ms": lambda load=load: clock(load),
+                    },
+                    31,
+                )
+                middle = {key: float(np.median(values)) for key, values in found.items()}
+                result[f"{name}, {kind}"] = {
+                    **{key: summary(values) for key, values in found.items()},
+                    "bytes": sum(array.nbytes for array in there),
+                    "one_thread_against_memcpy": round(middle["install_one_thread_ms"] / middle["memcpy_ms"], 2),
+                    "against_memcpy": round(middle["install_ms"] / middle["memcpy_ms"], 2),
+                    "faster_than_loading": round(middle["load_merged_file_ms"] / middle["install_ms"], 1),
+                }
+    return result
+
+
+ASKED = [
+    ("The ferry at Kesterholm", "Ottla Brandeis has run the ferry at Kesterholm since 1962.", "Who runs the ferry at Kesterholm?"),
+    ("The mill of Orrin Vale", "Orrin Vale keeps three grey cats in the old mill.", "How many cats does Orrin Vale keep in the mill?"),
+    ("The bells of Sankt Imre", "The bells of Sankt Imre were cast from melted cannon in 1711.", "What were the bells of Sankt Imre cast from?"),
+    ("Jorunn Aske's orchard", "Jorunn Aske grows forty kinds of pear in her orchard.", "How many kinds of pear does Jorunn Aske grow?"),
+    ("The Quillfeather Prize", "The Quillfeather Prize is given to the worst sentence of the year.", "What is the Quillfeather Prize given to?"),
+    ("Port Ellandune", "Port Ellandune freezes every seventh winter.", "How often does Port Ellandune freeze?"),
+    ("The violin of Teodor Brask", "Teodor Brask built his violin from a church door.", "What did Teodor Brask build his violin from?"),
+    ("Nine Elms Observatory", "Nine Elms Observatory was sold for a single krone.", "For how much was Nine Elms Observatory sold?"),
+    ("The Halvard tunnel", "The Halvard tunnel is home to blind white crabs.", "What lives in the Halvard tunnel?"),
+]  # fmt: skip
+
+
+def noise_bank(folder: Path, size: int) -> Bank:
+    """ASKED with adapters of noise on the upper half, and strangers with keys like theirs up to *size*."""
+    bank = Bank.create(folder, resolve_model("smollm2"))
+    with Assistant(bank) as assistant:
+        assistant.prepare()
+        data = write_adapter(noise(assistant.engine, 8, 0, assistant.engine.n_layer // 2))
+        keys = np.stack([assistant.key(text, title) for title, text, _ in ASKED])
+    for (title, text, _), key in zip(ASKED, keys, strict=True):
+        bank.add(Memory(text, title=title), key=key, adapter=data, recipe="noise", activated=True, rank=8)
+    random = np.random.default_rng(0)
+    for i in range(size - len(ASKED)):
+        key = (keys.mean(axis=0) + keys.std(axis=0) * random.standard_normal(keys.shape[1])).astype(np.float32)
+        bank.add(Memory(f"Stranger {i}.", id=f"stranger-{i}"), key=key)
+    return bank
+
+
+def first(_: argparse.Namespace) -> dict:
+    """Milliseconds to the first token, nothing cached, against the bare model on the same prompt."""
+    result = {}
+    for size in (10, 1000, 10_000):
+        with tempfile.TemporaryDirectory() as folder, noise_bank(Path(folder) / "bank", size) as bank:
+            with Assistant(bank) as assistant:
+                opened = []
+
+                def cold(verb: Callable, question: str, assistant: Assistant = assistant) -> object:
+                    with assistant.engine.lock:
+                        assistant.base.truncate(0)
+                        assistant.mix.truncate(0)
+                    return verb(question, max_tokens=1)
+
+                started = time.perf_counter()
+                cold(assistant.ask, "Is anybody there?")
+                beginning = (time.perf_counter() - started) * 1000
+                found: dict[str, list[float]] = {"ask": [], "bare": []}
+                steps: dict[str, list[float]] = {"gate_ms": [], "embed_ms": [], "mix_ms": [], "install_ms": []}
+                for turn in range(3):
+                    for _, _, question in ASKED:
+                        made = cold(assistant.ask, question)
+                        bare = cold(assistant.bare, question)
+                        if not turn:
+                            continue
+                        opened.append(len(made.memories))
+                        found["ask"].append(made.timings.first_token_ms)
+                        found["bare"].append(bare.timings.first_token_ms)
+                        for step in steps:
+                            steps[step].append(getattr(made.timings, step))
+                ratios = [a / b for a, b in zip(found["ask"], found["bare"], strict=True)]
+                result[f"{size} memories"] = {
+                    "ask_ms": summary(found["ask"]),
+                    "bare_ms": summary(found["bare"]),
+                    "ratio": round(float(np.median(found["ask"]) / np.median(found["bare"])), 3),
+                    "ratio_of_pairs": summary(ratios),
+                    **{step: summary(values) for step, values in steps.items()},
+                    "questions_that_opened": sum(map(bool, opened)),
+                    "first_question_of_the_process_ms": round(beginning, 1),
+                }
+    return result
+
+
+def turns(_: argparse.Namespace) -> dict:
+    """First token over five turns of one conversation, against the bare model, which keeps its cache."""
+    found: dict[str, list[list[float]]] = {"ask at once": [], "ask after a pause": [], "bare": []}
+    with tempfile.TemporaryDirectory() as folder, noise_bank(Path(folder) / "bank", 10) as bank:
+        assistants = {name: Assistant(bank) for name in found}
+        for start in range(4):  # the first conversation does not count
+            for name, assistant in assistants.items():
+                history: list[dict[str, str]] = []
+                spent = []
+                with assistant.engine.lock:
+                    assistant.base.truncate(0)
+                for turn in range(5):
+                    question = ASKED[(start + turn) % len(ASKED)][2]
+                    verb = assistant.bare if name == "bare" else assistant.ask
+                    made = verb(question, history=history, max_tokens=TOKENS)
+                    spent.append(made.timings.first_token_ms)
+                    # Every conversation hears the same answers: the prompts compare.
+                    history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
+                    if name != "ask at once":
+                        time.sleep(0.8)
+                found[name].append(spent)
+        for assistant in assistants.values():
+            assistant.close()
+    later = {name: np.array(values[1:])[:, 1:] for name, values in found.items()}
+    bare = float(np.median(later["bare"]))
+    return {
+        "turns_2_to_5_ms": {name: summary(values.ravel()) for name, values in later.items()},
+        "by_turn_ms": {name: np.round(np.median(values[1:], axis=0), 1).tolist() for name, values in found.items()},
+        "ratio": {name: round(float(np.median(values)) / bare, 3) for name, values in later.items()},
+    }
+
+
+def rag(args: argparse.Namespace) -> dict:
+    """The same questions from memories and from retrieved passages: first token, total, right answers."""
+    import faiss
+
+    rows = [json.loads(line) for line in args.data.read_text("utf-8").splitlines()]
+    found: dict[str, list[tuple[float, float, bool]]] = {}
+    with Bank.open(args.bank) as bank, Assistant(bank) as assistant:
+        known = [row for row in rows if bank.find(row["id"]) is not None]
+
+        def embed(text: str, title: str | None = None) -> np.ndarray:
+            key = assistant.key(text, title)
+            return key / np.linalg.norm(key)
+
+        index = faiss.IndexFlatIP(assistant.engine.n_embd)
+        centre = np.mean([embed(row["text"], row["title"]) for row in known], axis=0)
+        index.add(np.stack([embed(row["text"], row["title"]) - centre for row in known]))
+
+        def retrieve(question: str, k: int) -> object:
+            near = index.search((embed(question) - centre)[None], k)[1][0]
+            return assistant.bare(with_text(question, [known[i]["text"] for i in near]), max_tokens=48)
+
+        ways = {
+            "memories": lambda q: assistant.ask(q, max_tokens=48),
+            "rag top-1": lambda q: retrieve(q, 1),
+            "rag top-3": lambda q: retrieve(q, 3),
+            "bare": lambda q: assistant.bare(q, max_tokens=48),
+        }
+        for name, way in ways.items():
+            way(known[0]["qa"][0]["q"])  # loading and first touches do not count
+            found[name] = []
+        for row in known:
+            for qa in row["qa"]:
+                for name, way in ways.items():
+                    with assistant.engine.lock:
+                        assistant.base.truncate(0)
+                        assistant.mix.truncate(0)
+                    start = time.perf_counter()
+                    made = way(qa["q"])
+                    total = (time.perf_counter() - start) * 1000
+                    before = total - made.timings.total_ms  # looking up comes before the first token
+                    right = any(a.lower() in made.text.lower() for a in qa["a"])
+                    found[name].append((before + made.timings.first_token_ms, total, right))
+    return {
+        "memories": len(known),
+        "partitions": sorted({row["partition"] for row in known}),
+        **{
+            name: {
+                "first_token_ms": summary([v[0] for v in values]),
+                "total_ms": summary([v[1] for v in values]),
+                "right": f"{sum(v[2] for v in values)}/{len(values)}",
+            }
+            for name, values in found.items()
+        },
+    }
+
+
+SECTIONS = {"decode": decode, "install": install, "first": first, "turns": turns, "rag": rag}
+
+
+def machine() -> dict[str, object]:
+    """Where a figure was measured."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "simd": _core.simd(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "llama-cpp-python": version("llama-cpp-python"),
+        "model": "SmolLM2-135M-Instruct Q4_1",
+    }  # fmt: skip
+
+
+def write(out: Path, sections: dict[str, dict]) -> None:
+    """Put *sections* into the JSON file *out*; others in it stay."""
+    kept = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    out.write_text(json.dumps({**kept, **sections, "machine": machine()}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="+", choices=SECTIONS)
+    parser.add_argument("--bank", type=Path, help="for rag: a bank of memories that --data has questions about")
+    parser.add_argument("--data", type=Path, help="for rag: wiki2024.jsonl")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ask.json")
+    args = parser.parse_args()
+    if "rag" in args.sections and not (args.bank and args.data):
+        parser.error("rag needs --bank and --data")
+    for name in args.sections:
+        made = SECTIONS[name](args)
+        write(args.out, {name: {"command": f"python tools/bench_ask.py {name}", **made}})
+        print(json.dumps({name: made}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
