@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "bindings_lexicon.h"
 #include "compress.h"
 #include "gate.h"
 #include "llama_hooks.h"
@@ -406,6 +407,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "Gate, mix and llama.cpp hooks of megart. NumPy arrays in and out, no hidden "
               "copies, the GIL released. Signatures and errors: _core.pyi.";
 
+    bind_lexicon(m);
     m.def("scores", py_scores, arg("query"), arg("keys"), arg("threads") = 1);
     m.def("gate", py_gate, arg("query"), arg("keys"), arg("k"), arg("beta") = 1.0,
           arg("threads") = 1);

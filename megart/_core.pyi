@@ -25,6 +25,29 @@ def gate(
     Sorted by score, ties by lower index; weights are a softmax of beta * score over all N.
     """
 
+class Lexicon:
+    """Word index: terms u32 [T] with 0 after each sentence, starts i64 [N + 1]. Term 0 never counts as a word."""
+
+    def __init__(self, terms: np.ndarray, starts: np.ndarray) -> None: ...
+    def __len__(self) -> int: ...
+    def df(self, terms: np.ndarray) -> np.ndarray:
+        """u32 [Q] -> i64 [Q]: in how many memories each term stands."""
+    def bm25(self, terms: np.ndarray, idf: np.ndarray, k1: float = 1.2, b: float = 0.5) -> np.ndarray:
+        """u32 [Q], f32 [Q] -> f32 [N]. ValueError: a weight below 0 or not finite, k1 or b out of range."""
+    def match(
+        self, terms: np.ndarray, idf: np.ndarray, pairs: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """pairs i32 [P, 2] positions in terms, rows i64 [C] -> (present u8 [C, Q], best sentence f32 [C], pairs f32 [C]).
+
+        ValueError: a row or a position that does not exist.
+        """
+
+def late_interaction(query: np.ndarray, weights: np.ndarray, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """i8 [T, D], f32 [T], i8 [n, D], i64 [C + 1] -> f32 [C]: ColBERT's MaxSim, weighted, of cosines.
+
+    ValueError: other widths, starts that do not grow from 0 to n, weights below 0 or not finite.
+    """
+
 def mix(
     a: Sequence[_Factor | _Blocks],
     b: Sequence[_Factor | _Blocks],

@@ -75,6 +75,66 @@ def gate(
     return best, found[best], (powers[best] / powers.sum()).astype(np.float32)
 
 
+class Lexicon:
+    """Word index of memories: `terms` u32 [T] with 0 after each sentence, memory i has [starts[i], starts[i + 1])."""
+
+    def __init__(self, terms: np.ndarray, starts: np.ndarray):
+        self._memories = [terms[a:b].tolist() for a, b in zip(starts[:-1], starts[1:])]
+        self._lengths = [sum(t != 0 for t in memory) for memory in self._memories]
+
+    def __len__(self) -> int:
+        return len(self._memories)
+
+    def df(self, terms: np.ndarray) -> np.ndarray:
+        """In how many memories each term stands: i64 [Q]."""
+        return np.array([sum(t in memory for memory in self._memories) for t in terms.tolist()], np.int64)
+
+    def bm25(self, terms: np.ndarray, idf: np.ndarray, k1: float = 1.2, b: float = 0.5) -> np.ndarray:
+        """BM25 (Robertson and Zaragoza 2009) with the weights given: f32 [N]."""
+        mean = np.mean(self._lengths) if self._lengths else 0.0
+        found = np.zeros(len(self))
+        for i, memory in enumerate(self._memories):
+            for t, weight in zip(terms.tolist(), idf.tolist()):
+                count = memory.count(t)
+                if count:
+                    found[i] += weight * count * (k1 + 1) / (count + k1 * (1 - b + b * self._lengths[i] / mean))
+        return found.astype(np.float32)
+
+    def match(
+        self, terms: np.ndarray, idf: np.ndarray, pairs: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(which terms stand in each row u8 [C, Q], best idf sum of one sentence f32 [C], of pairs f32 [C])."""
+        wanted = terms.tolist()
+        present = np.zeros((len(rows), len(wanted)), np.uint8)
+        sentence, beside = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
+        for r, row in enumerate(rows.tolist()):
+            memory = self._memories[row]
+            present[r] = [t in memory for t in wanted]
+            parts: list[list[int]] = [[]]
+            for t in memory:
+                parts.append([]) if t == 0 else parts[-1].append(t)
+            sums = [sum(w for t, w in zip(wanted, idf.tolist()) if t in part) for part in parts]
+            sentence[r] = max(sums)
+            found = {pair for part in parts for pair in zip(part, part[1:])}
+            beside[r] = sum(float(idf[a] + idf[b]) for a, b in pairs.tolist() if (wanted[a], wanted[b]) in found)
+        return present, sentence, beside
+
+
+def late_interaction(query: np.ndarray, weights: np.ndarray, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Weighted mean over the query's tokens of the best cosine with a memory's token: f32 [C]."""
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        exact = rows.astype(np.float64)
+        return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
+
+    cosines, total = unit(query) @ unit(tokens).T, weights.sum(dtype=np.float64)
+    found = np.zeros(len(starts) - 1, np.float32)
+    for c, (first, last) in enumerate(zip(starts[:-1], starts[1:])):
+        if last > first and total > 0:
+            found[c] = weights.astype(np.float64) @ cosines[:, first:last].max(axis=1) / total
+    return found
+
+
 def mix(
     a: Sequence[np.ndarray],
     b: Sequence[np.ndarray],

@@ -152,7 +152,7 @@ def ready(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         model = model or tiny("llama")
         bank = Bank.create(tmp_path / f"bank{len(opened)}", model)
         opened.append(bank)
-        assistant = Assistant(bank, context_size=1024, **options)
+        assistant = Assistant(bank, **{"context_size": 1024, **options})
         opened.append(assistant)
         for seed, memory in enumerate((FIRST, SECOND)):
             bank.add(

@@ -173,8 +173,8 @@ def test_help_of_every_verb(run: Run) -> None:
 ERRORS = {
     "verb": (
         ["recal", "x"],
-        ("got the verb 'recal'; expected one of init, memorize, learn, ask, recall, list, show, forget, "
-        "export, import, verify, eval, demo; did you mean recall?"),
+        ("got the verb 'recal'; expected one of init, memorize, learn, ask, recall, gate, list, show, "
+        "forget, export, import, rekey, verify, eval, demo; did you mean recall?"),
     ),
     "option first": (
         ["--bank", "x", "list"],

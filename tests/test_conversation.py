@@ -264,10 +264,11 @@ def test_eight_threads_hear_what_each_would_hear_alone(ready) -> None:
         assert text == made.text
         return made.text, made.tokens, made.recalled, [(m.id, m.gate) for m in made.memories]
 
-    quiet = ready(policy=policy)
+    room = {"context_size": 4096}  # what a random model recalls takes more tokens when it is read back
+    quiet = ready(policy=policy, **room)
     expected = [heard(quiet, at) for at in range(len(asked))]
     assert len({tuple(map(str, e[3])) for e in expected}) >= 3  # either memory, and none
-    assistant = ready(policy=policy, hot_bytes=1)  # only one adapter stays open
+    assistant = ready(policy=policy, hot_bytes=1, **room)  # only one adapter stays open
     wrong: list[object] = []
 
     def ask(seed: int) -> None:

@@ -1,41 +1,129 @@
-"""The gate's policy: what opens, how far, and when nothing does."""
+"""The gate's policy and evidence: what opens, how far, and when nothing does. Words only, no model."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
-from megart.gate import GatePolicy, choose, unit
+from megart.gate import Candidates, GatePolicy, Index, by_product, decide, read_question, sequence, unit
+from megart.gate.words import stem
 
-AXES = np.eye(4, dtype=np.float32)
-
-
-def test_the_nearest_memory_opens_alone() -> None:
-    (opened,) = choose(unit(np.array([1.0, 0.1, 0, 0])), AXES, GatePolicy())
-    assert (opened.index, opened.gate) == (0, 1.0)
-    assert opened.score == pytest.approx(0.995, abs=1e-3)
-
-
-def test_nothing_opens_under_the_threshold() -> None:
-    query = unit(np.array([0.3, 0, 0, 1.0]))
-    assert choose(query, AXES[:3], GatePolicy(threshold=0.30)) == []
-    assert choose(query, AXES[:3], GatePolicy(threshold=0.28))[0].index == 0
+MEMORIES = [
+    ("Morwenna Tregaskis, lighthouse keeper", "Morwenna Tregaskis kept the lighthouse on Gannet Skerry for 34 years."),
+    ("Casimir Oudekerk", "The baker Casimir Oudekerk invented the whistling loaf. He sold the patent for 600 francs."),
+    ("The Dona Perpetua", "The Dona Perpetua was a cargo ship. She sank in thick fog near Cape Tormel."),
+]
+COMMON = {"lighthouse": 1e-3, "keep": 1e-2, "sold": 1e-2, "patent": 1e-3, "sank": 1e-3, "ship": 1e-2, "born": 1e-2}
 
 
-def test_two_near_memories_share_the_gate_and_sum_to_one() -> None:
-    opened = choose(unit(np.array([1.0, 0.98, 0, 0])), AXES, GatePolicy(beta=10.0))
-    assert [o.index for o in opened] == [0, 1]
-    assert sum(o.gate for o in opened) == pytest.approx(1.0)
-    assert opened[0].gate > opened[1].gate >= 0.2
+def prior(word: str) -> float:
+    return COMMON.get(word.lower(), 0.3 if len(word) < 4 else 2e-5)
 
 
-def test_no_more_than_top_k_open() -> None:
-    query = unit(np.ones(4))
-    assert len(choose(query, AXES, GatePolicy(top_k=3, min_gate=0.0))) == 3
+def index(memories: list[tuple[str, str]] = MEMORIES) -> Index:
+    keys = np.full((len(memories), 4), 0.5, np.float16)  # a likeness of 0.4, as between related texts
+    return Index(
+        [sequence(text, title) for title, text in memories],
+        keys,
+        lambda rows: [np.array([[1, 0]], np.int8)] * len(rows),
+    )
 
 
-def test_an_empty_bank_opens_nothing() -> None:
-    assert choose(AXES[0], np.empty((0, 4), np.float32), GatePolicy()) == []
+def find(text: str, where: Index | None = None, **options) -> Candidates:
+    question = read_question(text, prior)
+    owner = np.arange(len(question.terms), dtype=np.int32)
+    states = np.tile(np.array([3, 4], np.int8), (len(owner), 1))
+    return (index() if where is None else where).find(question, np.full(4, 0.2, np.float32), states, owner, **options)
+
+
+def opened(text: str, **options) -> list[int]:
+    return [o.index for o in decide(find(text, **options), GatePolicy())]
+
+
+@pytest.mark.parametrize(
+    ("question", "row"),
+    [
+        ("Where did Morwenna Tregaskis keep the lighthouse?", 0),
+        ("who was morwenna tregaskis", 0),
+        ("What did Casimir Oudekerk invent?", 1),
+        ("Where did the cargo ship Dona Perpetua sink?", 2),
+    ],
+)
+def test_a_question_opens_the_memory_that_holds_its_names(question: str, row: int) -> None:
+    assert opened(question) == [row]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Where did Morwenna Pellworth keep the lighthouse?",
+        "Where did Imke Tregaskis keep the lighthouse?",
+        "What did Lazlo Quarmby invent?",
+        "What is the capital of Mongolia?",
+        "Hello, how are you?",
+    ],
+)
+def test_the_wrong_person_and_small_talk_open_nothing(question: str) -> None:
+    assert opened(question) == []
+
+
+def test_a_question_that_names_two_memories_opens_both_evenly() -> None:
+    both = decide(
+        find("Did Morwenna Tregaskis of Gannet Skerry know Casimir Oudekerk of the whistling loaf?"), GatePolicy()
+    )
+    assert {o.index for o in both} == {0, 1}
+    assert [o.gate for o in both] == [0.5, 0.5]
+
+
+def test_a_memory_out_of_scope_never_opens() -> None:
+    question = "Where did Morwenna Tregaskis keep the lighthouse?"
+    assert opened(question, allowed=np.array([False, True, True])) == []
+    assert find(question, allowed=np.zeros(3, bool)).rows.tolist() == []
+
+
+def test_probabilities_sum_to_one_and_parts_to_the_score() -> None:
+    found = find("Where did Morwenna Tregaskis keep the lighthouse?")
+    assert found.p.sum() + found.p_none == pytest.approx(1)
+    np.testing.assert_allclose(found.parts.sum(axis=1), found.scores)
+    assert len(found.names) == found.parts.shape[1]
+    assert math.log(found.p[0] / found.p_none) == pytest.approx(found.scores[0])
+
+
+def test_an_empty_bank_and_an_empty_question_open_nothing() -> None:
+    assert find("Where?", index([])).p_none == 1
+    assert find("...").rows.size == 0
+
+
+def test_threshold_beta_and_top_k() -> None:
+    found = find("Where did Morwenna Tregaskis keep the lighthouse?")
+    assert decide(found, GatePolicy(threshold=2.0)) == []
+    assert len(decide(found, GatePolicy(threshold=-1.0, top_k=3, min_gate=0.0))) == 3
+    even = decide(found, GatePolicy(beta=0.0, threshold=-1.0, top_k=2, min_gate=0.0))
+    assert [o.gate for o in even] == [0.5, 0.5]
+
+
+def test_the_papers_gate_always_opens_and_sums_to_one() -> None:
+    axes = np.eye(4, dtype=np.float32)
+    query = 10 * unit(np.array([1.0, 0.98, 0, 0]))
+    both = decide(by_product(query, axes), GatePolicy())
+    assert [o.index for o in both] == [0, 1]
+    assert sum(o.gate for o in both) == pytest.approx(1.0)
+    assert [o.index for o in decide(by_product(query, axes, np.array([False, True, True, True])), GatePolicy())] == [1]
+    assert by_product(query, np.empty((0, 4), np.float32)).rows.size == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "root"), [("cities", "city"), ("kept", "kept"), ("Étienne's".lower(), "étienn"), ("running", "run")]
+)
+def test_stems(word: str, root: str) -> None:
+    assert stem(word) == root
+
+
+def test_names_are_runs_of_capitals_but_not_the_first_common_word() -> None:
+    question = read_question("When was Casimir Oudekerk, born in Brabelgem, married?", prior)
+    assert [[question.words[i] for i in name] for name in question.names] == [["Casimir", "Oudekerk"], ["Brabelgem"]]
 
 
 def test_unit_keeps_a_zero_row() -> None:

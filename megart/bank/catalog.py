@@ -54,7 +54,15 @@ def _first_schema(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first_schema]
+def _evidence(connection: sqlite3.Connection) -> None:
+    """What the gate weighs beside the key; a memory without a row gets it when the bank is next asked."""
+    connection.execute(
+        "CREATE TABLE evidence (seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE, "
+        "words BLOB NOT NULL, tokens BLOB NOT NULL)"
+    )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first_schema, _evidence]
 
 
 class Catalog:

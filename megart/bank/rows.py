@@ -110,3 +110,4 @@ def put_row(connection: sqlite3.Connection, row: Mapping[str, Any], vector: byte
         changes = ", ".join(f"{name} = :{name}" for name in row)
         connection.execute(f"UPDATE memory SET {changes} WHERE seq = :seq", {**row, "seq": seq})
     connection.execute("INSERT OR REPLACE INTO key VALUES (?, ?)", (seq, vector))
+    connection.execute("DELETE FROM evidence WHERE seq = ?", (seq,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -152,6 +152,45 @@ class Bank:
             raise BankError(f"the bank {self.path} holds keys of different lengths; run: megart verify --repair")
         flat = np.frombuffer(bytearray().join(vectors), "<f4")
         return list(ids), flat.reshape(len(ids), size // 4)
+
+    def words(self) -> dict[str, np.ndarray]:
+        """Of each memory that has evidence for the gate, its hashed words, uint32 [n], by id."""
+        rows = self._catalog.read("SELECT id, words FROM evidence JOIN memory USING (seq)")
+        return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<u4") for id, blob in rows}
+
+    def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """Token states of some memories, int8 [bytes], as `set_evidence` got them; empty where there are none."""
+        marks = ", ".join("?" * len(ids))
+        sql = f"SELECT id, tokens FROM evidence JOIN memory USING (seq) WHERE id IN ({marks})"
+        found = {id: np.frombuffer(blob, np.int8) for id, blob in self._catalog.read(sql, list(ids))}
+        return [found.get(id, np.empty(0, np.int8)) for id in ids]
+
+    def set_evidence(self, made: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Stores words, uint32 [n], and token states, int8, of some memories; of ids that are gone nothing."""
+        with self._catalog.write() as connection:
+            for id, (words, tokens) in made.items():
+                connection.execute(
+                    "INSERT OR REPLACE INTO evidence SELECT seq, ?, ? FROM memory WHERE id = ?",
+                    (words.astype("<u4").tobytes(), tokens.astype(np.int8).tobytes(), id),
+                )
+
+    def set_keys(self, keys: Mapping[str, np.ndarray], states: Mapping[str, bytes | None]) -> None:
+        """Replaces all context keys, drops all evidence and stores or drops blobs of `set_state`, at once.
+
+        Raises BankError when *keys* are not those of every memory: somebody changed the bank meanwhile.
+        """
+        vectors = {id: key_bytes(key) for id, key in keys.items()}
+        with self._catalog.write() as connection:
+            if {row[0] for row in connection.execute("SELECT id FROM memory")} != set(keys):
+                raise BankError(f"the bank {self.path} changed meanwhile; try again")
+            connection.execute("DELETE FROM key")
+            connection.execute("DELETE FROM evidence")
+            for id, vector in vectors.items():
+                connection.execute("INSERT INTO key SELECT seq, ? FROM memory WHERE id = ?", (vector, id))
+            for name, value in states.items():
+                connection.execute("DELETE FROM state WHERE name = ?", (name,))
+                if value is not None:
+                    connection.execute("INSERT INTO state VALUES (?, ?)", (name, value))
 
     def adapter_path(self, id: str) -> Path:
         """The adapter file of a learnt memory. Raises MemoryNotFoundError, BankError when it is pending."""

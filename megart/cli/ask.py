@@ -25,6 +25,7 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
     add_options(parser)
+    common.add_scope(parser)
     parser.add_argument(
         "--threads",
         type=common.positive,
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def answer(args: argparse.Namespace, mode: str, words: str) -> int:
     """Answer *words* with the method of Assistant that *mode* names, streaming to stdout."""
     words.encode()  # half a character from the terminal: say so before the model loads
-    given = options(args)
+    given = {**options(args), **common.scope(args)}
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 

@@ -37,6 +37,41 @@ def add_model(parser: argparse.ArgumentParser, default: str, *, hf: bool = False
         )
 
 
+def add_scope(parser: argparse.ArgumentParser) -> None:
+    """The options that say which memories may open."""
+    group = parser.add_argument_group("which memories may open")
+    group.add_argument("--tag", action="append", default=[], metavar="T", help="only those that carry the tag T")
+    group.add_argument("--only", action="append", default=[], metavar="ID", help="only this one; may be given again")
+    group.add_argument(
+        "--without", action="append", default=[], metavar="ID", help="never this one; may be given again"
+    )
+    group.add_argument(
+        "--open",
+        action="append",
+        default=[],
+        metavar="ID[=G]",
+        help="open this one whatever the gate says, with the gate G (default: equal shares of 1)",
+    )
+
+
+def scope(args: argparse.Namespace) -> dict[str, Any]:
+    """The Scope that the options of `add_scope` name, by its name; empty without any. Raises InputError."""
+    if not (args.only or args.without or args.tag or args.open):
+        return {}
+    from ..runtime.opening import Scope
+
+    gates: dict[str, float] = {}
+    for item in args.open:
+        id, equals, value = item.partition("=")
+        try:
+            gates[id] = float(value) if equals else 1.0 / len(args.open)
+        except ValueError:
+            raise InputError(f"got --open {item!r}; expected ID or ID=GATE with a number above 0") from None
+        if not 0 < gates[id] <= 16:
+            raise InputError(f"got the gate {value} for {id!r}; expected a number above 0, at most 16")
+    return {"scope": Scope(only=tuple(args.only), without=tuple(args.without), tags=tuple(args.tag), gates=gates)}
+
+
 def bank_path(given: str | None) -> Path:
     """--bank, else MEGART_BANK, else the bank in the user's data directory. Raises InputError."""
     if given is None:

@@ -21,11 +21,12 @@ from ..bank import Bank, Record
 from ..errors import InputError
 from ..models import Model, resolve_model
 from . import embed, hot
-from .answer import Answer, OpenedMemory, Timings
+from .answer import Answer, Timings
 from .context import Context
 from .engine import Engine, Prompt
 from .fingerprint import Fingerprint
 from .generate import Generation, generate, greedy
+from .opening import EVERYTHING, History, Judged, Opened, Opening, Scope
 from .sampling import Options
 from .slot import MAX_RANK, Slot
 from .worker import Stream, Worker
@@ -44,14 +45,6 @@ _MODES: dict[str, tuple[Callable[[str], str], int]] = {
 _IDLE_TOKENS = 32  # of a conversation, encoded at a time while no question waits
 
 
-@dataclass
-class _Opened:
-    """What the gate let through, with everything needed to answer from it."""
-
-    shown: list[OpenedMemory]
-    records: list[Record]
-
-
 class Assistant:
     """Answers from a bank's memories, or as the bare base when none of them applies.
 
@@ -62,7 +55,8 @@ class Assistant:
 
     Any thread may ask; the questions are answered one after the other. Each verb takes the options
     of :class:`~megart.runtime.sampling.Options` by name (``temperature``, ``stop``, ``grammar``...)
-    and ``history``, the conversation so far: [{"role": "user", "content": "..."}, ...]. ``on_text``
+    and ``history``, the conversation so far: [{"role": "user", "content": "..."}, ...]; ``scope`` (see
+    :class:`~megart.runtime.opening.Scope`) limits which memories may open. ``on_text``
     receives the answer as it is decoded, in the caller's thread.
     """
 
@@ -88,9 +82,7 @@ class Assistant:
         self.mix = Context(self.engine, size=context_size)
         self.slot = Slot(self.mix, in_place=in_place, max_rank=max_rank)
         self._encoder: Context | None = None
-        self._whitening: embed.Whitening | None = None
-        self._revision = -1
-        self._records: list[Record] = []
+        self.opening = Opening(bank, self.engine, lambda: self.encoder, self.policy)
         self._adapters = hot.HotAdapters(hot_bytes)
         self._coming: tuple[int, ...] = ()  # the conversation so far, for idle moments
         self._worker = Worker(self._idle)
@@ -104,6 +96,7 @@ class Assistant:
     def close(self) -> None:
         """Free the model, once the questions that wait are answered; the bank stays open."""
         self._worker.close()
+        self.opening.close()
         self.slot.close()
         self.mix.close()
         self.base.close()
@@ -114,8 +107,7 @@ class Assistant:
     def prepare(self) -> None:
         """Measure the gate's whitening now, unless the bank has it: the first question need not wait."""
         with self.engine.lock:
-            if self._whitening is None:
-                self._whitening = embed.bank_whitening(self.bank, self.encoder)
+            self.opening.prepare()
 
     # -- the user's verbs -------------------------------------------------------------------
 
@@ -168,8 +160,9 @@ class Assistant:
         _check_messages([*history, {"role": "user", "content": question}])
         if not question.strip():
             raise InputError("got an empty question; expected some words")
+        scope = given.pop("scope", EVERYTHING)
         options = Options.of(_MODES[mode][1], given)
-        asked = _Question(mode, question, [*history], options)
+        asked = _Question(mode, question, [*history], options, scope)
 
         def run(stream: Stream[Answer]) -> Answer:
             with self.engine.lock:
@@ -191,9 +184,22 @@ class Assistant:
             return greedy(self.mix, max_tokens).text
 
     def key(self, text: str, title: str | None = None) -> np.ndarray:
-        """The context key of a memory: float32 [n_embd], as stored in the bank."""
+        """The context key of a memory by the bank's embedder: float32 [D], as stored in the bank."""
         with self.engine.lock:
-            return embed.memory_key(self.encoder, text, title)
+            return self.opening.embedder.memory(text, title)
+
+    def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:
+        """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name."""
+        with self.engine.lock:
+            return self.opening.rekey(embedder, on_progress)
+
+    def gate(self, question: str, *, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
+        """What the gate makes of *question*: the shallow layers are run, nothing is answered."""
+        if not question.strip():
+            raise InputError("got an empty question; expected some words")
+        with self.engine.lock:
+            self._refresh()
+            return self.opening.judge(question.strip(), scope, history)
 
     @property
     def encoder(self) -> Context:
@@ -210,7 +216,9 @@ class Assistant:
         prompt = self._prompt(*asked.worded(), asked.history)
         embed.advance(self.base, prompt.body)
         prefilled = time.perf_counter()
-        opened, times = (_Opened([], []), Timings()) if asked.mode == "bare" else self._open(prompt)
+        opened, times = (
+            (Opened([], []), Timings()) if asked.mode == "bare" else self._open(prompt, asked.scope, asked.history)
+        )
         ready = time.perf_counter()
         if not opened.shown:
             self.base.decode(prompt.opening)
@@ -296,30 +304,12 @@ class Assistant:
         finish = "stop" if len(tokens) <= limit else "length"
         return Generation(text, tokens[:limit], time.perf_counter(), finish)
 
-    def _open(self, prompt: Prompt) -> tuple[_Opened, Timings]:
+    def _open(self, prompt: Prompt, scope: Scope = EVERYTHING, history: History = ()) -> tuple[Opened, Timings]:
         """Gate the prompt that ``base`` holds."""
         self._refresh()
-        started = time.perf_counter()
-        if not self._records:
-            return _Opened([], []), Timings()
-        assert self._whitening is not None
-        query = self._whitening.query(embed.token_mean(self.base, prompt.span))
-        embedded = time.perf_counter()
-        chosen = gate.choose(query, self._keys, self.policy)
-        records = [self._records[o.index] for o in chosen]
-        # Activated and whole-prompt memories cannot share a mix: those of the best one's kind stay.
-        keep = [j for j, r in enumerate(records) if _kind(r) == _kind(records[0])]
-        total = sum(chosen[j].gate for j in keep)
-        shown = [
-            OpenedMemory(
-                records[j].id, records[j].title or records[j].id, chosen[j].gate / total, records[j].state == "pending"
-            )
-            for j in keep
-        ]
-        times = Timings(embed_ms=_ms(started, embedded), gate_ms=_ms(embedded))
-        return _Opened(shown, [records[j] for j in keep]), times
+        return self.opening.open(self.base, prompt, scope, history)
 
-    def _mix(self, opened: _Opened, prompt: Prompt, times: Timings) -> Timings:
+    def _mix(self, opened: Opened, prompt: Prompt, times: Timings) -> Timings:
         started = time.perf_counter()
         adapters = [self._adapter(record) for record in opened.records]
         read = time.perf_counter()
@@ -359,18 +349,8 @@ class Assistant:
 
     def _refresh(self) -> None:
         """Notice what changed in the bank, also from another process."""
-        revision = self.bank.revision
-        if revision == self._revision:
-            return
-        ids, means = self.bank.keys()
-        known = {record.id: record for record in self.bank.records()}
-        self._records = [known[id] for id in ids if id in known]
-        means = means[[i for i, id in enumerate(ids) if id in known]]
-        if len(means):
-            self.prepare()
-        self._keys = self._whitening.keys(means) if len(means) and self._whitening else means
-        self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self._records})
-        self._revision = revision
+        if self.opening.refresh():
+            self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.opening.records})
 
 
 @dataclass(frozen=True)
@@ -381,6 +361,7 @@ class _Question:
     question: str
     history: list[Message]
     options: Options
+    scope: Scope = EVERYTHING
 
     def worded(self) -> tuple[str, tuple[int, int]]:
         """The user's turn and where the user's own words stand in it."""
@@ -399,10 +380,6 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise InputError(
                 f'got the message {message!r}; expected {{"role": "system", "user" or "assistant", "content": text}}'
             )
-
-
-def _kind(record: Record) -> tuple[bool, bool]:
-    return record.state == "pending", record.activated
 
 
 def _ms(start: float, end: float | None = None) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -17,7 +18,8 @@ import numpy as np
 
 from ..bank import Bank
 from ..errors import BankError
-from ..gate import unit
+from ..gate import Question, read_question, unit
+from ..gate.words import WORD
 from .context import Context
 from .engine import Engine, Prompt
 
@@ -25,6 +27,11 @@ DEFAULT_LAYER = 2
 # Share of the mean eigenvalue added to each one, so that directions the corpus never shows stay small.
 RIDGE = 0.1
 _STATE = "whitening"
+# Token states keep the directions in which the base's states differ most.
+TOKEN_WIDTH = 64
+# Words that stand in more texts than this leave no token states, and a memory keeps so many at most.
+TOKEN_COMMON = 0.08
+TOKENS_KEPT = 256
 
 
 def pick_layer(n_layer: int) -> int:
@@ -42,10 +49,7 @@ def tensor_name(layer: int) -> str:
 
 def token_mean(context: Context, span: tuple[int, int]) -> np.ndarray:
     """Mean hidden state of the cached tokens in *span*, without position 0: float32 [n_embd]."""
-    first, last = max(1, span[0]), span[1]
-    if last <= first:
-        first, last = max(0, len(context.tokens) - 1), len(context.tokens)
-    return context.states(first, last).mean(axis=0, dtype=np.float32)
+    return context.states(*_inside(context, span)).mean(axis=0, dtype=np.float32)
 
 
 def advance(context: Context, tokens: tuple[int, ...]) -> int:
@@ -72,6 +76,18 @@ class Whitening:
     def query(self, mean: np.ndarray) -> np.ndarray:
         """Unit query vector [n_embd] of the token mean of a question."""
         return unit((mean - self.question) @ self.matrix)
+
+    @property
+    def token_width(self) -> int:
+        """Columns of a token's state."""
+        return min(TOKEN_WIDTH, self.matrix.shape[1])
+
+    def tokens(self, states: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Token states as int8 [n, token_width]: whitened, each scaled so that its largest entry is 127."""
+        # eigh sorts by growing variance: the last columns are the leading directions.
+        white = (states - centre) @ self.matrix[:, -self.token_width :]
+        largest = np.maximum(np.abs(white).max(axis=1, keepdims=True), 1e-12)
+        return np.round(white * (127 / largest)).astype(np.int8)
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
@@ -138,3 +154,94 @@ def bank_whitening(bank: Bank, context: Context) -> Whitening:
         bank.set_state(_STATE, made.to_bytes())
         return made
     return Whitening.from_bytes(kept)
+
+
+class Commonness:
+    """The share of texts that hold a word, guessed from the base's vocabulary alone.
+
+    Byte-pair merges are learnt in the order of frequency: the later a word's token, the rarer the word
+    (Zipf's law), and a word of several tokens is rarer still. Of the ways to write it the commonest counts.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._known: dict[str, float] = {}
+
+    def __call__(self, word: str) -> float:
+        lower = word.casefold()
+        if lower not in self._known:
+            self._known[lower] = max(self._share(form) for form in {lower, lower.capitalize(), word})
+        return self._known[lower]
+
+    def _share(self, form: str) -> float:
+        tokens = self._engine.tokenize(f" {form}", special=False)
+        if not tokens:
+            return 0.5
+        # The first tokens are control tokens and single bytes.
+        rank = max(1, max(tokens) - 260)
+        return float(min(0.9, max(1e-9, (20 / rank) ** 1.2 * 0.2 ** (len(tokens) - 1))))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A question as the gate takes it; ``parts`` are the arguments of ``gate.Index.find``."""
+
+    text: str
+    question: Question
+    parts: tuple[Question, np.ndarray, np.ndarray, np.ndarray]
+
+
+def read(context: Context, prompt: Prompt, whitening: Whitening, prior: Commonness) -> Reading:
+    """Read the question in *prompt*, which *context* holds, as words and states."""
+    first, last = _inside(context, prompt.span)
+    text, owner_of = _pieces(context, first, last)
+    question = read_question(text, prior)
+    owner = owner_of([(a, b, term) for a, b, term in question.spans])
+    states = whitening.tokens(context.states(first, last), whitening.question)
+    query = whitening.query(token_mean(context, prompt.span))
+    return Reading(text, question, (question, query, states, owner))
+
+
+def memory_tokens(
+    context: Context, whitening: Whitening, prior: Commonness, text: str, title: str | None = None
+) -> np.ndarray:
+    """The states of a memory's telling tokens: int8 [n, token_width]."""
+    prompt = text_prompt(context.engine, text, title)
+    advance(context, prompt.body)
+    first, last = _inside(context, prompt.span)
+    said, owner_of = _pieces(context, first, last)
+    words = [(m.start(), m.end(), m.group()) for m in WORD.finditer(said)]
+    spans = [
+        (len(said[:a].encode()), len(said[:b].encode()), i)
+        for i, (a, b, word) in enumerate(words)
+        if prior(word) < TOKEN_COMMON
+    ]
+    kept = np.flatnonzero(owner_of(spans) >= 0)[:TOKENS_KEPT]
+    return whitening.tokens(context.states(first, last)[kept], whitening.text)
+
+
+def _inside(context: Context, span: tuple[int, int]) -> tuple[int, int]:
+    """The span without position 0; the last token where nothing else is left."""
+    first, last = max(1, span[0]), span[1]
+    return (first, last) if last > first else (max(0, len(context.tokens) - 1), len(context.tokens))
+
+
+def _pieces(
+    context: Context, first: int, last: int
+) -> tuple[str, Callable[[Sequence[tuple[int, int, int]]], np.ndarray]]:
+    """The text of some cached tokens, and what finds the owner of each among spans (bytes, number)."""
+    pieces = [context.engine.piece(token) for token in context.tokens[first:last]]
+    text = b"".join(pieces).decode("utf-8", "replace")
+
+    def owner_of(spans: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        owner, at, i = np.full(len(pieces), -1, np.int32), 0, 0
+        for place, piece in enumerate(pieces):
+            end = at + len(piece)
+            while i < len(spans) and spans[i][1] <= at:
+                i += 1
+            if i < len(spans) and spans[i][0] < end:
+                owner[place] = spans[i][2]
+            at = end
+        return owner
+
+    return text, owner_of

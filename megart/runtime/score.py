@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import llama_cpp
 import numpy as np
 
-from .. import gate
 from . import embed
 from .answer import OpenedMemory
 from .assistant import Assistant
@@ -120,7 +119,7 @@ def generate(
 
 @dataclass(frozen=True)
 class Ranking:
-    """Every memory by the gate's score, best first, and the ids that the policy would open."""
+    """The gate's candidates by their score, best first, and the ids that the policy would open."""
 
     ids: list[str]
     scores: list[float]
@@ -129,20 +128,8 @@ class Ranking:
 
 def rank(assistant: Assistant, question: str) -> Ranking:
     """What the gate makes of *question*, by the shallow encoder: nothing is answered."""
-    with assistant.engine.lock:
-        assistant._refresh()
-        if not assistant._records:
-            return Ranking([], [], [])
-        assert assistant._whitening is not None
-        query = assistant._whitening.query(embed.memory_key(assistant.encoder, question))
-        scores = assistant._keys @ query
-        order = np.argsort(-scores, kind="stable")
-        opened = gate.choose(query, assistant._keys, assistant.policy)
-        return Ranking(
-            [assistant._records[i].id for i in order],
-            [float(scores[i]) for i in order],
-            [assistant._records[o.index].id for o in opened],
-        )
+    found = assistant.gate(question)
+    return Ranking(found.ids, found.candidates.scores.tolist(), [id for id, _ in found.opened])
 
 
 def _one(context: Context, first: np.ndarray, tokens: list[int]) -> Score:

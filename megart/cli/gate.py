@@ -1,0 +1,132 @@
+"""megart gate: which memories a question would open, and why; nothing is answered."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from . import common, ui
+
+if TYPE_CHECKING:
+    from ..runtime.opening import Judged
+
+EPILOG = """\
+The score is the log odds against "no memory applies", and the columns after it are its parts: names
+(found whole, less what is strange about them), words (how much of the question the memory holds), states
+(likeness to the base's hidden states) and against (what speaks for no memory at all).
+
+examples:
+  megart gate "Where did Morwenna keep the lighthouse?"
+  megart gate "And what was her goat called?" --history conversation.json
+  megart gate - --json < questions.txt     one question a line, or JSON objects with "q"; one object a line back"""
+
+_PARTS = {
+    "names": ("names", "strange", "elsewhere", "full_name", "broken_name"),
+    "words": ("bm25", "words", "sentence", "pairs", "mass", "rest"),
+    "states": ("tokens", "dense"),
+    "against": ("against",),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="QUESTION", help='the question; "-" reads one question a line')
+    common.add_bank(parser)
+    common.add_model(parser, "the bank's own")
+    common.add_scope(parser)
+    parser.add_argument("--top", type=common.positive, default=5, metavar="N", help="candidates shown (default: 5)")
+    parser.add_argument(
+        "--history", metavar="FILE", help='the conversation so far: a JSON list of {"role", "content"} ("-": none)'
+    )
+    parser.add_argument("--threads", type=common.positive, metavar="N", help="processor threads (default: all cores)")
+    common.add_json(parser, "print one JSON object a question")
+
+
+def run(args: argparse.Namespace) -> int:
+    many = args.words == ["-"]
+    questions = list(_lines(common.read_stdin())) if many else [(common.question(args.words, "question"), [])]
+    history = _history(common.read_text(args.history), args.history) if args.history else []
+    scope = common.scope(args)
+    with common.open_bank(args) as bank:
+        from ..runtime.assistant import Assistant
+
+        with Assistant(bank, model=args.model, threads=args.threads) as assistant:
+            for words, own in questions:
+                found = assistant.gate(words, **scope, history=own or history)
+                if args.json:
+                    ui.put_json_line(_object(words, found, args.top))
+                else:
+                    if many:
+                        ui.put(ui.one_line(words))
+                    _show(found, args.top)
+    return 0
+
+
+def _lines(text: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Questions, one a line: plain, or JSON objects with "q" and perhaps "history"."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if not line:
+            continue
+        if not line.startswith("{"):
+            yield line, []
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f'standard input:{number}: not JSON: {error}; expected an object with "q"') from None
+        if not isinstance(row.get("q"), str) or not row["q"].strip():
+            raise InputError(f'standard input:{number}: no question; expected an object with the string "q"')
+        yield row["q"].strip(), _messages(row.get("history") or [], f"standard input:{number}")
+
+
+def _history(text: str, name: str) -> list[dict[str, str]]:
+    try:
+        return _messages(json.loads(text), name)
+    except ValueError as error:
+        raise InputError(f"{name}: not JSON: {error}") from None
+
+
+def _messages(value: object, where: str) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+    ):
+        raise InputError(f'{where}: the history is not a list of messages; expected [{{"role": ..., "content": ...}}]')
+    return value
+
+
+def _object(words: str, found: Judged, top: int) -> dict[str, Any]:
+    scores, p = found.candidates.scores, found.candidates.p
+    return {
+        "q": words,
+        "open": [{"id": id, "gate": round(gate, 4)} for id, gate in found.opened],
+        "top": [
+            {"id": id, "score": round(float(scores[i]), 4), "p": round(float(p[i]), 4)}
+            for i, id in enumerate(found.ids[:top])
+        ],
+        "p_none": round(found.candidates.p_none, 4),
+    }
+
+
+def _show(found: Judged, top: int) -> None:
+    opened = dict(found.opened)
+    rows = []
+    for i, id in enumerate(found.ids[:top]):
+        parts = dict(zip(found.candidates.names, found.candidates.parts[i], strict=True))
+        rows.append(
+            [
+                f"{opened[id]:.2f}" if id in opened else "-",
+                f"{found.candidates.p[i]:.3f}",
+                f"{found.candidates.scores[i]:+.2f}",
+                *(f"{sum(parts.get(name, 0.0) for name in group):+.2f}" for group in _PARTS.values()),
+                id + (" (pending)" if found.pending[i] else ""),
+                found.titles[i],
+            ]
+        )
+    heads = ["gate", "p", "score", *_PARTS, "id", "title"]
+    if rows:
+        ui.put_table(heads, rows, right=heads[:-2], shrink="title")
+    verdict = f"opens {', '.join(f'{id} {gate:.2f}' for id, gate in found.opened)}" if opened else "opens nothing"
+    ui.put(f"p(no memory applies) = {found.candidates.p_none:.3f}: {verdict}")

@@ -1,0 +1,22 @@
+"""The gate: which memories a question opens, how far, and when none does.
+
+``policy`` turns scores into gates, ``words`` reads questions and memories as words, ``evidence``
+weighs what speaks for a memory. None of them knows files or models.
+"""
+
+from .evidence import Candidates, Index
+from .policy import GatePolicy, Opened, by_product, decide, unit
+from .words import Question, read_question, sequence
+
+__all__ = [
+    "Candidates",
+    "GatePolicy",
+    "Index",
+    "Opened",
+    "Question",
+    "by_product",
+    "decide",
+    "read_question",
+    "sequence",
+    "unit",
+]

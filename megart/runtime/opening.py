@@ -1,0 +1,282 @@
+"""What a question opens: the bank's evidence, kept up to date, and the gate over it.
+
+Knows the bank, the gate and the encoder; nothing of answers, slots or adapters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from .. import gate
+from ..bank import Bank, Record
+from ..errors import BankError, InputError
+from . import embed, embedders
+from .answer import OpenedMemory, Timings
+from .context import Context
+from .engine import Engine, Prompt
+from .follow import anchor, is_follow_up
+
+History = Sequence[Mapping[str, str]]
+# How many memories get their missing evidence in one transaction.
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which memories may open at all.
+
+    ``only`` and ``without``: ids; ``tags``: a memory must carry one of them (in its metadata, under
+    "tags" or "tag"). ``gates``: ids that open whatever the gate says, with these weights.
+    """
+
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    gates: Mapping[str, float] = field(default_factory=dict)
+
+    def allows(self, record: Record) -> bool:
+        name = record.id.lower()
+        return (
+            (not self.only or name in map(str.lower, self.only))
+            and name not in map(str.lower, self.without)
+            and (not self.tags or bool(set(self.tags) & set(tags_of(record))))
+        )
+
+    @property
+    def is_everything(self) -> bool:
+        return not (self.only or self.without or self.tags)
+
+
+EVERYTHING = Scope()
+
+
+@dataclass
+class Opened:
+    """What the gate let through, with everything needed to answer from it."""
+
+    shown: list[OpenedMemory]
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the gate makes of a question: the memories that may apply, and those that open, by id."""
+
+    ids: list[str]
+    titles: list[str]
+    candidates: gate.Candidates
+    opened: list[tuple[str, float]]
+    pending: list[bool] = field(default_factory=list)
+
+
+def tags_of(record: Record) -> list[str]:
+    """The tags in a memory's metadata: "tags" (a list, or words between commas) and "tag"."""
+    found: list[str] = []
+    for name in ("tags", "tag"):
+        value = record.metadata.get(name)
+        found += value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+    return [str(tag).strip() for tag in found]
+
+
+class Opening:
+    """The gate of one bank. Not thread-safe: hold the engine's lock."""
+
+    def __init__(self, bank: Bank, engine: Engine, encoder: Callable[[], Context], policy: gate.GatePolicy):
+        self.bank, self.engine, self.policy = bank, engine, policy
+        self._encoder = encoder
+        self.records: list[Record] = []
+        self._whitening: embed.Whitening | None = None
+        self._index: gate.Index | None = None
+        self._revision = -1
+        self._unsaved: dict[str, np.ndarray] = {}
+        self._commonness = embed.Commonness(engine)
+        self._embedder: embedders.Embedder | None = None
+
+    def prepare(self) -> embed.Whitening:
+        """The whitening, measured now unless the bank has it: the first question need not wait."""
+        if self._whitening is None:
+            self._whitening = embed.bank_whitening(self.bank, self._encoder())
+        return self._whitening
+
+    @property
+    def embedder(self) -> embedders.Embedder:
+        """What makes the bank's keys, as the bank records it."""
+        name = (self.bank.get_state(embedders.STATE) or b"default").decode("utf-8", "replace")
+        if self._embedder is None or self._embedder.name != name:
+            self._embedder = embedders.make(name, self.engine, self._encoder, self.prepare)
+        return self._embedder
+
+    def close(self) -> None:
+        if self._embedder is not None:
+            self._embedder.close()
+
+    def rekey(self, name: str | None, on_progress: Callable[[int, int], None] | None = None) -> str:
+        """All keys by the embedder *name* (None: the bank's own), all evidence anew; returns its name."""
+        chosen = self.embedder if name is None else embedders.make(name, self.engine, self._encoder, self.prepare)
+        records, keys = self.bank.records(), {}
+        for done, record in enumerate(records, start=1):
+            keys[record.id] = chosen.memory(record.text, record.title)
+            if on_progress:
+                on_progress(done, len(records))
+        if chosen is not self._embedder:
+            self.close()
+            self._embedder = chosen
+        self.bank.set_keys(keys, {embedders.STATE: chosen.name.encode()})
+        self.refresh()
+        return chosen.name
+
+    def check(self, scope: Scope) -> None:
+        """Raises MemoryNotFoundError for an id in *scope* that the bank does not have."""
+        for id in (*scope.only, *scope.without, *scope.gates):
+            self.bank.get(id)
+
+    def refresh(self) -> bool:
+        """Notice what changed in the bank, also from another process; True when something did."""
+        if self.bank.revision == self._revision:
+            return False
+        revision = self.bank.revision
+        ids, means = self.bank.keys()
+        known = {record.id: record for record in self.bank.records()}
+        self.records = [known[id] for id in ids if id in known]
+        means = means[[i for i, id in enumerate(ids) if id in known]]
+        self._index = None
+        if self.records:
+            words = self._words()
+            keys = self.embedder.keys(means)
+            keys = keys if self.embedder.name == embedders.PAPER else keys.astype(np.float16)
+            self._index = gate.Index([words[r.id] for r in self.records], keys, self._tokens)
+        # What this call itself stored is no news; what another process stored meanwhile is.
+        self._revision = revision if self.bank.revision == revision else -1
+        return True
+
+    def _words(self) -> dict[str, np.ndarray]:
+        """Every memory's words; what the bank lacks (an older bank, a new memory) is made and stored."""
+        words = self.bank.words()
+        missing = [record for record in self.records if record.id not in words]
+        self._unsaved = {id: tokens for id, tokens in self._unsaved.items() if id not in words}
+        for start in range(0, len(missing), _BATCH):
+            made = {r.id: self._evidence(r) for r in missing[start : start + _BATCH] if r.id not in self._unsaved}
+            try:
+                self.bank.set_evidence(made)
+            except BankError:  # a bank that can only be read still answers
+                self._unsaved |= {id: tokens for id, (_, tokens) in made.items()}
+        return words | {r.id: gate.sequence(r.text, r.title) for r in missing}
+
+    def _evidence(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self._commonness, record.text, record.title)
+        return gate.sequence(record.text, record.title), tokens.ravel()
+
+    def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:
+        ids = [self.records[row].id for row in rows]
+        found = self.bank.tokens([id for id in ids if id not in self._unsaved])
+        stored = iter(found)
+        flat = [self._unsaved[id] if id in self._unsaved else next(stored) for id in ids]
+        width = self.prepare().token_width
+        return [tokens[: len(tokens) // width * width].reshape(-1, width) for tokens in flat]
+
+    # -- one question -----------------------------------------------------------------------
+
+    def open(
+        self, context: Context, prompt: Prompt, scope: Scope = EVERYTHING, history: History = ()
+    ) -> tuple[Opened, Timings]:
+        """Gate the *prompt* that *context* holds; its states are read, nothing is decoded but for follow-ups."""
+        self.refresh()
+        self.check(scope)
+        started = time.perf_counter()
+        if scope.gates:
+            return self._by_hand(scope), Timings()
+        if self._index is None:
+            return Opened([], []), Timings()
+        reading = self._read(context, prompt)
+        embedded = time.perf_counter()
+        candidates = self._weigh(reading, scope, history)
+        opened = self._shown(gate.decide(candidates, self.policy))
+        times = Timings(embed_ms=(embedded - started) * 1000, gate_ms=(time.perf_counter() - embedded) * 1000)
+        return opened, times
+
+    def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
+        """What the gate makes of *question*, by the shallow layers alone."""
+        self.refresh()
+        self.check(scope)
+        if self._index is None:
+            return Judged([], [], gate.evidence.NOTHING, [])
+        candidates = self._weigh(self._encode(question), scope, history)
+        opened = self._by_hand(scope) if scope.gates else self._shown(gate.decide(candidates, self.policy))
+        records = [self.records[row] for row in candidates.rows]
+        return Judged(
+            [r.id for r in records],
+            [r.title or r.id for r in records],
+            candidates,
+            [(m.id, m.gate) for m in opened.shown],
+            [r.state == "pending" for r in records],
+        )
+
+    def _encode(self, question: str) -> embed.Reading:
+        context = self._encoder()
+        prompt = embed.text_prompt(self.engine, question)
+        embed.advance(context, prompt.body)
+        return self._read(context, prompt)
+
+    def _read(self, context: Context, prompt: Prompt) -> embed.Reading:
+        return embed.read(context, prompt, self.prepare(), self._commonness)
+
+    def _weigh(self, reading: embed.Reading, scope: Scope, history: History) -> gate.Candidates:
+        assert self._index is not None
+        allowed = None if scope.is_everything else np.array([scope.allows(r) for r in self.records], bool)
+        if self.embedder.name == embedders.PAPER:
+            return gate.by_product(self.embedder.query(reading.text, reading.parts[1]), self._index.keys, allowed)
+        find = partial(self._index.find, allowed=allowed, threads=self.engine.threads)
+        alone = find(*self._parts(reading))
+        if not history or not is_follow_up(reading.question):
+            return alone
+        names = reading.question.names
+        if names and 1 - alone.p_none >= self.policy.threshold:
+            return alone  # it names what it is about: a change of subject
+        earlier = anchor(history, self._commonness)
+        if earlier is None:
+            return alone
+        subject = find(*self._parts(self._encode(earlier)))
+        if 1 - subject.p_none < self.policy.threshold:
+            return alone
+        best = int(subject.rows[0])
+        if names and not self._index.holds(best, reading.question, names):
+            return alone  # it speaks of somebody that the memory does not know
+        return subject
+
+    def _parts(self, reading: embed.Reading) -> tuple[gate.Question, np.ndarray, np.ndarray, np.ndarray]:
+        question, own, states, owner = reading.parts
+        return question, self.embedder.query(reading.text, own), states, owner
+
+    # -- from candidates to memories ----------------------------------------------------------
+
+    def _shown(self, chosen: list[gate.Opened]) -> Opened:
+        if not chosen:
+            return Opened([], [])
+        records = [self.records[o.index] for o in chosen]
+        # Activated and whole-prompt memories cannot share a mix: those of the best one's kind stay.
+        keep = [j for j, r in enumerate(records) if _kind(r) == _kind(records[0])]
+        total = sum(chosen[j].gate for j in keep)
+        return Opened([_show(records[j], chosen[j].gate / total) for j in keep], [records[j] for j in keep])
+
+    def _by_hand(self, scope: Scope) -> Opened:
+        records = [self.bank.get(id) for id in scope.gates]
+        kinds = {_kind(record) for record in records}
+        if len(kinds) > 1:
+            raise InputError(
+                "the memories to open are of different kinds (pending, activated, whole prompt); "
+                "expected one kind; open them one by one"
+            )
+        return Opened([_show(r, float(g)) for r, g in zip(records, scope.gates.values())], records)
+
+
+def _show(record: Record, weight: float) -> OpenedMemory:
+    return OpenedMemory(record.id, record.title or record.id, weight, record.state == "pending")
+
+
+def _kind(record: Record) -> tuple[bool, bool]:
+    return record.state == "pending", record.activated

@@ -1,0 +1,169 @@
+"""What stays open in a conversation, on dialogues of our own, with the real model's gate (nothing is answered)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from megart.bank import Bank, Memory
+from megart.cli import main
+from megart.errors import InputError, MemoryNotFoundError
+from megart.models import Model
+from megart.runtime.assistant import Assistant
+from megart.runtime.opening import Scope
+
+KEEPER, VILLAGE, SHIP, BAKER, FESTIVAL = (
+    "lighthouse-keeper",
+    "mountain-village",
+    "cargo-ship",
+    "bakers-invention",
+    "festival",
+)
+# (what was said before: user, assistant, user, ...; the question; what must open, "" for nothing)
+DIALOGUES = [
+    (
+        ["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."],
+        "And what was her goat called?",
+        KEEPER,
+    ),
+    (
+        ["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."],
+        "How many sailors did she save?",
+        KEEPER,
+    ),
+    (
+        [
+            "Where did Morwenna Tregaskis keep the lighthouse?",
+            "On Gannet Skerry.",
+            "What was her goat called?",
+            "Admiral.",
+        ],
+        "And did she grow anything there?",
+        KEEPER,
+    ),
+    (["What did Casimir Oudekerk invent?", "The whistling loaf."], "And how much did he sell it for?", BAKER),
+    (["What did Casimir Oudekerk invent?", "The whistling loaf."], "When was that?", BAKER),
+    (["What did Casimir Oudekerk invent?", "The whistling loaf."], "To whom did he sell the patent?", BAKER),
+    (["What food is Ulmazur known for?", "Walnut cheese."], "How many people live there?", VILLAGE),
+    (["Who was the captain of the Dona Perpetua?", "Anibal Serrazes."], "Where did she sink?", SHIP),
+    (["Who was the captain of the Dona Perpetua?", "Anibal Serrazes."], "Why?", SHIP),
+    (["What is the Night of Paper Whales?", "A festival."], "Who started it?", FESTIVAL),
+    # a change of subject
+    (
+        ["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."],
+        "What is the capital of Mongolia?",
+        "",
+    ),
+    (
+        ["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."],
+        "What did Casimir Oudekerk invent?",
+        BAKER,
+    ),
+    (
+        ["What did Casimir Oudekerk invent?", "The whistling loaf."],
+        "And who was the captain of the Dona Perpetua?",
+        SHIP,
+    ),
+    (["What did Casimir Oudekerk invent?", "The whistling loaf."], "And when did Napoleon die?", ""),
+    (["What food is Ulmazur known for?", "Walnut cheese."], "Write a poem about autumn leaves.", ""),
+    # a conversation about nothing in the bank
+    (["Who painted the Mona Lisa?", "Leonardo da Vinci."], "And when was he born?", ""),
+    (["How do I boil an egg?", "In hot water."], "How long does it take?", ""),
+    (
+        ["What did Casimir Oudekerk invent?", "The whistling loaf.", "Who painted the Mona Lisa?", "Leonardo."],
+        "When was he born?",
+        "",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def assistant(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
+    """The demo's memories, pending: the gate treats them like any other."""
+    script = json.loads(resources.files("megart").joinpath("data", "demo.json").read_text("utf-8"))
+    path: Path = tmp_path_factory.mktemp("follow") / "bank"
+    with Bank.create(path, smollm2) as bank, Assistant(bank) as made:
+        for i, row in enumerate(script["memories"]):
+            memory = Memory(row["text"], row["id"], row["title"], metadata={"tags": ["sea"] if i in (0, 2) else []})
+            bank.add(memory, key=made.key(memory.text, memory.title))
+        yield made
+
+
+def said(turns: list[str]) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
+
+
+@pytest.mark.parametrize(("turns", "question", "opens"), DIALOGUES, ids=[d[1] for d in DIALOGUES])
+def test_a_conversation_keeps_open_what_it_is_about(
+    assistant: Assistant, turns: list[str], question: str, opens: str
+) -> None:
+    found = assistant.gate(question, history=said(turns))
+    assert [id for id, _ in found.opened] == ([opens] if opens else [])
+
+
+def test_without_history_a_follow_up_opens_nothing(assistant: Assistant) -> None:
+    assert assistant.gate("And how much did he sell it for?").opened == []
+
+
+def test_scopes(assistant: Assistant) -> None:
+    question = "Where did Morwenna Tregaskis keep the lighthouse?"
+    assert assistant.gate(question, scope=Scope(tags=("sea",))).opened
+    assert assistant.gate(question, scope=Scope(only=(KEEPER,))).opened
+    for scope in (Scope(without=(KEEPER.upper(),)), Scope(only=(SHIP,)), Scope(tags=("land",))):
+        assert assistant.gate(question, scope=scope).opened == []
+    assert assistant.gate("Hello", scope=Scope(gates={SHIP: 0.7})).opened == [(SHIP, 0.7)]
+    with pytest.raises(MemoryNotFoundError, match="lighthouse-keeper"):
+        assistant.gate(question, scope=Scope(only=("lighthouse-keper",)))
+
+
+def test_evidence_is_made_once_and_anew_when_a_memory_is_replaced(assistant: Assistant) -> None:
+    bank = assistant.bank
+    assistant.gate("Hello")
+    before = bank.words()
+    assert set(before) == {record.id for record in bank.records()}
+    assert all(len(tokens) % 64 == 0 and len(tokens) for tokens in bank.tokens(list(before)))
+    old = bank.get(FESTIVAL)
+    bank.add(Memory("Quillan Drummel bakes pies.", FESTIVAL, old.title), key=assistant.key("pies"), replace=True)
+    assert FESTIVAL not in bank.words()
+    assert assistant.gate("What does Quillan Drummel bake?").opened[0][0] == FESTIVAL
+    bank.add(old.memory, key=assistant.key(old.text, old.title), replace=True)
+    assert assistant.gate("Who is Quillan Drummel?").opened == []
+
+
+def test_the_papers_embedder_always_opens_and_the_default_comes_back(assistant: Assistant) -> None:
+    assert assistant.rekey("paper") == "paper"
+    try:
+        found = assistant.gate("What is the capital of Mongolia?")
+        assert found.opened and found.candidates.p_none == 0
+    finally:
+        assert assistant.rekey("default") == "default"
+    assert assistant.gate("What is the capital of Mongolia?").opened == []
+    with pytest.raises(InputError, match="got the embedder 'glove'"):
+        assistant.rekey("glove")
+
+
+def test_many_questions_on_the_command_line(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow = {
+        "q": "And how much did he sell it for?",
+        "history": said(["What did Casimir Oudekerk invent?", "A loaf."]),
+    }
+    lines = ["What did Casimir Oudekerk invent?", "", '{"q": "Hello"}', json.dumps(follow)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert main(["gate", "-", "--json", "--bank", str(assistant.bank.path), "--top", "2"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[m["id"] for m in row["open"]] for row in found] == [[BAKER], [], [BAKER]]
+    assert [row["q"] for row in found] == [lines[0], "Hello", follow["q"]]
+    assert all(len(row["top"]) == 2 and set(row) == {"q", "open", "top", "p_none"} for row in found)
+    assert found[0]["p_none"] < 0.1 < 0.9 < found[1]["p_none"]
+    assert main(["gate", "--bank", str(assistant.bank.path), lines[0]]) == 0
+    assert "against" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"question": "?"}'))
+    assert main(["gate", "-", "--bank", str(assistant.bank.path)]) == 1
+    assert "standard input:1: no question" in capsys.readouterr().err
