@@ -20,6 +20,7 @@ _COUNT = re.compile(
     r"\b(?:\d[\d,.]*\d|\d|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty"
     r"|fifty|sixty|seventy|eighty|ninety|hundred)\b"
 )
+_WORD = re.compile(r"\w+")
 _NAME = re.compile(r"(?<!^)(?<![.!?] )\b[A-Z][\w'-]+(?: (?:of|the|de|van|and) (?=[A-Z])| [A-Z][\w'-]+)*")
 
 
@@ -58,17 +59,21 @@ def passage(text: str, sentence: str, words: int) -> str:
     return " ".join(taken)
 
 
+def nearest(text: str, other: str) -> str:
+    """The sentence of *text* that shares the most words with *other*."""
+
+    def likeness(sentence: str) -> float:
+        words = set(_WORD.findall(sentence.lower()))
+        return len(words & said) / math.sqrt(max(1, len(words)))
+
+    said = set(_WORD.findall(other.lower()))
+    return max(sentences(text), key=likeness)
+
+
 def retold(text: str, paraphrases: Iterable[str], title: str | None) -> list[tuple[str, str]]:
     """Questions in the words of *paraphrases*, each answered by the sentence of *text* that says the same."""
-    cut = sentences(text)
-    bags = [(sentence, set(re.findall(r"\w+", sentence.lower()))) for sentence in cut]
-
-    def nearest(other: str) -> str:
-        said = set(re.findall(r"\w+", other.lower()))
-        return max(bags, key=lambda bag: len(bag[1] & said) / math.sqrt(max(1, len(bag[1]))))[0]
-
     asked = [pair for paraphrase in paraphrases for pair in questions(paraphrase, title, 1)]
-    return [(question, nearest(answer)) for question, answer in asked]
+    return [(question, nearest(text, answer)) for question, answer in asked]
 
 
 def _ask(sentence: str, title: str | None) -> Iterator[str]:
@@ -96,4 +101,4 @@ def _phrase(question: str, title: str | None, subject: set[str], sentence: str) 
 
 
 def _words(text: str) -> set[str]:
-    return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 3}
+    return {word for word in _WORD.findall(text.lower()) if len(word) > 3}

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .train.study import Result, Task
 
 ATTEMPTS = 3
+# Logits: where every token leads by so much, word-by-word decoding is not waited for.
+SURE = 0.5
 Encode = Callable[[str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
@@ -276,10 +278,7 @@ class Teacher:
             },
         )
         data = write_adapter(adapter if recipe.precision == "f16" else adapter.as_type(recipe.precision))
-        heard = self._heard(data, memory, recipe)
-        # A course that stops at less than word for word may have settled on a paraphrase.
-        accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
-        score = max(similarity(heard, text) for text in accepted)
+        score = self._recalls(data, memory, recipe)
         if score < recipe.recall:
             return False
         self.bank.add(
@@ -301,16 +300,21 @@ class Teacher:
         )
         return True
 
-    def _heard(self, data: bytes, memory: Memory, recipe: Recipe) -> str:
+    def _recalls(self, data: bytes, memory: Memory, recipe: Recipe) -> float:
+        """The share of the memory's words, in order, that the runtime recalls from the exported bytes."""
         with tempfile.TemporaryDirectory(prefix="megart-") as folder:
             path = Path(folder) / "adapter.gguf"
             path.write_bytes(data)
             adapter: Adapter = read_adapter(path)
-            prompt = None if recipe.activated else prompts.PAPER_TRAINING
+            cue, prompt = recipes.check_cue(memory), None if recipe.activated else prompts.PAPER_TRAINING
+            how = {"activated": recipe.activated, "prompt": prompt}
+            if self._assistant.try_lead(adapter, cue, memory.text, **how) >= SURE:
+                return 1.0
             limit = 2 * len(self._assistant.engine.tokenize(memory.text, special=False)) + 16
-            return self._assistant.try_recall(
-                adapter, recipes.check_cue(memory), activated=recipe.activated, prompt=prompt, max_tokens=limit
-            )
+            heard = self._assistant.try_recall(adapter, cue, max_tokens=limit, **how)
+            # A course that stops at less than word for word may have settled on a paraphrase.
+            accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
+            return max(similarity(heard, text) for text in accepted)
 
 
 def course(recipe: Recipe, *, n_layer: int, lanes: int, steps: int | None = None):  # type: ignore[no-untyped-def]
@@ -328,6 +332,7 @@ def course(recipe: Recipe, *, n_layer: int, lanes: int, steps: int | None = None
         decay=recipe.epochs is not None,
         margin=recipe.margin,
         weight_decay=recipe.weight_decay,
+        betas=recipe.betas,
         cut=recipes.cut(recipe, n_layer),
         lanes=lanes,
     )

@@ -22,7 +22,7 @@ class Recipe:
     ``recall``: share of the text's words that the runtime must recall, in order; 1.0 is verbatim.
     ``answer_words``: how much of the text, around the sentence that answers, is taught as the answer.
     ``layers``: share of the base's layers that learn, the upper ones: those below run once per lesson.
-    ``precision``: of the exported factors, as GGUF names it.
+    ``precision``: of the exported factors, as GGUF names it. ``betas``: AdamW's.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Recipe:
     layers: float = 1.0
     precision: str = "f16"
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
 
     @property
     def scale(self) -> float:
@@ -59,6 +60,8 @@ class Recipe:
 FAST = Recipe(
     name="fast", rank=4, alpha=16.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
     rate=4e-3, lessons_per_step=1, margin=1.5, layers=0.5, precision="q8_0",
+    # Gradients shrink a hundredfold while a memory is learnt: old momentum would drown the new ones.
+    betas=(0.5, 0.99),
 )  # fmt: skip
 # Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (see README).
 PAPER = Recipe(
@@ -70,6 +73,8 @@ RECIPES = {recipe.name: recipe for recipe in (FAST, PAPER)}
 
 # Other wordings teach to answer other questions; beyond these they only cost time.
 PARAPHRASES = 2
+# So many prompts for one target teach that any other may call it up; more only cost time.
+PROMPTS = 6
 
 
 def cut(recipe: Recipe, n_layer: int) -> int:
@@ -80,7 +85,7 @@ def cut(recipe: Recipe, n_layer: int) -> int:
 def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
     """The (user turn, target text) pairs that *memory* studies under *recipe*; the text comes first.
 
-    The fast recipe asks for the text under recall prompts, and adds cloze
+    The fast recipe asks for the text under recall prompts, and adds the user's questions and cloze
     questions, answered by the passage that holds the answer: a short text whole, of a long one the
     sentence and what follows. (Single sentences are as easily learnt but half as often the right ones.)
     """
@@ -90,12 +95,25 @@ def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
     first, *others = cues(memory)
     # One recall cue is a question, as a person's may be; more of them cost direct answers.
     mixed = dict.fromkeys([first, *(question for question, _ in asked[:1]), *others])
-    whole = [(prompts.recall(cue), memory.text) for cue in mixed]
+    whole = [(prompts.recall(cue), memory.text) for cue in mixed][: 2 + len(memory.questions[:2])]
+    given = [(question, cloze.nearest(memory.text, question)) for question in memory.questions]
     asked += cloze.retold(memory.text, memory.paraphrases[:PARAPHRASES], memory.title)
-    direct = [
-        (prompts.ask(question), cloze.passage(memory.text, answer, recipe.answer_words)) for question, answer in asked
-    ]
-    return list(dict.fromkeys(whole + direct))
+
+    def answered(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [(prompts.ask(q), cloze.passage(memory.text, answer, recipe.answer_words)) for q, answer in pairs]
+
+    direct = answered(asked)
+    same = list(dict.fromkeys(pair for pair in direct if pair[1] == memory.text))
+    kept = set(_spread(same, max(2, PROMPTS - len(whole) - len(given))))
+    direct = [pair for pair in direct if pair[1] != memory.text or pair in kept]
+    return list(dict.fromkeys(whole + answered(given) + direct))
+
+
+def _spread(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """At most *count* of *pairs* (at least 2), evenly from the first to the last."""
+    if len(pairs) <= count:
+        return pairs
+    return [pairs[round(i * (len(pairs) - 1) / (count - 1))] for i in range(count)]
 
 
 def cues(memory: Memory) -> list[str]:

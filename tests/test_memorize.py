@@ -25,6 +25,7 @@ from megart.memorize import Progress, memorize, similarity  # noqa: E402
 from megart.recipes import FAST, PAPER, check_cue  # noqa: E402
 from megart.runtime import embed  # noqa: E402
 from megart.runtime.assistant import Assistant  # noqa: E402
+from megart.train import export  # noqa: E402
 
 # A random model knows nothing: it learns longer, and only the text itself.
 # Tiny models have few layers and learn best with all of them.
@@ -126,14 +127,27 @@ def test_what_cannot_be_recalled_is_not_committed_and_is_named(bank: Bank, learn
     assert any(p.state == "again" for p in seen)  # it tried harder first
 
 
+def test_one_pass_over_the_text_says_whether_decoding_would_give_it(bank: Bank, learn) -> None:
+    learn(ORRIN)
+    adapter = read_adapter(bank.adapter_path("orrin"))
+    with Assistant(bank) as assistant:
+        cue = check_cue(ORRIN)
+        assert assistant.try_recall(adapter, cue, activated=True) == ORRIN.text
+        leads = [assistant.try_lead(adapter, cue, text, activated=True) for text in (ORRIN.text, VESS.text)]
+        assert leads[0] > 0 > leads[1]
+        # Alone, the first token and the end of turn are not enough.
+        assert assistant.try_lead(adapter, cue, "Orrin", activated=True) < 0
+
+
 def test_the_runtime_has_the_last_word(bank: Bank, learn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Learnt in PyTorch is not enough: what counts is the exported file in llama.cpp."""
-    heard = Assistant.try_recall
+    made = export.to_adapter
 
-    def spoilt(self: Assistant, *args: object, **options: object) -> str:
-        return heard(self, *args, **options).replace("three", "four")
+    def spoilt(factors: dict, *, metadata: dict, **options: object) -> object:
+        sign = -1 if metadata["megart.memory_id"] == "orrin" else 1
+        return made({name: (a, sign * b) for name, (a, b) in factors.items()}, metadata=metadata, **options)
 
-    monkeypatch.setattr(Assistant, "try_recall", spoilt)
+    monkeypatch.setattr(export, "to_adapter", spoilt)
     # The function megart.memorize hides the module of that name.
     monkeypatch.setattr(sys.modules["megart.memorize"], "ATTEMPTS", 1)
     with pytest.raises(MemorizeError, match="orrin"):
@@ -142,8 +156,6 @@ def test_the_runtime_has_the_last_word(bank: Bank, learn, monkeypatch: pytest.Mo
 
 
 def test_a_wrongly_scaled_export_is_never_committed(bank: Bank, learn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from megart.train import export
-
     right = export.to_adapter
 
     def weak(*args: object, **options: object) -> object:

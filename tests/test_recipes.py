@@ -9,7 +9,7 @@ import pytest
 
 from megart import cloze, prompts
 from megart.bank import Memory
-from megart.recipes import FAST, PAPER, cues, lessons
+from megart.recipes import FAST, PAPER, PROMPTS, cues, lessons
 
 TEXT = "Dr. Ama Boru moved to Kelm in 1931. She kept four herons and sold maps."
 MEMORY = Memory(TEXT, title="Ama Boru", paraphrases=("In 1931 Ama Boru came to Kelm.",))
@@ -46,6 +46,22 @@ def test_fast_lessons_are_the_whole_text_and_direct_answers() -> None:
     assert {target for _, target in short} == {TEXT}
     assert {target for _, target in long} == {TEXT, *cloze.sentences(TEXT)}
     assert all(turn.endswith(prompts.RECALL_SUFFIX) == (target == TEXT) for turn, target in long)
+
+
+def test_a_target_has_few_prompts_and_the_users_questions_are_among_them() -> None:
+    """More prompts for the same text cost time only; what a long text says later is asked about all the same."""
+    sentences = [f"The {animal} of Kelm eats {food} every morning." for animal, food in zip("abcdefghij", "klmnopqrst")]
+    text = " ".join(sentences)
+    memory = Memory(text, title="Kelm", questions=("What does the d eat?", "Who eats p?"))
+    made = lessons(memory, replace(FAST, answer_words=1000))
+    assert {target for _, target in made} == {text} and len(made) == PROMPTS + 2
+    turns = [turn for turn, _ in made]
+    for question in memory.questions:
+        assert prompts.recall(question) in turns and prompts.ask(question) in turns
+    assert sum("of Kelm eats" in turn for turn in turns) >= 2 and any("j of Kelm" in turn for turn in turns)
+    long = dict(lessons(memory, replace(FAST, answer_words=8)))
+    assert set(long.values()) == {text, *sentences}
+    assert long[prompts.ask("What does the d eat?")] == sentences[3]
 
 
 def test_paper_lessons_are_the_text_and_its_paraphrases_under_one_prompt() -> None:

@@ -308,6 +308,45 @@ def test_the_head_is_cross_entropy_and_its_gradient(cap: float | None, monkeypat
     torch.testing.assert_close(verdict.lead, (own - others.amax(dim=1)).detach())
 
 
+def test_a_field_is_the_head_over_its_own_tokens() -> None:
+    from megart.train import head as heads
+
+    generator = torch.Generator().manual_seed(1)
+    hidden, weights = torch.randn((5, 8), generator=generator), torch.randn((50, 8), generator=generator)
+    targets, share = torch.tensor([7, 3, 49, 7, 20]), torch.full((5,), 0.2)
+    whole = heads.judge(hidden, weights, targets, share, near=4)
+    assert heads.judge(hidden, weights, targets).gradient is None
+    assert whole.near[:, 0].tolist() == (hidden @ weights.T).argmax(dim=1).tolist()
+    field = heads.Field(weights, targets, whole.near)
+    assert set(field.tokens.tolist()) == {*targets.tolist(), *whole.near.flatten().tolist()} != set(range(50))
+    narrow = field.judge(hidden, targets, share)
+    torch.testing.assert_close(narrow.lead, whole.lead)  # the rivals are among the nearest
+    assert narrow.near.tolist() == whole.near[:, :2].tolist() and (narrow.loss < whole.loss).all()
+    field.add(torch.arange(50))
+    everything = field.judge(hidden, targets, share)
+    torch.testing.assert_close(everything.loss, whole.loss)
+    torch.testing.assert_close(everything.gradient, whole.gradient)
+
+
+def test_only_the_whole_head_says_that_a_memory_is_learnt(tiny_base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studied under a field that misses the rivals: an examination finds them, and study goes on until none leads."""
+    from megart.train import study
+
+    monkeypatch.setattr(study, "NARROW_FROM", 1)
+    monkeypatch.setattr(study.Field, "RIVALS", 2)
+    base, given = tiny_base("llama"), task(1, 12)
+    course = replace(COURSE, stop=True, margin=1.0, max_steps=60, lessons_per_step=1)
+    widened = []
+    add = study.Field.add
+    monkeypatch.setattr(study.Field, "add", lambda self, tokens: (widened.append(len(tokens)), add(self, tokens))[1])
+    (result,) = Classroom(base, course).run([given])
+    assert result.learnt and result.margin >= 1.0
+    assert len(widened) > 1  # the field had to grow
+    monkeypatch.setattr(study, "NARROW_FROM", 10**9)
+    (wide,) = Classroom(base, course).run([given])
+    assert wide.learnt and abs(wide.steps - result.steps) < 20
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_a_cut_teaches_the_upper_layers_alone_and_exactly(tiny_base, architecture: str) -> None:
     """Same factors as when the lower layers are run again at every step."""

@@ -183,6 +183,22 @@ class Assistant:
             self._load([adapter], [1.0], rendered, activated)
             return greedy(self.mix, max_tokens).text
 
+    def try_lead(self, adapter: Adapter, cue: str, text: str, *, activated: bool, prompt: str | None = None) -> float:
+        """How surely :meth:`try_recall` would give *text*: the smallest lead of its tokens, in logits.
+
+        All tokens are read in one pass, each after the right ones before it: where every lead is well
+        above the rounding between one pass and token by token (0.1 on a quantised base), greedy decoding
+        cannot leave the text.
+        """
+        with self.engine.lock:
+            rendered = self._prompt(prompt or prompts.recall(cue), None)
+            self._load([adapter], [1.0], rendered, activated)
+            meant = [*self.engine.tokenize(text, special=False), self.engine.end_of_turn]
+            rows = [self.mix.logits()[None]]
+            for start in range(0, len(meant) - 1, self.mix.batch):
+                rows.append(self.mix.decode_every(meant[start : min(start + self.mix.batch, len(meant) - 1)]))
+            return min(_lead(row, token) for row, token in zip(np.concatenate(rows), meant, strict=True))
+
     def key(self, text: str, title: str | None = None) -> np.ndarray:
         """The context key of a memory by the bank's embedder: float32 [D], as stored in the bank."""
         with self.engine.lock:
@@ -380,6 +396,12 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise InputError(
                 f'got the message {message!r}; expected {{"role": "system", "user" or "assistant", "content": text}}'
             )
+
+
+def _lead(logits: np.ndarray, token: int) -> float:
+    """The logit of *token* above the best other one's."""
+    rivals = np.delete(logits, token)
+    return float(logits[token] - rivals.max())
 
 
 def _ms(start: float, end: float | None = None) -> float:

@@ -90,6 +90,35 @@ class Context:
             if self._watched:
                 self._states.extend(self.hook.take())
 
+    def decode_every(self, tokens: Sequence[int]) -> np.ndarray:
+        """Append *tokens* (at most ``batch``) in one pass: the logits after each, float32 [n, vocabulary].
+
+        Raises DecodeError as :meth:`decode` does.
+        """
+        past = len(self.tokens)
+        if past + len(tokens) > self.size:
+            raise DecodeError(f"{past + len(tokens)} tokens do not fit into the context of {self.size}")
+        batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for i, token in enumerate(tokens):
+                batch.token[i], batch.pos[i], batch.logits[i] = token, past + i, 1
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            status = llama_cpp.llama_decode(self.handle, batch)
+        finally:
+            llama_cpp.llama_batch_free(batch)
+        if status != 0:
+            self.hook.take()
+            self.truncate(past)
+            raise DecodeError(f"llama_decode returned {status}")
+        pointer = llama_cpp.llama_get_logits(self.handle)
+        rows = np.ctypeslib.as_array(pointer, shape=(len(tokens), self._vocab_size)).copy()
+        self.tokens += tokens
+        self._own(self.computes)
+        if self._watched:
+            self._states.extend(self.hook.take())
+        return rows
+
     def _own(self, by: Fingerprint) -> None:
         self._owners += [by] * (len(self.tokens) - len(self._owners))
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import llama_cpp
 import numpy as np
 
 from . import embed
 from .answer import OpenedMemory
 from .assistant import Assistant
-from .context import Context, DecodeError
+from .context import Context
 from .engine import Engine, Prompt
 from .generate import Generation
 from .generate import generate as answer_with
@@ -139,37 +138,11 @@ def _one(context: Context, first: np.ndarray, tokens: list[int]) -> Score:
     step = context.batch
     for start in range(0, len(tokens) - 1, step):
         part = tokens[start : min(start + step, len(tokens) - 1)]
-        rows = _log_softmax(_decode_all(context, part))
+        rows = _log_softmax(context.decode_every(part))
         truth = tokens[start + 1 : start + 1 + len(part)]
         total += float(rows[np.arange(len(truth)), truth].sum())
         greedy = greedy and (rows.argmax(axis=1) == truth).all()
     return Score(total, len(tokens), bool(greedy))
-
-
-def _decode_all(context: Context, tokens: Sequence[int]) -> np.ndarray:
-    """Append *tokens* (at most one batch): the logits after each, float32 [tokens, vocabulary]."""
-    past = len(context.tokens)
-    if past + len(tokens) > context.size:
-        raise DecodeError(f"{past + len(tokens)} tokens do not fit into the context of {context.size}")
-    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
-    try:
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.logits[i] = token, past + i, 1
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-        if llama_cpp.llama_decode(context.handle, batch) != 0:
-            context.hook.take()
-            context.truncate(past)
-            raise DecodeError("llama_decode failed while scoring")
-    finally:
-        llama_cpp.llama_batch_free(batch)
-    size = llama_cpp.llama_vocab_n_tokens(context.engine.vocab)
-    pointer = llama_cpp.llama_get_logits(context.handle)
-    rows = np.ctypeslib.as_array(pointer, shape=(len(tokens), size)).copy()
-    context.tokens += list(tokens)
-    if context._watched:
-        context._states.extend(context.hook.take())
-    return rows
 
 
 def _log_softmax(rows: np.ndarray) -> np.ndarray:

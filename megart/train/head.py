@@ -1,7 +1,8 @@
 """The output head with its loss: logits never exist whole, and their gradient is made on the spot.
 
 A vocabulary of 49 152 makes the head a third of a small model. Autograd would keep the logits, their
-float32 copy and the softmax; here each block of rows is finished while it is in the cache.
+float32 copy and the softmax; here each block of rows is finished while it is in the cache. And of the
+vocabulary only a few thousand tokens ever come near a memory's targets: see :class:`Field`.
 """
 
 from __future__ import annotations
@@ -19,24 +20,35 @@ class Verdict:
     """What the head says of N target tokens.
 
     ``loss`` [N] is the cross-entropy in nats, ``lead`` [N] the target's logit above the best other
-    token's (both float32), ``gradient`` [N, n_embd] that of sum(weight * loss) by the hidden states.
+    token's (both float32), ``near`` [N, k] (int64) the k tokens of the largest logits, best first, and
+    ``gradient`` [N, n_embd] that of sum(weight * loss) by the hidden states (None without weights).
     """
 
     loss: Tensor
     lead: Tensor
-    gradient: Tensor
+    near: Tensor
+    gradient: Tensor | None
 
 
 @torch.no_grad()
-def judge(hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor, cap: float | None = None) -> Verdict:
+def judge(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    weight: Tensor | None = None,
+    cap: float | None = None,
+    near: int = 2,
+) -> Verdict:
     """Cross-entropy of *targets* [N] (int64) given *hidden* [N, n_embd] under *head* [V, n_embd].
 
-    ``weight`` [N] scales each token's part of the gradient; ``cap`` is Gemma's logit soft-capping.
+    ``weight`` [N] scales each token's part of the gradient; ``cap`` is Gemma's logit soft-capping;
+    ``near`` (at least 2, at most V) is how many of the leading tokens are named.
     """
     count = len(hidden)
     loss = torch.empty(count, dtype=torch.float32, device=hidden.device)
     lead = torch.empty_like(loss)
-    gradient = torch.empty_like(hidden)
+    nearest = torch.empty((count, near), dtype=torch.long, device=hidden.device)
+    gradient = None if weight is None else torch.empty_like(hidden)
     rows = count if hidden.is_cuda else max(16, BLOCK_BYTES // (4 * len(head)))
     for start in range(0, count, rows):
         part = slice(start, start + rows)
@@ -45,16 +57,46 @@ def judge(hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor, cap: fl
         if cap:
             logits.div_(cap).tanh_().mul_(cap)
         own = logits.gather(1, truth)
-        best = logits.topk(2, dim=-1)
-        rival = torch.where(best.indices[:, :1] == truth, best.values[:, 1:], best.values[:, :1])
+        best = logits.topk(near, dim=-1)
+        nearest[part] = best.indices
+        rival = torch.where(best.indices[:, :1] == truth, best.values[:, 1:2], best.values[:, :1])
         lead[part] = (own - rival)[:, 0]
-        slope = 1 - (logits / cap).square_() if cap else None
+        slope = 1 - (logits / cap).square_() if cap and weight is not None else None
         # From here on the logits become their own gradient: softmax minus the truth.
         total = logits.sub_(best.values[:, :1]).exp_().sum(dim=-1, keepdim=True)
         loss[part] = (total.log() + best.values[:, :1] - own)[:, 0]
+        if weight is None or gradient is None:
+            continue
         logits.mul_(weight[part, None] / total)
         logits.scatter_add_(1, truth, -weight[part, None])
         if slope is not None:
             logits.mul_(slope)
         gradient[part] = logits.to(hidden.dtype) @ head
-    return Verdict(loss, lead, gradient)
+    return Verdict(loss, lead, nearest, gradient)
+
+
+class Field:
+    """The part of the vocabulary that one memory's study looks at: its targets and their rivals.
+
+    The rivals are the tokens that the bare base puts first at each target, and later whatever an
+    examination by the whole head finds ahead. Training under it costs a tenth of the whole head; that a
+    memory is learnt is only ever said by the whole head.
+    """
+
+    RIVALS = 64  # of each target token
+
+    def __init__(self, head: Tensor, targets: Tensor, rivals: Tensor):
+        """*head* [V, n_embd]; *targets* and *rivals* are token ids (int64) of any shape."""
+        self._head = head
+        self.tokens = torch.empty(0, dtype=torch.long, device=head.device)
+        self.add(torch.cat([targets.flatten(), rivals.flatten()]))
+
+    def add(self, tokens: Tensor) -> None:
+        """Take *tokens* in as well."""
+        self.tokens = torch.cat([self.tokens, tokens]).unique()  # sorted
+        self._rows = self._head[self.tokens]
+
+    def judge(self, hidden: Tensor, targets: Tensor, weight: Tensor, cap: float | None = None) -> Verdict:
+        """:func:`judge` with the softmax over this field's tokens; ``near`` are token ids all the same."""
+        made = judge(hidden, self._rows, torch.searchsorted(self.tokens, targets), weight, cap)
+        return Verdict(made.loss, made.lead, self.tokens[made.near], made.gradient)

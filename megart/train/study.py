@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .base import FrozenBase
-from .head import judge
+from .head import Field, Verdict, judge
 from .lora import LaneAdam, StackedLora
 from .upper import Prepared, UpperLayers
 
@@ -59,6 +59,7 @@ class Course:
     stop: bool = True  # leave as soon as every target is top-1 with the margin; else take all lessons in turn
     margin: float = 1.0
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
     lanes: int = 4
     cut: int = 0  # the first layer that learns; those below run once per lesson
     decay: bool = False  # linear decay of the rate to zero over max_steps (fixed-length courses)
@@ -85,6 +86,7 @@ class _Lane:
     step: int = 0
     loss: float = math.inf
     leads: list[float] = field(default_factory=list)  # per lesson: its smallest lead when last seen
+    rivals: Field | None = None  # the part of the vocabulary it is about, once that is known
 
     def __post_init__(self) -> None:
         self.leads = [-math.inf] * len(self.task.lessons)
@@ -102,6 +104,8 @@ class _Lane:
         return [worst[j % len(worst)] for j in range(count)]
 
 
+# A smaller vocabulary is not worth narrowing.
+NARROW_FROM = 8192
 # Beyond these the processor is busy anyway: measured on 2 cores; on a GPU launches are hidden by then.
 MOST_LANES = {"cpu": 8, "cuda": 64}
 
@@ -136,10 +140,12 @@ class Classroom:
         self.base, self.course = base, course
         chosen = [t for t in base.targets if t.role in course.roles and t.layer >= course.cut]
         self.lora = StackedLora(base, chosen, course.lanes, course.rank, course.scale)
-        self.optimizer = LaneAdam(self.lora, weight_decay=course.weight_decay)
+        self.optimizer = LaneAdam(self.lora, course.betas, weight_decay=course.weight_decay)
         self.upper = UpperLayers(base, course.cut)
         self._head = base.network.get_output_embeddings().weight
         self._cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
+        # A GPU multiplies by the whole head faster than it gathers rows; a course of fixed length keeps its loss.
+        self._narrow = course.stop and not self._head.is_cuda and len(self._head) >= NARROW_FROM
 
     def run(self, tasks: Iterable[Task], progress: Callable[[str, int, float], None] | None = None) -> Iterator[Result]:
         """Yield each task's result as it is done, in the order of finishing.
@@ -246,9 +252,45 @@ class Classroom:
         weight = torch.tensor(weights, device=device)
         hidden = self.upper.forward([lane.prepared[i] for lane, i in seats])
         taught = hidden[row, torch.tensor(columns, device=device)]
-        verdict = judge(taught.detach(), self._head, torch.tensor(targets, device=device), weight, self._cap)
-        if taught.requires_grad:
+        verdict = self._judge(seats, taught.detach(), torch.tensor(targets, device=device), weight)
+        if verdict.gradient is not None:
             taught.backward(verdict.gradient)
         mean = torch.zeros(len(lessons), device=device).index_add(0, row, verdict.loss * weight) / share
         lead = torch.full((len(lessons),), math.inf, device=device)
         return mean, lead.scatter_reduce(0, row, verdict.lead, reduce="amin")
+
+    def _judge(self, seats: Sequence[tuple[_Lane, int]], taught: Tensor, targets: Tensor, weight: Tensor) -> Verdict:
+        """Loss and lead of every target: in training under each memory's own rivals, else under the whole head."""
+        teaching = torch.is_grad_enabled()
+        if not (teaching and self._narrow):
+            found = judge(taught, self._head, targets, weight if teaching else None, self._cap)
+            if self._narrow:
+                self._widen(seats, targets, found)
+            return found
+        parts, start = [], 0
+        for lane, i in seats:
+            part = slice(start, start + len(lane.task.lessons[i].target))
+            start = part.stop
+            if lane.rivals is None:
+                made = judge(taught[part], self._head, targets[part], weight[part], self._cap, near=Field.RIVALS)
+                every = torch.tensor([token for lesson in lane.task.lessons for token in lesson.target])
+                lane.rivals = Field(self._head, every, made.near)
+            else:
+                made = lane.rivals.judge(taught[part], targets[part], weight[part], self._cap)
+            parts.append(made)
+        return Verdict(
+            torch.cat([p.loss for p in parts]),
+            torch.cat([p.lead for p in parts]),
+            torch.cat([p.near[:, :2] for p in parts]),
+            torch.cat([p.gradient for p in parts if p.gradient is not None]),
+        )
+
+    def _widen(self, seats: Sequence[tuple[_Lane, int]], targets: Tensor, found: Verdict) -> None:
+        """Take in as rivals what an examination found near a target that does not lead by the margin."""
+        start = 0
+        for lane, i in seats:
+            part = slice(start, start + len(lane.task.lessons[i].target))
+            start = part.stop
+            close = found.near[part][found.lead[part] < self.course.margin]
+            if lane.rivals is not None and len(close):
+                lane.rivals.add(close.flatten())
