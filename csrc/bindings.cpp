@@ -39,7 +39,7 @@ std::string type_name(py::handle object) {
     return py::str(py::type::handle_of(object).attr("__name__"));
 }
 
-enum class Accept { f32, f32_or_f16, factor };
+enum class Accept { f32, f32_or_f16, factor, key };
 constexpr int kAnyDims = -1;
 
 const char* accepted(Accept accept) {
@@ -47,6 +47,7 @@ const char* accepted(Accept accept) {
         case Accept::f32: return "float32";
         case Accept::f32_or_f16: return "float32 or float16";
         case Accept::factor: return "float32 or float16, or blocks of q8_0 or q4_0";
+        case Accept::key: return "float32 or float16, or int8";
     }
     return "";
 }
@@ -95,6 +96,8 @@ Checked checked(py::handle object, const Label& what, Accept accept, int dims,
     const bool half = dtype.itemsize() == 2 && accept != Accept::f32;
     if (accept == Accept::factor && is_blocks(dtype, result.type)) {
         // a type that only the factors of an adapter may have
+    } else if (accept == Accept::key && dtype.kind() == 'i' && dtype.itemsize() == 1) {
+        // whole numbers, which come with scales
     } else if (dtype.kind() != 'f' || dtype.byteorder() != '=' || !(half || dtype.itemsize() == 4)) {
         refuse(what.text(), py::str(static_cast<py::handle>(dtype)), accepted(accept),
                "convert it with .astype(numpy.float32)");
@@ -130,25 +133,35 @@ py::array_t<T> to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape)
 // ---- gate
 
 struct GateInput {
-    py::array query, keys;
+    py::array query, keys, scales;
     const float* data;
     std::size_t width;
     Keys view;
 };
 
-GateInput gate_input(py::handle query, py::handle keys) {
+GateInput gate_input(py::handle query, py::handle keys, py::handle scales) {
     GateInput in;
     in.query = checked(query, {"query"}, Accept::f32, 1).array;
-    const Checked all = checked(keys, {"keys"}, Accept::f32_or_f16, 2);
+    const Checked all = checked(keys, {"keys"}, Accept::key, 2);
+    const bool whole = all.array.itemsize() == 1;
     in.keys = all.array;
     in.data = static_cast<const float*>(in.query.data());
     in.width = extent(in.query, 0);
-    in.view = {in.keys.data(), all.type, extent(in.keys, 0), extent(in.keys, 1)};
+    const KeyType type = whole ? KeyType::i8 : all.type == Type::f32 ? KeyType::f32 : KeyType::f16;
+    in.view = {in.keys.data(), type, extent(in.keys, 0), extent(in.keys, 1), nullptr};
+    if (!whole && !scales.is_none())
+        refuse("scales", type_name(scales), "None beside keys that are not int8", "pass int8 keys, or no scales");
+    if (!whole) return in;
+    in.scales = checked(scales, {"scales"}, Accept::f32, 1).array;
+    in.view.scales = static_cast<const float*>(in.scales.data());
+    if (extent(in.scales, 0) != in.view.count)
+        throw py::value_error(explain("scales", std::to_string(extent(in.scales, 0)) + " values",
+                                      std::to_string(in.view.count) + ", one per key", "pass one scale per row"));
     return in;
 }
 
-py::array_t<float> py_scores(py::object query, py::object keys, int threads) {
-    const GateInput in = gate_input(query, keys);
+py::array_t<float> py_scores(py::object query, py::object keys, int threads, py::object scales) {
+    const GateInput in = gate_input(query, keys, scales);
     py::array_t<float> out(static_cast<py::ssize_t>(in.view.count));
     float* target = out.mutable_data();
     Status status;
@@ -160,8 +173,9 @@ py::array_t<float> py_scores(py::object query, py::object keys, int threads) {
     return out;
 }
 
-py::tuple py_gate(py::object query, py::object keys, std::int64_t k, double beta, int threads) {
-    const GateInput in = gate_input(query, keys);
+py::tuple py_gate(py::object query, py::object keys, std::int64_t k, double beta, int threads,
+                  py::object scales) {
+    const GateInput in = gate_input(query, keys, scales);
     Opened opened;
     Status status;
     {
@@ -408,9 +422,10 @@ PYBIND11_MODULE(_core, m) {
               "copies, the GIL released. Signatures and errors: _core.pyi.";
 
     bind_lexicon(m);
-    m.def("scores", py_scores, arg("query"), arg("keys"), arg("threads") = 1);
+    m.def("scores", py_scores, arg("query"), arg("keys"), arg("threads") = 1,
+          arg("scales") = py::none());
     m.def("gate", py_gate, arg("query"), arg("keys"), arg("k"), arg("beta") = 1.0,
-          arg("threads") = 1);
+          arg("threads") = 1, arg("scales") = py::none());
     m.def("mix", py_mix, arg("a"), arg("b"), arg("gates"), arg("out_a"), arg("out_b"));
     m.def("mix_all", py_mix_all, arg("a"), arg("b"), arg("gates"), arg("out_a"), arg("out_b"),
           arg("threads") = 1);

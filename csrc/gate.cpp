@@ -1,16 +1,85 @@
 #include "gate.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 
 #include "parallel.h"
+#include "simd.h"
 
 namespace megart {
 namespace {
 
 constexpr std::size_t kKeysPerBlock = 256;
+// Taking one exponential lasts as long as moving this many bytes.
+constexpr std::size_t kBytesPerPower = 128;
+// 128 * width must leave the query some bits in an int32.
+constexpr std::size_t kWidestWhole = std::size_t{1} << 16;
+constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+
+std::size_t bytes_per_key(const Keys& keys) {
+    const std::size_t value = keys.type == KeyType::f32 ? 4 : keys.type == KeyType::f16 ? 2 : 1;
+    return keys.width * value;
+}
+
+std::size_t blocks_of(std::size_t count) { return (count + kKeysPerBlock - 1) / kKeysPerBlock; }
+
+// body(first, last) for every block of `count` items.
+template <class Body>
+void by_blocks(std::size_t count, int threads, const Body& body) {
+    parallel_for(blocks_of(count), threads, [&](std::size_t block) {
+        body(block * kKeysPerBlock, std::min(count, (block + 1) * kKeysPerBlock));
+    });
+}
+
+// The query in whole numbers, one worth `step`.
+struct Whole {
+    std::vector<std::int16_t> values;
+    double step = 0;
+
+    Whole(const float* query, std::size_t width) : values(width) {
+        float largest = 0;
+        for (std::size_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(query[i]));
+        if (largest == 0) return;
+        const std::int64_t room = std::numeric_limits<std::int32_t>::max() / 128 / static_cast<std::int64_t>(width);
+        const double top = static_cast<double>(std::min<std::int64_t>(room, 32767));
+        for (std::size_t i = 0; i < width; ++i)
+            values[i] = static_cast<std::int16_t>(
+                std::nearbyint(static_cast<double>(query[i]) * (top / static_cast<double>(largest))));
+        step = static_cast<double>(largest) / top;
+    }
+};
+
+// Row after row in the order of memory: several rows at a time are slower, however they are fetched.
+void scan(const float* query, const Whole& whole, const Keys& keys, std::size_t first, std::size_t last,
+          float* out) {
+    const simd::Kernels& kernels = simd::kernels();
+    const std::size_t width = keys.width;
+    switch (keys.type) {
+        case KeyType::f32: {
+            const auto* rows = static_cast<const float*>(keys.data);
+            for (std::size_t i = first; i < last; ++i)
+                out[i] = kernels.dot_f32(rows + i * width, query, width);
+            return;
+        }
+        case KeyType::f16: {
+            const auto* rows = static_cast<const simd::half*>(keys.data);
+            for (std::size_t i = first; i < last; ++i)
+                out[i] = kernels.dot_f16(rows + i * width, query, width);
+            return;
+        }
+        case KeyType::i8: {
+            const auto* rows = static_cast<const std::int8_t*>(keys.data);
+            for (std::size_t i = first; i < last; ++i) {
+                const std::int32_t sum = kernels.dot_i8(rows + i * width, whole.values.data(), width);
+                out[i] = static_cast<float>(sum * whole.step * static_cast<double>(keys.scales[i]));
+            }
+        }
+    }
+}
 
 }  // namespace
 
@@ -25,27 +94,30 @@ Status scores(const float* query, std::size_t width, const Keys& keys, int threa
         return Status::value(explain("keys", std::to_string(keys.width) + " columns",
                                      std::to_string(width) + " as in query",
                                      "take query and keys from the same base model"));
+    if (keys.type == KeyType::i8 && width > kWidestWhole)
+        return Status::value(explain("keys", std::to_string(width) + " columns of int8",
+                                     "at most " + std::to_string(kWidestWhole), "pass them as float16"));
     for (std::size_t i = 0; i < width; ++i)
         if (!std::isfinite(query[i]))
             return Status::value(explain("query", "a value that is not finite at " +
                                          std::to_string(i), "finite numbers",
                                          "check the embedding of the question"));
-    const simd::Kernels& kernels = simd::kernels();
-    const std::size_t blocks = (keys.count + kKeysPerBlock - 1) / kKeysPerBlock;
-    parallel_for(blocks, threads, [&](std::size_t block) {
-        const std::size_t end = std::min(keys.count, (block + 1) * kKeysPerBlock);
-        for (std::size_t i = block * kKeysPerBlock; i < end; ++i)
-            out[i] = keys.type == Type::f32
-                         ? kernels.dot_f32(static_cast<const float*>(keys.data) + i * width, query,
-                                           width)
-                         : kernels.dot_f16(static_cast<const simd::half*>(keys.data) + i * width,
-                                           query, width);
+    const Whole whole(query, keys.type == KeyType::i8 ? width : 0);
+    std::atomic<std::size_t> bad{kNone};
+    const int workers = worth(keys.count * bytes_per_key(keys), threads);
+    by_blocks(keys.count, workers, [&](std::size_t first, std::size_t last) {
+        scan(query, whole, keys, first, last, out);
+        for (std::size_t i = first; i < last; ++i)
+            if (!std::isfinite(out[i])) {
+                std::size_t known = bad.load();
+                while (i < known && !bad.compare_exchange_weak(known, i)) continue;
+                break;
+            }
     });
-    for (std::size_t i = 0; i < keys.count; ++i)
-        if (!std::isfinite(out[i]))
-            return Status::value(explain("keys", "a score that is not finite for row " +
-                                         std::to_string(i), "finite keys",
-                                         "compute the key of this memory again"));
+    if (bad != kNone)
+        return Status::value(explain("keys", "a score that is not finite for row " +
+                                     std::to_string(bad), "finite keys",
+                                     "compute the key of this memory again"));
     return {};
 }
 
@@ -63,21 +135,33 @@ Status gate(const float* query, std::size_t width, const Keys& keys, std::int64_
     out = {};
     if (keys.count == 0) return {};
 
-    std::vector<std::int64_t> order(keys.count);
-    std::iota(order.begin(), order.end(), std::int64_t{0});
-    const std::size_t kept =
-        static_cast<std::uint64_t>(k) < keys.count ? static_cast<std::size_t>(k) : keys.count;
     const auto better = [&all](std::int64_t i, std::int64_t j) {
         const float x = all[static_cast<std::size_t>(i)], y = all[static_cast<std::size_t>(j)];
         return x > y || (x == y && i < j);
     };
-    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept),
-                      order.end(), better);
+    const std::size_t kept =
+        static_cast<std::uint64_t>(k) < keys.count ? static_cast<std::size_t>(k) : keys.count;
+    std::vector<std::int64_t> order(kept);
+    std::iota(order.begin(), order.end(), std::int64_t{0});
+    std::make_heap(order.begin(), order.end(), better);  // the worst that is kept stands in front
+    for (std::size_t i = kept; i < keys.count; ++i) {
+        if (all[i] <= all[static_cast<std::size_t>(order[0])]) continue;  // of equals the lower index is there
+        std::pop_heap(order.begin(), order.end(), better);
+        order.back() = static_cast<std::int64_t>(i);
+        std::push_heap(order.begin(), order.end(), better);
+    }
+    std::sort_heap(order.begin(), order.end(), better);
 
     const double best = all[static_cast<std::size_t>(order[0])];
-    double total = 0;
-    for (const float score : all) total += std::exp(beta * (score - best));
-    out.indices.assign(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept));
+    // Summed block by block: the total does not depend on the threads.
+    std::vector<double> sums(blocks_of(keys.count));
+    by_blocks(keys.count, worth(keys.count * kBytesPerPower, threads), [&](std::size_t first, std::size_t last) {
+        double sum = 0;
+        for (std::size_t i = first; i < last; ++i) sum += std::exp(beta * (all[i] - best));
+        sums[first / kKeysPerBlock] = sum;
+    });
+    const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
+    out.indices = std::move(order);
     for (const std::int64_t i : out.indices) {
         const float score = all[static_cast<std::size_t>(i)];
         out.scores.push_back(score);

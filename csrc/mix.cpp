@@ -186,7 +186,11 @@ Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_
                int threads) {
     const Status status = check_tasks(tasks, gates, count, threads, true);
     if (!status.ok()) return status;
-    parallel_for(tasks.size(), threads, [&](std::size_t i) { mix_one(tasks[i], gates); });
+    std::size_t bytes = 0;
+    for (const MixTask& task : tasks)
+        for (const OutMatrix& out : {task.out_a, task.out_b})
+            bytes += bytes_of(out.type, out.rows * out.cols);
+    parallel_for(tasks.size(), worth(bytes, threads), [&](std::size_t i) { mix_one(tasks[i], gates); });
     return {};
 }
 

@@ -18,12 +18,19 @@ _BLOCK = 32
 _Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", (32,))])
 _Q4_0 = np.dtype([("d", "<f2"), ("qs", "u1", (16,))])
 _FACTOR = (*_ANY, _Q8_0, _Q4_0)
+_KEY = (*_ANY, np.dtype(np.int8))
+# 128 * width must leave the query some bits in an int32.
+_WIDEST_WHOLE = 1 << 16
 
 
-def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
-    """Inner products: query f32 [D], keys f32|f16 [N, D] -> f32 [N]."""
+def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1, scales: np.ndarray | None = None) -> np.ndarray:
+    """Inner products: query f32 [D], keys f32|f16 [N, D], or i8 with scales f32 [N] -> f32 [N].
+
+    Against i8 keys the query is rounded to whole numbers too, as many bits as a sum in an int32 allows.
+    """
     _check(query, "query", _F32, 1)
-    _check(keys, "keys", _ANY, 2)
+    _check(keys, "keys", _KEY, 2)
+    _check_scales(keys, scales)
     _check_threads(threads)
     if query.shape[0] == 0:
         _refuse("query", "0 values", "at least 1", "pass the embedding of the question")
@@ -34,6 +41,8 @@ def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
             f"{query.shape[0]} as in query",
             "take query and keys from the same base model",
         )
+    if scales is not None and len(query) > _WIDEST_WHOLE:
+        _refuse("keys", f"{len(query)} columns of int8", f"at most {_WIDEST_WHOLE}", "pass them as float16")
     bad = np.flatnonzero(~np.isfinite(query))
     if bad.size:
         _refuse(
@@ -43,7 +52,11 @@ def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
             "check the embedding of the question",
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        result = (keys.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+        if scales is None:
+            result = (keys.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+        else:
+            whole, step = _whole(query)
+            result = ((keys.astype(np.int64) @ whole) * step * scales.astype(np.float64)).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(result))
     if bad.size:
         _refuse(
@@ -55,8 +68,22 @@ def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
     return result
 
 
+def _whole(query: np.ndarray) -> tuple[np.ndarray, float]:
+    """A query in whole numbers i64 [D], and what one of them is worth."""
+    largest = float(np.abs(query).max())
+    if largest == 0:
+        return np.zeros(len(query), np.int64), 0.0
+    top = min(32767, (2**31 - 1) // 128 // len(query))
+    return np.rint(query.astype(np.float64) * (top / largest)).astype(np.int64), largest / top
+
+
 def gate(
-    query: np.ndarray, keys: np.ndarray, k: int, beta: float = 1.0, threads: int = 1
+    query: np.ndarray,
+    keys: np.ndarray,
+    k: int,
+    beta: float = 1.0,
+    threads: int = 1,
+    scales: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The k best keys -> (indices i64 [k'], scores f32 [k'], weights f32 [k']), k' = min(k, N).
 
@@ -66,7 +93,7 @@ def gate(
         _refuse("k", str(k), "at least 1", "ask for the number of memories that may open")
     if not np.isfinite(beta) or beta < 0:
         _refuse("beta", f"{beta:f}", "a finite number, 0 or more", "pass beta=1.0")
-    found = scores(query, keys, threads)
+    found = scores(query, keys, threads, scales)
     best = np.argsort(-found, kind="stable")[:k].astype(np.int64)
     if not found.size:
         return best, found, found.copy()
@@ -274,8 +301,8 @@ def _check(array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writa
     if not isinstance(array, np.ndarray):
         refuse_type(type(array).__name__, "a numpy.ndarray", "pass numpy.asarray(...)")
     if array.dtype not in dtypes:
-        names = " or ".join(dtype.name for dtype in dtypes if dtype.names is None)
-        names += ", or blocks of q8_0 or q4_0" if dtypes is _FACTOR else ""
+        names = " or ".join(dtype.name for dtype in dtypes if dtype.kind == "f")
+        names += ", or blocks of q8_0 or q4_0" if dtypes is _FACTOR else ", or int8" if dtypes is _KEY else ""
         refuse_type(str(array.dtype), names, "convert it with .astype(numpy.float32)")
     if array.ndim != dims:
         _refuse(what, f"{array.ndim} dimensions", str(dims), "reshape it")
@@ -287,6 +314,17 @@ def _check(array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writa
         )
     if writable and not array.flags.writeable:
         refuse_type("a read-only array", "a writable one", "pass a copy")
+
+
+def _check_scales(keys: np.ndarray, scales: Any) -> None:
+    if keys.dtype != np.int8:
+        if scales is not None:
+            got, expected = type(scales).__name__, "None beside keys that are not int8"
+            raise TypeError(_explain("scales", got, expected, "pass int8 keys, or no scales"))
+        return
+    _check(scales, "scales", _F32, 1)
+    if len(scales) != len(keys):
+        _refuse("scales", f"{len(scales)} values", f"{len(keys)}, one per key", "pass one scale per row")
 
 
 def _check_gates(gates: Any) -> None:

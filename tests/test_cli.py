@@ -784,8 +784,9 @@ install     .................... {5:>9} ms
 prefill     ########............ {6:>9} ms
 first token ##########.......... {7:>9} ms
 total       #################### {8:>9} ms
-tokens      31 read, 5 written (cut there), 25.0 ms each after the first
-""".format("#####", ".....", 10.0, 0.5, 2.0, 3.5, 84.0, 100.0, 200.0)
+per token   ##.................. {9:>9} ms after the first
+tokens      31 read, 5 written (cut there)
+""".format("#####", ".....", 10.0, 0.5, 2.0, 3.5, 84.0, 100.0, 200.0, 25.0)
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])

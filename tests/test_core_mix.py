@@ -146,6 +146,21 @@ def test_f32_to_f16_rounds_to_nearest_even():
         assert_same_bits([out], [expected])
 
 
+def test_a_mix_large_enough_for_several_threads_is_the_same():
+    rng = np.random.default_rng(2)
+    a = [[rng.standard_normal((16, 1024)).astype(np.float16) for _ in range(2)] for _ in range(40)]
+    b = [[rng.standard_normal((4096, 16)).astype(np.float16) for _ in range(2)] for _ in range(40)]
+    gates, found = np.array([0.7, 0.3], np.float32), []
+    for threads in (1, 2, 5):
+        out_a = [np.full((64, 1024), np.nan, np.float16) for _ in range(40)]
+        out_b = [np.full((4096, 64), np.nan, np.float16) for _ in range(40)]
+        _core.mix_all(a, b, gates, out_a, out_b, threads)
+        found.append(out_a + out_b)
+    assert sum(out.nbytes for out in found[0]) > 2 * (8 << 20)
+    for other in found[1:]:
+        assert_same_bits(found[0], other)
+
+
 def good():
     return {
         "a": [np.ones((4, 6), np.float16), np.ones((2, 6), np.float32)],

@@ -193,6 +193,28 @@ def test_a_build_whose_tensors_look_otherwise_is_served_by_reloading(tiny, monke
         assert not made.in_place
 
 
+@pytest.mark.parametrize("elsewhere", ["all", "some layers"])
+def test_tensors_in_device_memory_are_sent_over(tiny, monkeypatch: pytest.MonkeyPatch, elsewhere: str) -> None:
+    """As with layers on a GPU, all of them or some: the mix is made here and copied to where the tensor lies."""
+    with slot(tiny("qwen3")) as made:
+        expected = [under(made, adapters, gates) for adapters, gates in _sequence()]
+    bind = Slot._bind
+
+    def on_device(self: Slot, layout, found) -> bool:
+        for tensor in found:
+            if elsewhere == "all" or tensor["name"].startswith(("blk.0.", "blk.2.")):
+                tensor["is_host"], tensor["data"] = False, 0  # what may not be touched
+        return bind(self, layout, found)
+
+    monkeypatch.setattr(Slot, "_bind", on_device)
+    with slot(tiny("qwen3")) as made:
+        for (adapters, gates), wanted in zip(_sequence(), expected, strict=True):
+            assert (under(made, adapters, gates) == wanted).all()
+            assert made.in_place and made.layout
+            sent, names = set(made.layout.device), set(made.layout.shapes)
+            assert sent == (names if elsewhere == "all" else {n for n in names if n[4] in "02"})
+
+
 def test_a_mix_that_does_not_fit_is_refused_and_the_slot_works_on(tiny) -> None:
     good, wide = noise_adapter("llama", 8, 1), noise_adapter("llama", 8, 2)
     wide.tensors = {n: (np.zeros((8, 32), np.float32), b) for n, (_, b) in wide.tensors.items()}

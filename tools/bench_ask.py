@@ -1,11 +1,11 @@
 """What opening memories costs: decoding, installing, the first token, and RAG on the same llama.cpp.
 
-    python tools/bench_ask.py decode install first turns
+    python tools/bench_ask.py decode install first turns neighbour
     python tools/bench_ask.py rag --bank BANK --data wiki2024.jsonl
 
 Each section is written into --out (default tools/results/ask.json) under its name; the others stay.
 All figures of a section come from one run, its variants in turn; medians, with the quartiles. The
-adapters of the first four sections are noise of the real sizes: time does not depend on values.
+adapters of all sections but `rag` are noise of the real sizes: time does not depend on values.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from megart import _core, mix
+from megart import _core, mix, recipes
 from megart.adapter import Adapter, read_adapter, write_adapter
 from megart.bank import Bank, Memory
 from megart.models import resolve_model
-from megart.prompts import with_text
+from megart.recipes import FAST
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.engine import Engine
@@ -39,20 +39,40 @@ TOKENS = 24
 PROMPT = tuple(range(400, 432))
 
 
-def noise(engine: Engine, rank: int, seed: int, first_layer: int = 0, dtype: type = np.float16) -> Adapter:
-    """Random factors on every MLP matrix from *first_layer* on, small enough to change little."""
+def noise(
+    engine: Engine,
+    rank: int,
+    seed: int,
+    first_layer: int = 0,
+    dtype: type = np.float16,
+    roles: Sequence[str] = ("ffn_gate", "ffn_up", "ffn_down"),
+) -> Adapter:
+    """Random factors on the MLP matrices named from *first_layer* on, small enough to change little."""
     random = np.random.default_rng(seed)
     n_ff = int(engine.metadata(f"{engine.architecture}.feed_forward_length") or 0)
-    sides = {"gate": (engine.n_embd, n_ff), "up": (engine.n_embd, n_ff), "down": (n_ff, engine.n_embd)}
+    sides = {role: (n_ff, engine.n_embd) if role == "ffn_down" else (engine.n_embd, n_ff) for role in roles}
     tensors = {
-        f"blk.{layer}.ffn_{part}.weight": (
+        f"blk.{layer}.{role}.weight": (
             (random.standard_normal((rank, n_in)) * 0.01).astype(dtype),
             (random.standard_normal((n_out, rank)) * 0.01).astype(dtype),
         )
         for layer in range(first_layer, engine.n_layer)
-        for part, (n_in, n_out) in sides.items()
+        for role, (n_in, n_out) in sides.items()
     }
     return Adapter(engine.architecture, 0.0, tensors)
+
+
+def as_fast(engine: Engine, seed: int) -> Adapter:
+    """Random factors of the shape and precision that recipe fast writes."""
+    first = recipes.cut(FAST, engine.n_layer)
+    return noise(engine, FAST.rank, seed, first, np.float32, FAST.roles).as_type(FAST.precision)
+
+
+def fast_in_words(engine: Engine) -> str:
+    return (
+        f"rank {FAST.rank} on {', '.join(FAST.roles)} of layers {recipes.cut(FAST, engine.n_layer)} "
+        f"to {engine.n_layer - 1} of {engine.n_layer}"
+    )
 
 
 def summary(values: Sequence[float]) -> dict[str, float | int]:
@@ -85,22 +105,19 @@ def clock(work: Callable[[], object]) -> float:
 def decode(_: argparse.Namespace) -> dict:
     """Decoded tokens per second."""
     engine = Engine(resolve_model("smollm2"))
-    half = engine.n_layer // 2
     made: dict[str, Context] = {"bare": Context(engine, size=512)}
-    for name, adapters in {
-        "one memory, rank 8, all layers": [noise(engine, 8, 0)],
-        "one memory, rank 8, upper half": [noise(engine, 8, 0, half)],
-        "four memories, rank 16, all layers": [noise(engine, 16, seed) for seed in range(4)],
-        "four memories, rank 16, upper half": [noise(engine, 16, seed, half) for seed in range(4)],
+    for label, adapters in {
+        "rank 16, all layers": [noise(engine, 16, seed) for seed in range(4)],
+        "as recipe fast writes them": [as_fast(engine, seed) for seed in range(4)],
     }.items():
-        made[name] = Context(engine, size=512)
-        Slot(made[name]).install(adapters, [1 / len(adapters)] * len(adapters))
-    for first, label in ((0, "all layers"), (half, "upper half")):
+        for count, name in ((1, "one memory"), (4, "four memories")):
+            made[f"{name}, {label}"] = Context(engine, size=512)
+            Slot(made[f"{name}, {label}"]).install(adapters[:count], [1 / count] * count)
         handles = []
-        for seed in range(4):
-            with _file_of(write_adapter(noise(engine, 16, seed, first))) as path:
+        for adapter in adapters:
+            with _file_of(write_adapter(adapter)) as path:
                 handles.append(llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path)))
-        own = made[f"llama.cpp, four adapters by scales, rank 16, {label}"] = Context(engine, size=512)
+        own = made[f"llama.cpp, four adapters by scales, {label}"] = Context(engine, size=512)
         scales = (ctypes.c_float * 4)(*[0.25] * 4)
         llama_cpp.llama_set_adapters_lora(own.handle, (llama_cpp.llama_adapter_lora_p_ctypes * 4)(*handles), 4, scales)
 
@@ -119,11 +136,12 @@ def decode(_: argparse.Namespace) -> dict:
         "tokens_per_second": {name: summary(values) for name, values in found.items()},
         "of_bare": {name: round(value / middle["bare"], 3) for name, value in middle.items()},
         "four_against_llama_cpp": {
-            label: round(middle[f"four memories, rank 16, {label}"] / middle[f"llama.cpp, four adapters by scales, rank 16, {label}"], 2)
-            for label in ("all layers", "upper half")
+            label: round(middle[f"four memories, {label}"] / middle[f"llama.cpp, four adapters by scales, {label}"], 2)
+            for label in ("rank 16, all layers", "as recipe fast writes them")
         },
+        "recipe_fast": fast_in_words(engine),
         "tokens": TOKENS,
-    }  # fmt: skip
+    }
 
 
 def install(_: argparse.Namespace) -> dict:
@@ -133,52 +151,59 @@ def install(_: argparse.Namespace) -> dict:
     slot = Slot(context)
     result = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, ranks in {"4 x rank 16": [16] * 4, "1 x rank 128": [128]}.items():
-            for kind in ("f16", "q8_0", "q4_0"):
-                adapters = []
-                for seed, rank in enumerate(ranks):
-                    path = Path(folder) / f"{seed}-{rank}-{kind}.gguf"
-                    path.write_bytes(write_adapter(noise(engine, rank, seed, dtype=np.float32).as_type(kind)))
-                    adapters.append(read_adapter(path))
-                gates = [1 / len(ranks)] * len(ranks)
-                slot.install(adapters, gates)
-                assert slot.in_place and slot.layout
-                places = slot.layout.places
-                flat = [np.ones(array.shape, array.dtype) for pair in places.values() for array in pair]
-                there = [array for pair in places.values() for array in pair]
-                merged, _ = mix.compress(adapters, gates, sum(ranks))
-                merged_file = write_adapter(merged)
-
-                def copy(flat: list = flat, there: list = there) -> None:
-                    for source, target in zip(flat, there, strict=True):
-                        np.copyto(target, source)
-
-                def load(merged_file: bytes = merged_file) -> None:
-                    with _file_of(merged_file) as path:
-                        handle = llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path))
-                    llama_cpp.llama_adapter_lora_free(handle)
-
-                def write(threads: int, places: dict = places, adapters: list = adapters, gates: list = gates) -> None:
-                    mix.mix_into(places, adapters, gates, threads)
-
-                found = in_turn(
-                    {
-                        "memcpy_ms": lambda copy=copy: clock(copy),
-                        "install_one_thread_ms": lambda write=write: clock(lambda: write(1)),
-                        "install_ms": lambda write=write: clock(lambda: write(engine.threads)),
-                        "load_merged_file_ms": lambda load=load: clock(load),
-                    },
-                    31,
-                )
-                middle = {key: float(np.median(values)) for key, values in found.items()}
-                result[f"{name}, {kind}"] = {
-                    **{key: summary(values) for key, values in found.items()},
-                    "bytes": sum(array.nbytes for array in there),
-                    "one_thread_against_memcpy": round(middle["install_one_thread_ms"] / middle["memcpy_ms"], 2),
-                    "against_memcpy": round(middle["install_ms"] / middle["memcpy_ms"], 2),
-                    "faster_than_loading": round(middle["load_merged_file_ms"] / middle["install_ms"], 1),
-                }
+        kinds = ("f16", "q8_0", "q4_0")
+        cases = [(f"{n} x rank {rank}, {kind}", n, rank, kind) for n, rank in ((4, 16), (1, 128)) for kind in kinds]
+        cases += [(f"{n} as recipe fast writes it", n, None, FAST.precision) for n in (1, 2)]
+        for name, count, rank, kind in cases:
+            adapters = []
+            for seed in range(count):
+                wide = as_fast(engine, seed) if rank is None else noise(engine, rank, seed, dtype=np.float32)
+                path = Path(folder) / f"{name}-{seed}.gguf"
+                path.write_bytes(write_adapter(wide.as_type(kind)))
+                adapters.append(read_adapter(path))
+            result[name] = install_one(engine, slot, adapters)
     return result
+
+
+def install_one(engine: Engine, slot: Slot, adapters: Sequence[Adapter]) -> dict:
+    gates = [1 / len(adapters)] * len(adapters)
+    slot.install(adapters, gates)
+    assert slot.in_place and slot.layout
+    places = slot.layout.places
+    there = [array for pair in places.values() for array in pair]
+    flat = [np.ones(array.shape, array.dtype) for array in there]
+    merged, _ = mix.compress(adapters, gates, sum(adapter.rank for adapter in adapters))
+    merged_file = write_adapter(merged)
+
+    def copy() -> None:
+        for source, target in zip(flat, there, strict=True):
+            np.copyto(target, source)
+
+    def load() -> None:
+        with _file_of(merged_file) as path:
+            handle = llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path))
+        llama_cpp.llama_adapter_lora_free(handle)
+
+    def write(threads: int) -> float:
+        return clock(lambda: mix.mix_into(places, adapters, gates, threads))
+
+    found = in_turn(
+        {
+            "memcpy_ms": lambda: clock(copy),
+            "install_one_thread_ms": lambda: write(1),
+            "install_ms": lambda: write(engine.threads),
+            "load_merged_file_ms": lambda: clock(load),
+        },
+        31,
+    )
+    middle = {key: float(np.median(values)) for key, values in found.items()}
+    return {
+        **{key: summary(values) for key, values in found.items()},
+        "bytes": sum(array.nbytes for array in there),
+        "one_thread_against_memcpy": round(middle["install_one_thread_ms"] / middle["memcpy_ms"], 2),
+        "against_memcpy": round(middle["install_ms"] / middle["memcpy_ms"], 2),
+        "faster_than_loading": round(middle["load_merged_file_ms"] / middle["install_ms"], 1),
+    }
 
 
 ASKED = [
@@ -195,14 +220,14 @@ ASKED = [
 
 
 def noise_bank(folder: Path, size: int) -> Bank:
-    """ASKED with adapters of noise on the upper half, and strangers with keys like theirs up to *size*."""
+    """ASKED with adapters as recipe fast writes them, and strangers with keys like theirs up to *size*."""
     bank = Bank.create(folder, resolve_model("smollm2"))
     with Assistant(bank) as assistant:
         assistant.prepare()
-        data = write_adapter(noise(assistant.engine, 8, 0, assistant.engine.n_layer // 2))
+        data = write_adapter(as_fast(assistant.engine, 0))
         keys = np.stack([assistant.key(text, title) for title, text, _ in ASKED])
     for (title, text, _), key in zip(ASKED, keys, strict=True):
-        bank.add(Memory(text, title=title), key=key, adapter=data, recipe="noise", activated=True, rank=8)
+        bank.add(Memory(text, title=title), key=key, adapter=data, recipe="noise", activated=True, rank=FAST.rank)
     random = np.random.default_rng(0)
     for i in range(size - len(ASKED)):
         key = (keys.mean(axis=0) + keys.std(axis=0) * random.standard_normal(keys.shape[1])).astype(np.float32)
@@ -286,62 +311,20 @@ def turns(_: argparse.Namespace) -> dict:
 
 
 def rag(args: argparse.Namespace) -> dict:
-    """The same questions from memories and from retrieved passages: first token, total, right answers."""
-    import faiss
+    """The same questions from memories and from retrieved passages (see bench_rag.py)."""
+    import bench_rag
 
-    rows = [json.loads(line) for line in args.data.read_text("utf-8").splitlines()]
-    found: dict[str, list[tuple[float, float, bool]]] = {}
-    with Bank.open(args.bank) as bank, Assistant(bank) as assistant:
-        known = [row for row in rows if bank.find(row["id"]) is not None]
-
-        def embed(text: str, title: str | None = None) -> np.ndarray:
-            key = assistant.key(text, title)
-            return key / np.linalg.norm(key)
-
-        index = faiss.IndexFlatIP(assistant.engine.n_embd)
-        centre = np.mean([embed(row["text"], row["title"]) for row in known], axis=0)
-        index.add(np.stack([embed(row["text"], row["title"]) - centre for row in known]))
-
-        def retrieve(question: str, k: int) -> object:
-            near = index.search((embed(question) - centre)[None], k)[1][0]
-            return assistant.bare(with_text(question, [known[i]["text"] for i in near]), max_tokens=48)
-
-        ways = {
-            "memories": lambda q: assistant.ask(q, max_tokens=48),
-            "rag top-1": lambda q: retrieve(q, 1),
-            "rag top-3": lambda q: retrieve(q, 3),
-            "bare": lambda q: assistant.bare(q, max_tokens=48),
-        }
-        for name, way in ways.items():
-            way(known[0]["qa"][0]["q"])  # loading and first touches do not count
-            found[name] = []
-        for row in known:
-            for qa in row["qa"]:
-                for name, way in ways.items():
-                    with assistant.engine.lock:
-                        assistant.base.truncate(0)
-                        assistant.mix.truncate(0)
-                    start = time.perf_counter()
-                    made = way(qa["q"])
-                    total = (time.perf_counter() - start) * 1000
-                    before = total - made.timings.total_ms  # looking up comes before the first token
-                    right = any(a.lower() in made.text.lower() for a in qa["a"])
-                    found[name].append((before + made.timings.first_token_ms, total, right))
-    return {
-        "memories": len(known),
-        "partitions": sorted({row["partition"] for row in known}),
-        **{
-            name: {
-                "first_token_ms": summary([v[0] for v in values]),
-                "total_ms": summary([v[1] for v in values]),
-                "right": f"{sum(v[2] for v in values)}/{len(values)}",
-            }
-            for name, values in found.items()
-        },
-    }
+    return bench_rag.run(args)
 
 
-SECTIONS = {"decode": decode, "install": install, "first": first, "turns": turns, "rag": rag}
+def neighbour(args: argparse.Namespace) -> dict:
+    """Asking while other programs use the processor (see bench_neighbour.py)."""
+    import bench_neighbour
+
+    return bench_neighbour.run(args)
+
+
+SECTIONS = {"decode": decode, "install": install, "first": first, "turns": turns, "neighbour": neighbour, "rag": rag}
 
 
 def machine() -> dict[str, object]:

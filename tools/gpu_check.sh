@@ -65,6 +65,7 @@ step "tests -m gpu" gpu_tests
 step "teaching" "$python" tools/gpu_teach.py "$device" "$memories"
 
 if [[ $device != cuda ]]; then
+  step "asking" "$python" tools/gpu_ask.py cpu
   row "llama.cpp with CUDA" skipped "DEVICE=$device"
 elif ! command -v nvcc >/dev/null; then
   row "llama.cpp with CUDA" skipped "no nvcc: the CUDA toolkit is needed to build it"

@@ -40,6 +40,12 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
         help="layers of the model to put on the GPU, where llama.cpp was built for one (default: 0)",
     )
     parser.add_argument(
+        "--context",
+        type=common.positive,
+        metavar="N",
+        help="tokens that question and answer may have together (default: 2048)",
+    )
+    parser.add_argument(
         "--explain",
         action="store_true",
         help="say which memories opened, and the time of each step",
@@ -86,8 +92,9 @@ def answer(args: argparse.Namespace, mode: str, words: str) -> int:
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        layers = {} if args.gpu_layers is None else {"gpu_layers": args.gpu_layers}
-        with Assistant(bank, model=args.model, threads=args.threads, **layers) as assistant:
+        given_how = {"gpu_layers": args.gpu_layers, "context_size": args.context}
+        how = {name: value for name, value in given_how.items() if value is not None}
+        with Assistant(bank, model=args.model, threads=args.threads, **how) as assistant:
             verb = getattr(assistant, mode)
             made = verb(words, on_text=None if args.json else ui.stream, **given)
     if args.json:

@@ -243,6 +243,9 @@ def trace(answer: Answer) -> None:
 def explain(answer: Answer) -> None:
     """Which memories opened, and the time of each step."""
     lines = gates(answer) or ["no memory opened: the bare model answered"]
+    if answer.left_out:
+        others = ", ".join(f"{one_line(m.title)} {m.gate:.2f}" for m in answer.left_out)
+        lines += ["", f"left out, of a kind that cannot share an answer with the best one: {others}"]
     if answer.recalled is not None:
         lines += ["", f"recalled: {one_line(answer.recalled)}"]
     if answer.truncation:
@@ -253,13 +256,11 @@ def explain(answer: Answer) -> None:
         ms = getattr(answer.timings, f"{step}_ms")
         lines.append(f"{step.replace('_', ' '):<11} {bar(ms / total)} {ms:>9.1f} ms")
     times = answer.timings
-    after = (times.total_ms - times.first_token_ms) / 1000
+    if answer.token_ms:
+        lines.append(f"per token   {bar(answer.token_ms / total)} {answer.token_ms:>9.1f} ms after the first")
     written = f"{times.completion_tokens} written"
     if answer.finish == "length":
         written += " (cut there)"
-    if after > 0 and times.completion_tokens > 1:
-        each = after / (times.completion_tokens - 1)
-        written += f", {1000 * each:.1f} ms each after the first"
     lines.append(f"tokens      {times.prompt_tokens} read, {written}")
     for line in lines:
         say(line)

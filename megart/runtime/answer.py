@@ -21,7 +21,12 @@ class OpenedMemory:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds of each step, and token counts."""
+    """Milliseconds of each step, and token counts.
+
+    ``embed_ms``: reading the question's states, and the shallow pass for them where the base does not
+    encode the whole prompt anyway; ``mix_ms``: opening the adapters' files; ``install_ms``: mixing them
+    into the slot; ``prefill_ms``: the prompt, under the base or the mix.
+    """
 
     embed_ms: float = 0.0
     gate_ms: float = 0.0
@@ -40,7 +45,8 @@ class Answer:
 
     ``tokens`` are the ids of the answer; ``finish`` is "stop", "length" or "cancelled"; ``recalled``
     holds what iRAG recalled before it answered. ``truncation`` is the share of the mix's norm that was
-    lost because the memories needed more rank than the slot holds, nearly always 0.
+    lost because the memories needed more rank than the slot holds, nearly always 0. ``left_out`` are
+    memories that the gate would have opened too, but that work on another part of the prompt.
     """
 
     text: str
@@ -51,6 +57,13 @@ class Answer:
     finish: str = "stop"
     recalled: str | None = None
     truncation: float = 0.0
+    left_out: list[OpenedMemory] = field(default_factory=list)
+
+    @property
+    def token_ms(self) -> float:
+        """Milliseconds of each token after the first; 0 where there is none."""
+        after = self.timings.total_ms - self.timings.first_token_ms
+        return max(0.0, after) / (self.timings.completion_tokens - 1) if self.timings.completion_tokens > 1 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -65,6 +78,8 @@ class Answer:
         }
         if self.truncation:
             shown["truncation"] = round(self.truncation, 6)
+        if self.left_out:
+            shown["left_out"] = [{"id": m.id, "title": m.title, "gate": round(m.gate, 6)} for m in self.left_out]
         if self.recalled is not None:
             shown["recalled"] = self.recalled
         return shown

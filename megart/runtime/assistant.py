@@ -230,13 +230,9 @@ class Assistant:
     def _answer(self, asked: _Question, stream: Stream[Answer]) -> Answer:
         started = time.perf_counter()
         prompt = self._prompt(*asked.worded(), asked.history)
-        embed.advance(self.base, prompt.body)
-        prefilled = time.perf_counter()
-        opened, times = (
-            (Opened([], []), Timings()) if asked.mode == "bare" else self._open(prompt, asked.scope, asked.history)
-        )
-        ready = time.perf_counter()
+        opened, times = (Opened([], []), Timings()) if asked.mode == "bare" else self._gate(prompt, asked)
         if not opened.shown:
+            embed.advance(self.base, prompt.body)
             self.base.decode(prompt.opening)
             made = self._generate(self.base, asked, stream)
         elif any(m.pending for m in opened.shown):
@@ -248,16 +244,29 @@ class Assistant:
         else:
             times = self._mix(opened, prompt, times)
             made = self._generate(self.mix, asked, stream)
+        first = _ms(started, made.first_token)
         times = replace(
             times,
-            prefill_ms=_ms(started, prefilled) + _ms(ready, made.first_token) - times.mix_ms - times.install_ms,
-            first_token_ms=_ms(started, made.first_token),
+            prefill_ms=first - times.embed_ms - times.gate_ms - times.mix_ms - times.install_ms,
+            first_token_ms=first,
             total_ms=_ms(started),
             prompt_tokens=len(prompt.tokens),
             completion_tokens=len(made.tokens),
         )
         lost = self.slot.truncation if times.install_ms else 0.0
-        return Answer(made.text, asked.mode, opened.shown, times, made.tokens, made.finish, truncation=lost)
+        return Answer(made.text, asked.mode, opened.shown, times, made.tokens, made.finish, None, lost, opened.left_out)
+
+    def _gate(self, prompt: Prompt, asked: _Question) -> tuple[Opened, Timings]:
+        """Bring the prompt to the layer that the gate reads, and through it where an answer can go on from there."""
+        self._refresh()
+        started = time.perf_counter()
+        if not self.opening.reads_whole_prompts:
+            embed.advance(self.base, prompt.body)
+            return self._open(prompt, asked.scope, asked.history)
+        embed.advance(self.encoder, prompt.body)
+        passed = _ms(started)
+        opened, times = self.opening.open(self.encoder, prompt, asked.scope, asked.history)
+        return opened, replace(times, embed_ms=times.embed_ms + passed)
 
     def _irag(self, asked: _Question, stream: Stream[Answer]) -> Answer:
         silent: Stream[Answer] = Stream(lambda _: None)  # type: ignore[arg-type, return-value]

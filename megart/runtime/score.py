@@ -17,6 +17,7 @@ from .context import Context
 from .engine import Engine, Prompt
 from .generate import Generation
 from .generate import generate as answer_with
+from .opening import check_kinds
 from .sampling import Options
 
 GATE = "gate"
@@ -70,7 +71,8 @@ def score(
 
     ``memories``: "gate" opens what the gate opens, a list of ids opens exactly those with equal gates,
     None leaves the bare base. Pending memories have no adapter and score as the base. Raises
-    DecodeError when prompt and continuation do not fit into the context.
+    DecodeError when prompt and continuation do not fit into the context, InputError for ids of memories
+    that cannot share an answer.
     """
     with assistant.engine.lock:
         context, opened = stand(assistant, prompt, memories)
@@ -97,6 +99,7 @@ def stand(
                 opened, records = chosen.shown, chosen.records
     elif memories is not None:
         records = [assistant.bank.get(id) for id in memories]
+        check_kinds(records)
         opened = [OpenedMemory(r.id, r.title or r.id, 1.0 / len(records)) for r in records]
     if not records:
         assistant.base.decode(prompt.opening)

@@ -1,0 +1,172 @@
+"""One question: which pass serves the gate, what may open together, what is read, and who may interrupt."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+from helpers import ANYTHING, FIRST, NOTHING, SECOND, noise_adapter
+from numpy import float16
+
+from megart.adapter import write_adapter
+from megart.bank import Memory
+from megart.errors import InputError
+from megart.gate import GatePolicy
+from megart.runtime import hot
+from megart.runtime.assistant import Assistant
+from megart.runtime.context import Context
+from megart.runtime.opening import Scope
+from megart.runtime.score import score, turn
+
+BOTH = GatePolicy(beta=0.0, threshold=-1.0, top_k=2, min_gate=0.0)
+
+
+def decoded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts the tokens that each context decodes from now on."""
+    counts = {"base": 0, "mix": 0, "encoder": 0}
+    decode = Context.decode
+
+    def spy(self: Context, tokens) -> None:
+        for name in counts:
+            if self is getattr(assistant, name):
+                counts[name] += len(tokens)
+        decode(self, tokens)
+
+    assistant.encoder  # noqa: B018  made now, so that it is counted
+    monkeypatch.setattr(Context, "decode", spy)
+    return counts
+
+
+def change_kind(assistant: Assistant, memory: Memory, activated: bool) -> None:
+    """*memory* again, with an adapter of the other kind."""
+    data = write_adapter(noise_adapter("llama", 8, 5, dtype=float16))
+    key = assistant.key(memory.text)
+    assistant.bank.add(memory, key=key, adapter=data, recipe="paper", activated=activated, rank=8, replace=True)
+
+
+# -- the pass that serves the gate -----------------------------------------------------------------
+
+
+def test_a_bank_of_whole_prompt_memories_is_gated_by_the_shallow_layers_alone(ready, monkeypatch) -> None:
+    """The base's prefill would be thrown away: only the mix encodes the prompt."""
+    assistant = ready(activated=False, policy=ANYTHING)
+    expected = assistant.ask(FIRST.text, max_tokens=6)
+    counts = decoded(assistant, monkeypatch)
+    answer = assistant.ask(SECOND.text, max_tokens=6)
+    prompt = assistant.engine.prompt([{"role": "user", "content": SECOND.text}])
+    assert counts["base"] == 0 and 0 < counts["encoder"] <= len(prompt.body)
+    assert answer.memories[0].id == "vess" and expected.memories[0].id == "orrin"
+    monkeypatch.setattr(type(assistant.opening), "reads_whole_prompts", False)
+    other = ready(activated=False, policy=ANYTHING)
+    full = other.ask(SECOND.text, max_tokens=6)
+    assert (full.tokens, full.memories) == (answer.tokens, answer.memories)
+
+
+def test_nothing_opens_in_such_a_bank_and_the_base_answers(ready) -> None:
+    assistant = ready(activated=False, policy=NOTHING)
+    for text in (FIRST.text, "Zebras.", FIRST.text):
+        assert assistant.ask(text, max_tokens=6).tokens == assistant.bare(text, max_tokens=6).tokens
+
+
+def test_an_activated_memory_is_served_by_one_prefill(ready, monkeypatch) -> None:
+    assistant = ready(policy=ANYTHING)
+    assistant.ask(SECOND.text, max_tokens=1)  # makes the bank's evidence and the slot
+    assistant.base.truncate(0)
+    counts = decoded(assistant, monkeypatch)
+    answer = assistant.ask(FIRST.text, max_tokens=1)
+    prompt = assistant.engine.prompt([{"role": "user", "content": FIRST.text}])
+    assert answer.memories[0].id == "orrin"
+    assert counts == {"base": len(prompt.body), "mix": len(prompt.opening), "encoder": 0}
+
+
+# -- memories of different kinds -------------------------------------------------------------------
+
+
+def test_kinds_that_open_together_are_told_apart_and_the_best_ones_answers(ready) -> None:
+    assistant = ready(policy=BOTH)
+    change_kind(assistant, SECOND, activated=False)
+    for memory, other in ((FIRST, SECOND), (SECOND, FIRST)):
+        alone = assistant.ask(memory.text, max_tokens=6, scope=Scope(only=(memory.id or "",)))
+        answer = assistant.ask(memory.text, max_tokens=6)
+        assert len(answer.memories) == 1
+        if [m.id for m in answer.memories] != [memory.id]:
+            continue  # with beta 0 either may be the best one
+        assert [(m.id, m.gate) for m in answer.left_out] == [(other.id, 0.5)]
+        assert answer.memories[0].gate == 1.0 and answer.tokens == alone.tokens
+        assert answer.to_dict()["left_out"] == [{"id": other.id, "title": other.id, "gate": 0.5}]
+        break
+    else:
+        pytest.fail("neither question opened its own memory")
+
+
+def test_kinds_opened_by_hand_together_are_refused(ready) -> None:
+    assistant = ready(policy=BOTH)
+    change_kind(assistant, SECOND, activated=False)
+    both = {"orrin": 0.5, "vess": 0.5}
+    with pytest.raises(InputError, match=r"different kinds to open \(activated, whole prompt\)"):
+        assistant.ask("Who?", scope=Scope(gates=both))
+    with pytest.raises(InputError, match="different kinds"):
+        score(assistant, turn(assistant.engine, "Who?"), [[60]], memories=["orrin", "vess"])
+    assert assistant.ask("Who?", max_tokens=2, scope=Scope(gates={"vess": 1.0})).memories[0].id == "vess"
+
+
+# -- what is read -------------------------------------------------------------------------------------
+
+
+def test_only_the_adapters_that_open_are_read_and_few_stay_open(ready, monkeypatch) -> None:
+    read: list[str] = []
+    read_adapter = hot.read_adapter
+    monkeypatch.setattr(hot, "read_adapter", lambda path: read.append(path.stem) or read_adapter(path))
+    assistant = ready(policy=ANYTHING, hot_bytes=1)
+    assistant.ask(FIRST.text, max_tokens=1)
+    assistant.ask(FIRST.text + " ", max_tokens=1)
+    assert read == ["orrin"]
+    assistant.ask(SECOND.text, max_tokens=1)
+    assistant.ask(FIRST.text, max_tokens=1)
+    assert read == ["orrin", "vess", "orrin"] and len(assistant._adapters) == 1
+
+
+# -- others who want the model meanwhile -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_a_recall_from_another_thread_waits_for_the_answer_that_is_being_decoded(ready, activated: bool) -> None:
+    """An install while a mix decodes would mix two memories, silently."""
+    assistant = ready(policy=ANYTHING, activated=activated)
+    other = replace(noise_adapter("llama", 8, 9, dtype=float16), metadata={})
+    expected = assistant.ask(FIRST.text, max_tokens=150).tokens
+    alone = assistant.try_recall(other, "Who?", activated=activated, max_tokens=20)
+    heard: list[str] = []
+    stop = threading.Event()
+
+    def recall() -> None:
+        while not stop.is_set():
+            heard.append(assistant.try_recall(other, "Who?", activated=activated, max_tokens=20))
+            assistant.gate(SECOND.text)
+
+    thread = threading.Thread(target=recall)
+    thread.start()
+    try:
+        found = [assistant.ask(FIRST.text, max_tokens=150).tokens for _ in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    assert found == [expected] * 5 and heard and set(heard) == {alone}
+
+
+def test_five_turns_decode_what_is_new_and_no_more(ready, monkeypatch) -> None:
+    """Whatever opens, the base's cache of the conversation stays valid."""
+    assistant = ready(policy=ANYTHING)
+    counts = decoded(assistant, monkeypatch)
+    history: list[dict[str, str]] = []
+    opened, longest = [], 0
+    for turn_ in range(5):
+        memory = (FIRST, SECOND)[turn_ % 2]
+        answer = assistant.ask(memory.text, history=history, max_tokens=6)
+        opened.append(answer.memories[0].id)
+        longest = answer.timings.prompt_tokens
+        history += [{"role": "user", "content": memory.text}, {"role": "assistant", "content": answer.text}]
+    assert set(opened) == {"orrin", "vess"}
+    # Once each, and a token or two again where a lone one was left (see Context.decode).
+    assert counts["base"] <= longest + 5 * 2 + 20
