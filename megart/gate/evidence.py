@@ -36,26 +36,26 @@ PARTNER_ODDS = 9.0
 
 # Of each candidate, in the order of the columns of ``features``; fitted by tools/fit_gate.py.
 WEIGHTS = {
-    "bm25": 5.529,
-    "sentence": 2.008,
-    "pairs": 1.709,
-    "related": 2.587,
-    "tokens": 4.427,
-    "new_tokens": 6.215,
-    "token_squares": 4.986,
-    "dense": 4.02,
-    "mass": 1.913,
-    "names": 0.531,
-    "elsewhere": -4.014,
-    "broken_name": -5.598,
+    "bm25": 3.361,
+    "sentence": 1.184,
+    "pairs": 2.125,
+    "related": 2.057,
+    "tokens": 5.35,
+    "new_tokens": 7.553,
+    "token_squares": 3.481,
+    "dense": 5.24,
+    "mass": 3.186,
+    "names": 0.222,
+    "elsewhere": -4.034,
+    "broken_name": -6.074,
 }
 # Of the question beside its best two candidates; they raise or lower all candidates against "none".
 AGAINST = {
-    "always": -11.484,
-    "strange_name": -2.285,
-    "other_name": -3.162,
-    "length": -0.445,
-    "strange_person": -2.402,
+    "always": -13.08,
+    "strange_name": -2.49,
+    "other_name": -2.902,
+    "length": -0.201,
+    "strange_person": -3.181,
 }
 
 
