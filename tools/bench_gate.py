@@ -27,6 +27,8 @@ from megart import gate
 
 PARTS = ("partitions", "whole", "distractors", "squad", "tofu", "fictional", "compositional", "times")
 METHODS = ("paper", "dense", "bm25", "minilm", "minilm+bm25", "default")
+# The default with the threshold that the others get.
+AT_98 = "default at 98 % opens"
 CHOSEN_ON, REPORTED = range(5), range(5, 10)
 DISTRACTORS = 10_000
 QUESTIONS = Path(__file__).parent / "questions"
@@ -74,15 +76,16 @@ class Bench:
             for partition in CHOSEN_ON:
                 members = self.of(partition)
                 bank = self.bank(members)
-                sure += [bank.top(q, method)[1] for i in members for q in asked[i]]
+                sure += [bank.top(q, "default" if method == AT_98 else method)[1] for i in members for q in asked[i]]
             self.thresholds[method] = float(np.quantile(sure, 0.02))
         return self.thresholds[method]
 
     def partitions(self) -> dict:
         """One bank of about 50 per partition 5-9: top-1, opens, false opens, and gates against outcomes."""
         asked, strangers, result = self.wiki_questions(), self.strangers(), {}
-        for method in METHODS:
-            limit = self.threshold(method)
+        for label in (*METHODS, AT_98):
+            method = "default" if label == AT_98 else label
+            limit = self.threshold(label)
             right, opened, out = [], [], []
             closed: dict[str, list[bool]] = {name: [] for name in ("mmlu", "facts_mcq")}
             for partition in REPORTED:
@@ -98,10 +101,10 @@ class Bench:
                 if method != "paper":  # whose gate opens for everything
                     for name in closed:
                         closed[name] += [bank.top(q, method)[1] >= limit for q in strangers[name]]
-            result[method] = {"top1": share(right), "opens": share(opened), "left_out": share(out)}
+            result[label] = {"top1": share(right), "opens": share(opened), "left_out": share(out)}
             if method != "paper":
-                result[method] |= {f"false_{name}": share(hits) for name, hits in closed.items()}
-            result[method]["threshold"] = round(limit, 4)
+                result[label] |= {f"false_{name}": share(hits) for name, hits in closed.items()}
+            result[label]["threshold"] = round(limit, 4)
         result["reliability"] = self.reliability()
         return result
 

@@ -6,7 +6,7 @@ A conditional logit model whose outside option is "no memory applies", by maximu
 quadratic penalty; a weight may only speak in its own direction. Rows: wiki2024 partitions 0-4 (each a bank of its own, with and without the memory asked
 about; all together; among half of the distractors of bench_gate.py), SQuAD's and TOFU's questions about
 memories at even places, our own questions about fictional partition 2, mmlu_dev, questions to the banks of
-other partitions, and made ones about a common word. Partitions 5-9, odd places, MMLU and facts_mcq are reported and never read here.
+other partitions, made ones about a common word, and the compositional questions of partitions 0-4. Partitions 5-9, odd places, MMLU and facts_mcq are reported and never read here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROUNDS = 4
 OPEN = 0.98
 NONE = -1
 # What speaks against a memory; the rest speaks for one, and "always" is free.
-AGAINST_ONE = {"elsewhere", "broken_name", "strange_name", "other_name", "length", "strange_person"}
+AGAINST_ONE = {"elsewhere", "broken_name", "strange_name", "other_name", "strange_person"}
 # What each kind of row counts together.
 SHARES = {
     "own": 1.0,
@@ -46,6 +46,7 @@ SHARES = {
     "neighbour": 0.5,
     "general": 0.5,
     "a word": 0.3,
+    "two memories": 0.3,
 }
 # About one common word that a memory holds: nobody's memory is asked for.
 GENERIC = (
@@ -106,6 +107,17 @@ def collect(bench: Bench) -> Iterator[Row | None]:
         bank = Bank(texts, bench.reader.whitening)
         yield from (ask(bank, name, q, o) for q, o in zip(questions, owners) if o % 2 == 0)
     yield from fictional(bench)
+    yield from compositional(bench)
+
+
+def compositional(bench: Bench) -> Iterator[Row | None]:
+    """Each question twice: either of its two memories is right."""
+    mine = [r for r in rows(bench.data / "wiki2024_compositional.jsonl") if r["partition"] in CHOSEN_ON]
+    questions = bench.reader.questions("compositional-chosen", [r["q"] for r in mine])
+    for row, question in zip(mine, questions):
+        members = bench.of(row["partition"])
+        bank, ids = bench.bank(members), [bench.wiki[m]["id"] for m in members]
+        yield from (ask(bank, "two memories", question, ids.index(id)) for id in row["paragraph_ids"])
 
 
 def generic(texts: Sequence[str]) -> list[str]:
@@ -185,6 +197,9 @@ def main() -> None:
         opens = np.mean([1 - c.p_none >= threshold for _, c in here])
         right = np.mean([row.right != NONE and c.rows[0] == row.evidence.rows[row.right] for row, c in here])
         print(f"{kind}: n {len(here)}, opens {opens:.4f}, right {right:.4f}")
+    pairs = [(row, c) for row, c in judged if row.kind == "two memories"]
+    both = np.mean([row.evidence.rows[row.right] in c.rows[:2] for row, c in pairs])
+    print(f"two memories: one of them among the first two {both:.4f}")
 
 
 if __name__ == "__main__":

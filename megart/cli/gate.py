@@ -25,7 +25,7 @@ examples:
 
 _PARTS = {
     "names": ("names", "elsewhere", "broken_name"),
-    "words": ("bm25", "sentence", "pairs", "related", "mass"),
+    "words": ("bm25", "sentence", "pairs", "related", "mass", "rest"),
     "states": ("tokens", "new_tokens", "token_squares", "dense"),
     "against": ("against",),
 }

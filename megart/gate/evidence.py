@@ -36,26 +36,26 @@ PARTNER_ODDS = 9.0
 
 # Of each candidate, in the order of the columns of ``features``; fitted by tools/fit_gate.py.
 WEIGHTS = {
-    "bm25": 3.361,
-    "sentence": 1.184,
-    "pairs": 2.125,
-    "related": 2.057,
-    "tokens": 5.35,
-    "new_tokens": 7.553,
-    "token_squares": 3.481,
-    "dense": 5.24,
-    "mass": 3.186,
-    "names": 0.222,
-    "elsewhere": -4.034,
-    "broken_name": -6.074,
+    "bm25": 3.842,
+    "sentence": 0.46,
+    "pairs": 1.96,
+    "related": 2.528,
+    "tokens": 3.813,
+    "new_tokens": 5.843,
+    "token_squares": 3.856,
+    "dense": 5.552,
+    "mass": 1.634,
+    "names": 0.56,
+    "rest": 0.933,
+    "elsewhere": -1.018,
+    "broken_name": -5.058,
 }
 # Of the question beside its best two candidates; they raise or lower all candidates against "none".
 AGAINST = {
-    "always": -13.08,
-    "strange_name": -2.49,
-    "other_name": -2.902,
-    "length": -0.201,
-    "strange_person": -3.181,
+    "always": -11.488,
+    "strange_name": -1.996,
+    "other_name": -1.956,
+    "strange_person": -2.082,
 }
 
 
@@ -155,6 +155,7 @@ class Index:
                 dense[rows],
                 np.minimum(covered / 10, 3),
                 np.minimum(names.whole, 2.5),
+                covered / np.maximum(total - names.partner_gain.max(axis=1), 1e-6),
                 np.minimum(names.elsewhere, 2),
                 names.broken,
             ],
@@ -203,7 +204,7 @@ class Evidence:
 
     def against(self, best: int) -> np.ndarray:
         """Float64 [A], in the order of AGAINST, where candidate *best* leads."""
-        return _against(self.question, self.present, self.idf, self.frequency, self.total, best)
+        return _against(self.question, self.present, self.idf, self.frequency, best)
 
     def weighed(self, weights: Mapping[str, float], against: Mapping[str, float]) -> Candidates:
         """The candidates by their scores, best first."""
@@ -274,9 +275,7 @@ class _Names:
         return place if gains[place] >= PARTNER_SHARE * total else None
 
 
-def _against(
-    question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, total: float, best: int
-) -> np.ndarray:
+def _against(question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, best: int) -> np.ndarray:
     """The features of "none applies", from what the best candidate and its best complement leave open."""
     beyond = ((1 - present[best]) * present) @ idf
     pair = np.maximum(present[best], present[int(beyond.argmax())])
@@ -289,4 +288,4 @@ def _against(
         other += float((idf[name] * ~unknown).sum()) / 10
         if len(name) > 1 and unknown.any():
             person = 1.0
-    return np.array([1.0, min(strange, 2), min(other, 2), min(total / 20, 3), person])
+    return np.array([1.0, min(strange, 2), min(other, 2), person])
