@@ -70,16 +70,15 @@ Array<float> bm25(const Lexicon& lexicon, const Array<std::uint32_t>& terms,
 }
 
 py::tuple match(const Lexicon& lexicon, const Array<std::uint32_t>& terms, const Array<float>& idf,
-                const Array<std::int32_t>& pairs, const Array<std::int64_t>& rows) {
+                const Array<std::int32_t>& pairs, const Array<std::int64_t>& rows, float kin) {
     const std::size_t n = extent(terms, "terms", 1), count = extent(rows, "rows", 1);
     check_same(extent(idf, "idf", 1), n, "idf", "terms");
     const std::size_t m = extent(pairs, "pairs", 2);
     check_same(extent(pairs, "pairs", 2, 1), 2, "columns of pairs", "a pair");
     const auto height = static_cast<py::ssize_t>(count);
     Array<std::uint8_t> present({height, static_cast<py::ssize_t>(n)});
-    Array<float> sentence(height), beside(height);
-    const Lexicon::Matches out{present.mutable_data(), sentence.mutable_data(),
-                               beside.mutable_data()};
+    Array<float> shares({height, static_cast<py::ssize_t>(Lexicon::kShares)});
+    const Lexicon::Matches out{present.mutable_data(), shares.mutable_data()};
     const std::uint32_t* words = terms.data();
     const float* weights = idf.data();
     const std::int32_t* both = pairs.data();
@@ -87,28 +86,32 @@ py::tuple match(const Lexicon& lexicon, const Array<std::uint32_t>& terms, const
     Status status;
     {
         py::gil_scoped_release release;
-        status = lexicon.match(words, weights, n, both, m, wanted, count, out);
+        status = lexicon.match(words, weights, n, both, m, wanted, count, kin, out);
     }
     raise_unless_ok(status);
-    return py::make_tuple(present, sentence, beside);
+    return py::make_tuple(present, shares);
 }
 
 Array<float> late(const Array<std::int8_t>& query, const Array<float>& weights,
-                  const Array<std::int8_t>& tokens, const Array<std::int64_t>& starts) {
+                  const Array<std::uint8_t>& known, const Array<std::int8_t>& tokens,
+                  const Array<std::int64_t>& starts) {
     const std::size_t n = extent(query, "query", 2), width = extent(query, "query", 2, 1);
     const std::size_t count = extent(tokens, "tokens", 2), m = extent(starts, "starts", 1);
     check_same(extent(tokens, "tokens", 2, 1), width, "columns of tokens", "query");
     check_same(extent(weights, "weights", 1), n, "weights", "query");
     if (m == 0) throw py::value_error(explain("starts", "0 values", "at least 1", "pass [0]"));
-    Array<float> out(static_cast<py::ssize_t>(m - 1));
+    check_same(extent(known, "known", 2), m - 1, "rows of known", "starts, less one");
+    check_same(extent(known, "known", 2, 1), n, "columns of known", "query");
+    Array<float> out({static_cast<py::ssize_t>(m - 1), static_cast<py::ssize_t>(kLikenesses)});
     float* target = out.mutable_data();
     const std::int8_t *q = query.data(), *t = tokens.data();
+    const std::uint8_t* k = known.data();
     const float* w = weights.data();
     const std::int64_t* s = starts.data();
     Status status;
     {
         py::gil_scoped_release release;
-        status = late_interaction(q, w, n, width, t, count, s, m - 1, target);
+        status = late_interaction(q, w, k, n, width, t, count, s, m - 1, target);
     }
     raise_unless_ok(status);
     return out;
@@ -123,9 +126,10 @@ void bind_lexicon(py::module_& m) {
         .def("__len__", &Lexicon::size)
         .def("df", frequency, as_is("terms"))
         .def("bm25", bm25, as_is("terms"), as_is("idf"), py::arg("k1") = 1.2f, py::arg("b") = 0.5f)
-        .def("match", match, as_is("terms"), as_is("idf"), as_is("pairs"), as_is("rows"));
-    m.def("late_interaction", late, as_is("query"), as_is("weights"), as_is("tokens"),
-          as_is("starts"));
+        .def("match", match, as_is("terms"), as_is("idf"), as_is("pairs"), as_is("rows"),
+             py::arg("kin") = 0.8f);
+    m.def("late_interaction", late, as_is("query"), as_is("weights"), as_is("known"),
+          as_is("tokens"), as_is("starts"));
 }
 
 }  // namespace megart

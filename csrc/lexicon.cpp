@@ -9,6 +9,10 @@
 namespace megart {
 namespace {
 
+// The lower bits of a term's hash are the word's own, the upper ones its root's (megart/gate/words.py).
+constexpr int kRootShift = 12;
+constexpr std::uint8_t kRelated = 1, kSame = 2;
+
 Status check_starts(const std::int64_t* starts, std::size_t n, std::size_t total) {
     bool good = n > 0 && starts[0] == 0 && static_cast<std::size_t>(starts[n - 1]) == total;
     for (std::size_t i = 1; good && i < n; ++i) good = starts[i - 1] <= starts[i];
@@ -110,9 +114,11 @@ Status Lexicon::bm25(const std::uint32_t* terms, const float* idf, std::size_t n
 
 Status Lexicon::match(const std::uint32_t* terms, const float* idf, std::size_t n,
                       const std::int32_t* pairs, std::size_t m, const std::int64_t* rows,
-                      std::size_t count, Matches out) const {
+                      std::size_t count, float kin, Matches out) const {
     Status status = check_idf(idf, n);
     if (!status.ok()) return status;
+    if (!(kin >= 0 && kin <= 1))
+        return Status::value(explain("kin", std::to_string(kin), "0 to 1", "pass kin=0.8"));
     for (std::size_t p = 0; p < 2 * m; ++p)
         if (pairs[p] < 0 || static_cast<std::size_t>(pairs[p]) >= n)
             return Status::value(explain("pairs", std::to_string(pairs[p]),
@@ -123,26 +129,42 @@ Status Lexicon::match(const std::uint32_t* terms, const float* idf, std::size_t 
             return Status::value(explain("rows", std::to_string(rows[r]),
                                          "numbers of memories, under " + std::to_string(size()),
                                          "take them from this index"));
-    std::vector<std::uint8_t> here(n), beside(m);
+    std::vector<std::uint8_t> first(n), here(n), beside(m);
     for (std::size_t r = 0; r < count; ++r) {
         const auto row = static_cast<std::size_t>(rows[r]);
         std::uint8_t* present = out.present + r * n;
+        float* shares = out.shares + r * kShares;
         std::fill(present, present + n, std::uint8_t{0});
+        std::fill(shares, shares + kShares, 0.0f);
         std::fill(here.begin(), here.end(), std::uint8_t{0});
         std::fill(beside.begin(), beside.end(), std::uint8_t{0});
-        float best = 0;
+        bool is_first = true;
         const auto close = [&] {
-            float sum = 0;
-            for (std::size_t q = 0; q < n; ++q) sum += here[q] ? idf[q] : 0;
-            best = std::max(best, sum);
+            if (is_first) first = here;
+            is_first = false;
+            float alone = 0, related = 0;
+            for (std::size_t q = 0; q < n; ++q) {
+                const std::uint8_t found = std::max(first[q], here[q]);
+                alone += here[q] == kSame ? idf[q] : 0;
+                related += found == kSame ? idf[q] : found == kRelated ? kin * idf[q] : 0;
+                present[q] = std::max(present[q], here[q]);
+            }
+            shares[0] = std::max(shares[0], alone);
+            shares[2] = std::max(shares[2], related);
             std::fill(here.begin(), here.end(), std::uint8_t{0});
         };
         std::uint32_t before = 0;
         for (std::int64_t t = starts_[row]; t < starts_[row + 1]; ++t) {
             const std::uint32_t term = terms_[static_cast<std::size_t>(t)];
-            if (term == 0) close();
-            for (std::size_t q = 0; q < n; ++q)
-                if (term != 0 && terms[q] == term) here[q] = present[q] = 1;
+            if (term == 0) {
+                close();
+            } else {
+                for (std::size_t q = 0; q < n; ++q)
+                    if (terms[q] == term)
+                        here[q] = kSame;
+                    else if (terms[q] >> kRootShift == term >> kRootShift)
+                        here[q] = std::max(here[q], kRelated);
+            }
             for (std::size_t p = 0; p < m; ++p)
                 if (before != 0 && term != 0 && terms[pairs[2 * p]] == before &&
                     terms[pairs[2 * p + 1]] == term)
@@ -150,18 +172,16 @@ Status Lexicon::match(const std::uint32_t* terms, const float* idf, std::size_t 
             before = term;
         }
         close();
-        out.sentence[r] = best;
-        float sum = 0;
         for (std::size_t p = 0; p < m; ++p)
-            if (beside[p]) sum += idf[pairs[2 * p]] + idf[pairs[2 * p + 1]];
-        out.pairs[r] = sum;
+            if (beside[p]) shares[1] += idf[pairs[2 * p]] + idf[pairs[2 * p + 1]];
     }
     return {};
 }
 
-Status late_interaction(const std::int8_t* query, const float* weights, std::size_t n,
-                        std::size_t width, const std::int8_t* tokens, std::size_t count,
-                        const std::int64_t* starts, std::size_t memories, float* out) {
+Status late_interaction(const std::int8_t* query, const float* weights, const std::uint8_t* known,
+                        std::size_t n, std::size_t width, const std::int8_t* tokens,
+                        std::size_t count, const std::int64_t* starts, std::size_t memories,
+                        float* out) {
     Status status = check_starts(starts, memories + 1, count);
     if (!status.ok()) return status;
     double total = 0;
@@ -184,22 +204,51 @@ Status late_interaction(const std::int8_t* query, const float* weights, std::siz
     std::vector<double> lengths(n);
     for (std::size_t i = 0; i < n; ++i)
         lengths[i] = std::sqrt(static_cast<double>(dot(query + i * width, query + i * width)));
-    std::vector<double> best(n);
+    std::vector<double> best(n), first(n), here(n);
     for (std::size_t c = 0; c < memories; ++c) {
+        float* means = out + c * kLikenesses;
+        std::fill(means, means + kLikenesses, 0.0f);
         std::fill(best.begin(), best.end(), -1.0);
+        std::fill(here.begin(), here.end(), -1.0);
+        double sentence = -1;
+        bool is_first = true, any = false;
+        const auto close = [&] {
+            if (is_first) first = here;
+            is_first = false;
+            double sum = 0;
+            for (std::size_t i = 0; i < n; ++i) {
+                sum += static_cast<double>(weights[i]) * std::max(first[i], here[i]);
+                best[i] = std::max(best[i], here[i]);
+            }
+            sentence = std::max(sentence, sum / total);
+            std::fill(here.begin(), here.end(), -1.0);
+        };
         for (std::int64_t j = starts[c]; j < starts[c + 1]; ++j) {
             const std::int8_t* token = tokens + static_cast<std::size_t>(j) * width;
             const double length = std::sqrt(static_cast<double>(dot(token, token)));
+            if (length == 0) {
+                close();
+                continue;
+            }
+            any = true;
             for (std::size_t i = 0; i < n; ++i) {
                 if (weights[i] == 0) continue;
                 const double scale = lengths[i] * length;
                 const double cosine = scale > 0 ? dot(query + i * width, token) / scale : 0;
-                best[i] = std::max(best[i], cosine);
+                here[i] = std::max(here[i], cosine);
             }
         }
-        double sum = 0;
-        for (std::size_t i = 0; i < n; ++i) sum += static_cast<double>(weights[i]) * best[i];
-        out[c] = starts[c] == starts[c + 1] || total <= 0 ? 0 : static_cast<float>(sum / total);
+        if (!any || total <= 0) continue;
+        close();
+        double news = 0, squares = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            const auto weight = static_cast<double>(weights[i]);
+            if (!known[c * n + i]) news += weight * best[i];
+            squares += weight * std::max(best[i], 0.0) * std::max(best[i], 0.0);
+        }
+        means[0] = static_cast<float>(sentence);
+        means[1] = static_cast<float>(news / total);
+        means[2] = static_cast<float>(squares / total);
     }
     return {};
 }

@@ -1,5 +1,5 @@
 // Words of the memories: an inverted index with BM25, and what of a question stands in one memory.
-// Words come as 32-bit hashes; 0 ends a sentence.
+// Words come as 32-bit hashes, the upper 20 bits of which are those of the word's root; 0 ends a sentence.
 #pragma once
 
 #include <cstddef>
@@ -25,15 +25,16 @@ public:
     Status bm25(const std::uint32_t* terms, const float* idf, std::size_t n, float k1, float b,
                 float* out) const;
 
+    static constexpr std::size_t kShares = 3;
     struct Matches {
-        std::uint8_t* present;  // [rows, terms]: does the term stand in the memory
-        float* sentence;        // [rows]: the largest idf sum of the terms of one sentence
-        float* pairs;           // [rows]: idf sum of the pairs that stand side by side
+        std::uint8_t* present;  // [rows, terms]: 2 the term stands in the memory, 1 a relative, 0 neither
+        float* shares;          // [rows, kShares]: idf sums
     };
-    // pairs: [m, 2] positions in terms
+    // Shares: of the best sentence; of the pairs (positions in terms, [m, 2]) that stand side by side; of
+    // the first sentence (a title) and the best one together, each relative counting kin.
     Status match(const std::uint32_t* terms, const float* idf, std::size_t n,
                  const std::int32_t* pairs, std::size_t m, const std::int64_t* rows,
-                 std::size_t count, Matches out) const;
+                 std::size_t count, float kin, Matches out) const;
 
 private:
     struct Posting {
@@ -51,11 +52,16 @@ private:
     std::vector<Posting> postings_;
 };
 
-// Late interaction (ColBERT's MaxSim): out[c] = sum_i weights[i] max_j cos(query_i, token_j) over
-// sum_i weights[i], j over [starts[c], starts[c + 1]). No tokens or no weight: 0. The sums are whole
-// numbers until the division: every processor gives the same result.
-Status late_interaction(const std::int8_t* query, const float* weights, std::size_t n,
-                        std::size_t width, const std::int8_t* tokens, std::size_t count,
-                        const std::int64_t* starts, std::size_t memories, float* out);
+// Late interaction (ColBERT's MaxSim) of a question's tokens with those of memories, each of which has
+// [starts[c], starts[c + 1]) of them, rows of zeros between sentences. With best_i the largest cosine of
+// query_i with a token, out[c] holds three weighted means: of the best sentence (the first one, which may
+// be a title, counts with each); of best_i where known[c, i] is 0, else 0; of best_i squared.
+// No tokens or no weight: 0. The products are whole numbers until the division: every processor gives
+// the same result.
+constexpr std::size_t kLikenesses = 3;
+Status late_interaction(const std::int8_t* query, const float* weights, const std::uint8_t* known,
+                        std::size_t n, std::size_t width, const std::int8_t* tokens,
+                        std::size_t count, const std::int64_t* starts, std::size_t memories,
+                        float* out);
 
 }  // namespace megart

@@ -49,17 +49,23 @@ class Lexicon:
     def bm25(self, terms: np.ndarray, idf: np.ndarray, k1: float = 1.2, b: float = 0.5) -> np.ndarray:
         """u32 [Q], f32 [Q] -> f32 [N]. ValueError: a weight below 0 or not finite, k1 or b out of range."""
     def match(
-        self, terms: np.ndarray, idf: np.ndarray, pairs: np.ndarray, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """pairs i32 [P, 2] positions in terms, rows i64 [C] -> (present u8 [C, Q], best sentence f32 [C], pairs f32 [C]).
+        self, terms: np.ndarray, idf: np.ndarray, pairs: np.ndarray, rows: np.ndarray, kin: float = 0.8
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """pairs i32 [P, 2] positions in terms, rows i64 [C] -> (present u8 [C, Q], idf sums f32 [C, 3]).
 
-        ValueError: a row or a position that does not exist.
+        present: 2 the word, 1 a relative (a hash with the same upper 20 bits), 0 neither. Sums: of the best
+        sentence; of the pairs side by side; of the first sentence with the best one, a relative counting `kin`.
+        ValueError: a row or a position that does not exist, kin out of 0 to 1.
         """
 
-def late_interaction(query: np.ndarray, weights: np.ndarray, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """i8 [T, D], f32 [T], i8 [n, D], i64 [C + 1] -> f32 [C]: ColBERT's MaxSim, weighted, of cosines.
+def late_interaction(
+    query: np.ndarray, weights: np.ndarray, known: np.ndarray, tokens: np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """i8 [T, D], f32 [T], u8 [C, T], i8 [n, D], i64 [C + 1] -> f32 [C, 3]: ColBERT's MaxSim of cosines.
 
-    ValueError: other widths, starts that do not grow from 0 to n, weights below 0 or not finite.
+    Weighted means: over its best sentence with its first (rows of zeros end one); over all of it where `known`
+    is 0; over all of it, squared. ValueError: other widths, starts that do not grow from 0 to n,
+    weights below 0 or not finite.
     """
 
 def mix(

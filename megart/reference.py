@@ -128,37 +128,65 @@ class Lexicon:
         return found.astype(np.float32)
 
     def match(
-        self, terms: np.ndarray, idf: np.ndarray, pairs: np.ndarray, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(which terms stand in each row u8 [C, Q], best idf sum of one sentence f32 [C], of pairs f32 [C])."""
-        wanted = terms.tolist()
-        present = np.zeros((len(rows), len(wanted)), np.uint8)
-        sentence, beside = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
+        self, terms: np.ndarray, idf: np.ndarray, pairs: np.ndarray, rows: np.ndarray, kin: float = 0.8
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which terms stand in each row, u8 [C, Q] (2 itself, 1 a relative), and idf sums, f32 [C, 3].
+
+        The sums: best sentence; pairs side by side; best sentence with the first, relatives counting `kin`.
+        """
+        wanted, weights = terms.tolist(), idf.astype(np.float64)
+        present, shares = np.zeros((len(rows), len(wanted)), np.uint8), np.zeros((len(rows), 3), np.float32)
         for r, row in enumerate(rows.tolist()):
-            memory = self._memories[row]
-            present[r] = [t in memory for t in wanted]
             parts: list[list[int]] = [[]]
-            for t in memory:
+            for t in self._memories[row]:
                 parts.append([]) if t == 0 else parts[-1].append(t)
-            sums = [sum(w for t, w in zip(wanted, idf.tolist()) if t in part) for part in parts]
-            sentence[r] = max(sums)
-            found = {pair for part in parts for pair in zip(part, part[1:])}
-            beside[r] = sum(float(idf[a] + idf[b]) for a, b in pairs.tolist() if (wanted[a], wanted[b]) in found)
-        return present, sentence, beside
+            found = np.array([[_likeness(t, part) for t in wanted] for part in parts], np.uint8)
+            with_first = np.maximum(found, found[0])
+            present[r] = found.max(axis=0)
+            side_by_side = {pair for part in parts for pair in zip(part, part[1:])}
+            shares[r] = [
+                ((found == 2) @ weights).max(),
+                sum(weights[a] + weights[b] for a, b in pairs.tolist() if (wanted[a], wanted[b]) in side_by_side),
+                ((with_first == 2) @ weights + kin * ((with_first == 1) @ weights)).max(),
+            ]
+        return present, shares
 
 
-def late_interaction(query: np.ndarray, weights: np.ndarray, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Weighted mean over the query's tokens of the best cosine with a memory's token: f32 [C]."""
+def _likeness(term: int, part: list[int]) -> int:
+    return 2 if term in part else int(any(term >> 12 == t >> 12 for t in part))
+
+
+def late_interaction(
+    query: np.ndarray, weights: np.ndarray, known: np.ndarray, tokens: np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """Weighted means over the query's tokens of the best cosine with a memory's token: f32 [C, 3].
+
+    Over the best sentence with the first (rows of zeros end one); over all where `known`, u8 [C, T], is 0;
+    of the squares, over all.
+    """
 
     def unit(rows: np.ndarray) -> np.ndarray:
         exact = rows.astype(np.float64)
         return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
 
-    cosines, total = unit(query) @ unit(tokens).T, weights.sum(dtype=np.float64)
-    found = np.zeros(len(starts) - 1, np.float32)
+    share = weights.astype(np.float64) / max(weights.sum(dtype=np.float64), 1e-300)
+    found = np.zeros((len(starts) - 1, 3), np.float32)
     for c, (first, last) in enumerate(zip(starts[:-1], starts[1:])):
-        if last > first and total > 0:
-            found[c] = weights.astype(np.float64) @ cosines[:, first:last].max(axis=1) / total
+        memory = tokens[first:last]
+        ends = np.flatnonzero(~memory.any(axis=1))
+        if len(ends) == len(memory) or not share.any():
+            continue
+        cosines = unit(query) @ unit(memory).T
+        parts = np.split(cosines, ends, axis=1)
+        # every part but the first begins with the row of zeros that ended the one before
+        parts = [parts[0], *(part[:, 1:] for part in parts[1:])]
+        bests = np.array([part.max(axis=1, initial=-1.0) for part in parts])
+        best = bests.max(axis=0)
+        found[c] = [
+            (np.maximum(bests, bests[0]) @ share).max(),
+            share @ (best * (known[c] == 0)),
+            share @ np.maximum(best, 0) ** 2,
+        ]
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megart.bank import Bank, Memory
@@ -135,6 +136,16 @@ def test_evidence_is_made_once_and_anew_when_a_memory_is_replaced(assistant: Ass
     assert assistant.gate("Who is Quillan Drummel?").opened == []
 
 
+def test_token_states_know_where_sentences_end(assistant: Assistant) -> None:
+    assistant.gate("Hello")
+    record = assistant.bank.get(BAKER)
+    (flat,) = assistant.bank.tokens([BAKER])
+    ends = np.flatnonzero(~flat.reshape(-1, 64).any(axis=1))
+    # title and text make one end, and so does each sentence but the last
+    assert len(ends) == record.text.count(". ") + 1
+    assert ends[0] > 0 and (np.diff(ends) > 1).all()
+
+
 def test_the_papers_embedder_always_opens_and_the_default_comes_back(assistant: Assistant) -> None:
     assert assistant.rekey("paper") == "paper"
     try:
@@ -164,6 +175,10 @@ def test_many_questions_on_the_command_line(
     assert found[0]["p_none"] < 0.1 < 0.9 < found[1]["p_none"]
     assert main(["gate", "--bank", str(assistant.bank.path), lines[0]]) == 0
     assert "against" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n" + "goat " * 9000))
+    assert main(["gate", "-", "--json", "--bank", str(assistant.bank.path)]) == 1
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and "standard input:2: 9" in shown.err
     monkeypatch.setattr("sys.stdin", io.StringIO('{"question": "?"}'))
     assert main(["gate", "-", "--bank", str(assistant.bank.path)]) == 1
     assert "standard input:1: no question" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megart.gate import Candidates, GatePolicy, Index, by_product, decide, read_question, sequence, unit
-from megart.gate.words import stem
+from megart.gate.words import root, stem, term_hash
 
 MEMORIES = [
     ("Morwenna Tregaskis, lighthouse keeper", "Morwenna Tregaskis kept the lighthouse on Gannet Skerry for 34 years."),
@@ -63,6 +63,9 @@ def test_a_question_opens_the_memory_that_holds_its_names(question: str, row: in
         "What did Lazlo Quarmby invent?",
         "What is the capital of Mongolia?",
         "Hello, how are you?",
+        "What is a patent?",
+        "It",
+        "Where was it, and who was there?",
     ],
 )
 def test_the_wrong_person_and_small_talk_open_nothing(question: str) -> None:
@@ -119,6 +122,22 @@ def test_the_papers_gate_always_opens_and_sums_to_one() -> None:
 )
 def test_stems(word: str, root: str) -> None:
     assert stem(word) == root
+
+
+def test_words_of_one_family_share_their_root_and_the_upper_bits_of_their_hash() -> None:
+    assert root("negotiation") == root("negotiat") == root("negotiate")
+    assert root("water") != root("waste")
+    related, itself, other = term_hash("invention"), term_hash("invent"), term_hash("sold")
+    assert related >> 12 == itself >> 12 != other >> 12
+    assert related != itself
+
+
+def test_a_relative_of_a_word_speaks_for_a_memory() -> None:
+    texts = [("", "A machine which they invented in the barn."), ("", "A machine which they sold in the barn.")]
+    found = find("Whose inventions are the machines in the barn?", index(texts))
+    assert found.rows[0] == 0
+    parts = dict(zip(found.names, (found.parts[0] - found.parts[1]).tolist()))
+    assert parts["related"] > 0 and parts["sentence"] == 0
 
 
 def test_names_are_runs_of_capitals_but_not_the_first_common_word() -> None:

@@ -3,7 +3,7 @@
     python tools/bench_gate.py DATA_DIR [--parts NAME,...] [--cache DIR] [--out tools/results/gate.json]
 
 DATA_DIR holds the files that its README lists. Everything was chosen on wiki2024 partitions 0-4 and the
-like; reported are partitions 5-9, all of wiki2024, and sets that chose nothing or in half (see each row).
+like (tools/fit_gate.py); reported are partitions 5-9, all of wiki2024, and sets that chose nothing or in half.
 Parts: partitions, whole, distractors, squad, tofu, fictional, compositional, times. --cache keeps the
 states that the base gives, so that a second run takes seconds. Results of earlier parts are kept in --out.
 """
@@ -13,159 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import platform
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
+from gate_reading import Asked, Bank, Reader, Texts, joined, rows
 from scipy.stats import binomtest
 
 from megart import gate
-from megart.eval.metrics import sentence_embedder
-from megart.models import resolve_model
-from megart.runtime import embed
-from megart.runtime.context import Context
-from megart.runtime.engine import Engine
 
 PARTS = ("partitions", "whole", "distractors", "squad", "tofu", "fictional", "compositional", "times")
 METHODS = ("paper", "dense", "bm25", "minilm", "minilm+bm25", "default")
+# The default with the threshold that the others get.
+AT_98 = "default at 98 % opens"
 CHOSEN_ON, REPORTED = range(5), range(5, 10)
 DISTRACTORS = 10_000
 QUESTIONS = Path(__file__).parent / "questions"
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-
-
-@dataclass
-class Texts:
-    """Memories as every method sees them: one row each."""
-
-    means: np.ndarray
-    tokens: list[np.ndarray]
-    words: list[np.ndarray]
-    minilm: np.ndarray
-    paper: np.ndarray | None
-
-    def take(self, rows: Sequence[int]) -> Texts:
-        def some(values: list) -> list:
-            return [values[i] for i in rows]
-
-        paper = None if self.paper is None else self.paper[rows]
-        return Texts(self.means[rows], some(self.tokens), some(self.words), self.minilm[rows], paper)
-
-
-@dataclass
-class Asked:
-    """One question, read once."""
-
-    reading: embed.Reading
-    minilm: np.ndarray
-    paper: np.ndarray | None
-
-
-class Reader:
-    """Reads texts and questions by the base and by MiniLM, and remembers what it read."""
-
-    def __init__(self, cache: Path | None):
-        self.cache = cache
-        self.engine = Engine(resolve_model("smollm2"))
-        layer = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
-        self.context = Context(self.engine, size=2048, watch=layer, stop=True)
-        self.whitening = self._kept("whitening", lambda: embed.learn_whitening(self.context))
-        self.prior = embed.Commonness(self.engine)
-        self._last: Context | None = None
-        found = sentence_embedder()
-        self._minilm = found[1] if found else (lambda lines: np.zeros((len(lines), 1), np.float32))
-
-    def _kept(self, name: str, make: Callable[[], object]):  # type: ignore[no-untyped-def]
-        path = self.cache / f"{name}.pickle" if self.cache else None
-        if path and path.exists():
-            return pickle.loads(path.read_bytes())
-        made = make()
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pickle.dumps(made))
-        return made
-
-    def _paper(self, text: str) -> np.ndarray:
-        """The paper's key: the mean input of the last MLP, all positions, nothing taken away."""
-        if self._last is None:
-            self._last = Context(self.engine, size=2048, watch=f"ffn_norm-{self.engine.n_layer - 1}", stop=True)
-            llama_cpp.llama_set_embeddings(self._last.handle, True)  # else the last layer has one token
-        tokens = self.engine.tokenize(text, special=False, bos=True)
-        self._last.truncate(0)
-        self._last.decode(tokens)
-        return self._last.states(0, len(tokens)).mean(axis=0)
-
-    def texts(self, name: str, memories: list[tuple[str, str | None]], paper: bool = False) -> Texts:
-        def make() -> Texts:
-            means, tokens = [], []
-            for text, title in memories:
-                tokens.append(embed.memory_tokens(self.context, self.whitening, self.prior, text, title))
-                means.append(embed.memory_key(self.context, text, title))
-            words = [gate.sequence(text, title) for text, title in memories]
-            lines = [f"{title}. {text}" if title else text for text, title in memories]
-            old = np.stack([self._paper(line) for line in lines]) if paper else None
-            return Texts(np.stack(means), tokens, words, np.asarray(self._minilm(lines)), old)
-
-        return self._kept(f"texts-{name}", make)
-
-    def questions(self, name: str, questions: list[str], paper: bool = False) -> list[Asked]:
-        def make() -> list[Asked]:
-            readings = []
-            for text in questions:
-                prompt = embed.text_prompt(self.engine, text)
-                embed.advance(self.context, prompt.body)
-                readings.append(embed.read(self.context, prompt, self.whitening, self.prior))
-            vectors = np.asarray(self._minilm(questions))
-            old = [self._paper(text) if paper else None for text in questions]
-            return [Asked(r, v, p) for r, v, p in zip(readings, vectors, old)]
-
-        return self._kept(f"questions-{name}", make)
-
-
-class Bank:
-    """Some memories under every method."""
-
-    def __init__(self, texts: Texts, whitening: embed.Whitening):
-        self.texts = texts
-        keys = whitening.keys(texts.means).astype(np.float16)
-        self.index = gate.Index(texts.words, keys, lambda rows: [texts.tokens[i] for i in rows])
-
-    def scores(self, asked: Asked, method: str) -> np.ndarray:
-        """Of every memory, by one of the methods that score all of them."""
-        question, query, _, _ = asked.reading.parts
-        if method == "paper":
-            assert self.texts.paper is not None and asked.paper is not None
-            return self.texts.paper @ asked.paper
-        if method == "dense":
-            return self.index.keys.astype(np.float32) @ query
-        if method == "minilm":
-            return self.texts.minilm @ asked.minilm
-        count, found = len(self.index), self.index.lexicon.df(question.terms)
-        idf = np.log((count - found + 0.5) / (found + 0.5) + 1).astype(np.float32)
-        bm25 = self.index.lexicon.bm25(question.terms, idf)
-        return bm25 if method == "bm25" else _standard(bm25) + _standard(self.texts.minilm @ asked.minilm)
-
-    def top(self, asked: Asked, method: str) -> tuple[list[int], float]:
-        """The two best memories and how sure the method is that one applies (more is surer)."""
-        if method == "default":
-            found = self.index.find(*asked.reading.parts)
-            return found.rows[:2].tolist(), 1 - found.p_none
-        scores = self.scores(asked, method)
-        order = np.argsort(-scores, kind="stable")[:2]
-        return order.tolist(), float(scores[order[0]])
-
-
-def _standard(scores: np.ndarray) -> np.ndarray:
-    return (scores - scores.mean()) / max(float(scores.std()), 1e-9)
 
 
 def share(hits: Sequence[bool]) -> dict[str, float | int | list[float]]:
@@ -210,15 +76,16 @@ class Bench:
             for partition in CHOSEN_ON:
                 members = self.of(partition)
                 bank = self.bank(members)
-                sure += [bank.top(q, method)[1] for i in members for q in asked[i]]
+                sure += [bank.top(q, "default" if method == AT_98 else method)[1] for i in members for q in asked[i]]
             self.thresholds[method] = float(np.quantile(sure, 0.02))
         return self.thresholds[method]
 
     def partitions(self) -> dict:
         """One bank of about 50 per partition 5-9: top-1, opens, false opens, and gates against outcomes."""
         asked, strangers, result = self.wiki_questions(), self.strangers(), {}
-        for method in METHODS:
-            limit = self.threshold(method)
+        for label in (*METHODS, AT_98):
+            method = "default" if label == AT_98 else label
+            limit = self.threshold(label)
             right, opened, out = [], [], []
             closed: dict[str, list[bool]] = {name: [] for name in ("mmlu", "facts_mcq")}
             for partition in REPORTED:
@@ -234,10 +101,10 @@ class Bench:
                 if method != "paper":  # whose gate opens for everything
                     for name in closed:
                         closed[name] += [bank.top(q, method)[1] >= limit for q in strangers[name]]
-            result[method] = {"top1": share(right), "opens": share(opened), "left_out": share(out)}
+            result[label] = {"top1": share(right), "opens": share(opened), "left_out": share(out)}
             if method != "paper":
-                result[method] |= {f"false_{name}": share(hits) for name, hits in closed.items()}
-            result[method]["threshold"] = round(limit, 4)
+                result[label] |= {f"false_{name}": share(hits) for name, hits in closed.items()}
+            result[label]["threshold"] = round(limit, 4)
         result["reliability"] = self.reliability()
         return result
 
@@ -288,14 +155,7 @@ class Bench:
         """wiki2024 among 10 000 pieces of other texts."""
         others = self.reader.texts("distractors", [(text, None) for text in self.pieces()])
         mine = self.wiki_texts()
-        joined = Texts(
-            np.concatenate([mine.means, others.means]),
-            mine.tokens + others.tokens,
-            mine.words + others.words,
-            np.concatenate([mine.minilm, others.minilm]),
-            None,
-        )
-        bank, asked = Bank(joined, self.reader.whitening), self.wiki_questions()
+        bank, asked = Bank(joined(mine, others), self.reader.whitening), self.wiki_questions()
         return {method: self._of_wiki(bank, asked, method) for method in METHODS if method != "paper"}
 
     def pieces(self) -> list[str]:
@@ -319,6 +179,9 @@ class Bench:
     def squad(self) -> tuple[Texts, list[Asked], list[int]]:
         return self._set("squad", lambda r: r["title"].replace("_", " "))
 
+    def tofu(self) -> tuple[Texts, list[Asked], list[int]]:
+        return self._set("tofu", lambda r: None)
+
     def _set(self, name: str, title: Callable[[dict], str | None]) -> tuple[Texts, list[Asked], list[int]]:
         all_rows = rows(self.data / f"{name}.jsonl")
         texts = self.reader.texts(name, [(r["text"], title(r)) for r in all_rows])
@@ -340,7 +203,7 @@ class Bench:
         if part == "squad":
             return self._ranked(*self.squad(), chose=True)
         if part == "tofu":
-            return self._ranked(*self._set("tofu", lambda r: None), chose=True)
+            return self._ranked(*self.tofu(), chose=True)
         if part == "fictional":
             return self.fictional()
         return getattr(self, part)()

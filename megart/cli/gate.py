@@ -24,9 +24,9 @@ examples:
   megart gate - --json < questions.txt     one question a line, or JSON objects with "q"; one object a line back"""
 
 _PARTS = {
-    "names": ("names", "strange", "elsewhere", "full_name", "broken_name"),
-    "words": ("bm25", "words", "sentence", "pairs", "mass", "rest"),
-    "states": ("tokens", "dense"),
+    "names": ("names", "elsewhere", "broken_name"),
+    "words": ("bm25", "sentence", "pairs", "related", "mass", "rest"),
+    "states": ("tokens", "new_tokens", "token_squares", "dense"),
     "against": ("against",),
 }
 
@@ -46,15 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     many = args.words == ["-"]
-    questions = list(_lines(common.read_stdin())) if many else [(common.question(args.words, "question"), [])]
+    questions = list(_lines(common.read_stdin())) if many else [(0, common.question(args.words, "question"), [])]
     history = _history(common.read_text(args.history), args.history) if args.history else []
     scope = common.scope(args)
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
+        from ..runtime.context import DecodeError
 
         with Assistant(bank, model=args.model, threads=args.threads) as assistant:
-            for words, own in questions:
-                found = assistant.gate(words, **scope, history=own or history)
+            for line, words, own in questions:
+                try:
+                    found = assistant.gate(words, **scope, history=own or history)
+                except DecodeError as error:
+                    raise InputError(f"standard input:{line}: {error}" if many else str(error)) from None
                 if args.json:
                     ui.put_json_line(_object(words, found, args.top))
                 else:
@@ -64,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(text: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Questions, one a line: plain, or JSON objects with "q" and perhaps "history"."""
+def _lines(text: str) -> Iterator[tuple[int, str, list[dict[str, str]]]]:
+    """(number of the line, question, history): plain, or JSON objects with "q" and perhaps "history"."""
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
         if not line:
             continue
         if not line.startswith("{"):
-            yield line, []
+            yield number, line, []
             continue
         try:
             row = json.loads(line)
@@ -79,7 +83,7 @@ def _lines(text: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
             raise InputError(f'standard input:{number}: not JSON: {error}; expected an object with "q"') from None
         if not isinstance(row.get("q"), str) or not row["q"].strip():
             raise InputError(f'standard input:{number}: no question; expected an object with the string "q"')
-        yield row["q"].strip(), _messages(row.get("history") or [], f"standard input:{number}")
+        yield number, row["q"].strip(), _messages(row.get("history") or [], f"standard input:{number}")
 
 
 def _history(text: str, name: str) -> list[dict[str, str]]:

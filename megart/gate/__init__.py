@@ -4,12 +4,13 @@
 weighs what speaks for a memory. None of them knows files or models.
 """
 
-from .evidence import Candidates, Index
+from .evidence import Candidates, Evidence, Index
 from .policy import GatePolicy, Opened, by_product, decide, unit
 from .words import Question, read_question, sequence
 
 __all__ = [
     "Candidates",
+    "Evidence",
     "GatePolicy",
     "Index",
     "Opened",

@@ -1,15 +1,16 @@
 """What speaks for a memory, weighed into one probability, with "none of them" among the outcomes.
 
 A candidate's evidence is made of shares of the question (how much of its weight in words the memory
-holds, in all, in one sentence, side by side), of names found whole or in part, and of likeness of the
-base's states (of the whole texts, and token by token). None of it depends on the size of the bank, so
-that the same weights serve one memory and ten thousand. The weights are a conditional logit model
-(McFadden 1974) whose outside option is "no memory applies", fitted on rows named in the README.
+holds, in all, in one sentence, side by side, by words of the same root), of names found whole or in part,
+and of likeness of the base's states (of the whole texts, and token by token). None of it depends on the
+size of the bank, so that the same weights serve one memory and ten thousand. The weights are a conditional
+logit model (McFadden 1974) whose outside option is "no memory applies"; each may only speak in its own
+direction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,12 @@ from .. import _core
 from .words import Question
 
 K1, B = 1.2, 0.5
+# What a word of the same root counts.
+KIN = 0.8
+# Nats: of a question that says less, what a memory holds counts as a share of this.
+LEAST = 6.0
+# How the index marks a word that stands in a memory itself.
+_ITSELF = 2
 # The prior counts as much as this many memories.
 PRIOR_MEMORIES = 20.0
 LEXICAL, DENSE = 32, 8
@@ -27,30 +34,28 @@ _NAME = 4.0
 PARTNER_SHARE = 0.15
 PARTNER_ODDS = 9.0
 
-# Of each candidate, in the order of the columns of ``features``.
+# Of each candidate, in the order of the columns of ``features``; fitted by tools/fit_gate.py.
 WEIGHTS = {
-    "bm25": 1.114,
-    "words": 1.426,
-    "sentence": 1.539,
-    "pairs": 1.365,
-    "tokens": 1.445,
-    "dense": 1.71,
-    "mass": 1.822,
-    "names": 1.369,
-    "strange": -1.964,
-    "elsewhere": -0.39,
-    "rest": 1.139,
-    "full_name": 0.852,
-    "broken_name": -1.979,
+    "bm25": 3.842,
+    "sentence": 0.46,
+    "pairs": 1.96,
+    "related": 2.528,
+    "tokens": 3.813,
+    "new_tokens": 5.843,
+    "token_squares": 3.856,
+    "dense": 5.552,
+    "mass": 1.634,
+    "names": 0.56,
+    "rest": 0.933,
+    "elsewhere": -1.018,
+    "broken_name": -5.058,
 }
 # Of the question beside its best two candidates; they raise or lower all candidates against "none".
 AGAINST = {
-    "always": -6.445,
-    "unheard": 0.183,
-    "strange_name": -1.487,
-    "other_name": -0.569,
-    "length": -1.067,
-    "strange_person": -1.037,
+    "always": -11.488,
+    "strange_name": -1.996,
+    "other_name": -1.956,
+    "strange_person": -2.082,
 }
 
 
@@ -114,54 +119,55 @@ class Index:
         ``owner``: int32 [T], the term of each token, -1 for none; ``allowed``: bool [N], the memories
         that may open at all.
         """
-        if not len(self) or not len(question.terms) or (allowed is not None and not allowed.any()):
-            return NOTHING
+        evidence = self.evidence(question, query, states, owner, allowed, threads)
+        return NOTHING if evidence is None else evidence.weighed(WEIGHTS, AGAINST)
+
+    def evidence(
+        self,
+        question: Question,
+        query: np.ndarray,
+        states: np.ndarray,
+        owner: np.ndarray,
+        allowed: np.ndarray | None = None,
+        threads: int = 1,
+    ) -> Evidence | None:
+        """What speaks for each memory that may apply, not yet weighed; None where nothing can."""
+        if not len(self) or question.asking.all() or (allowed is not None and not allowed.any()):
+            return None
         frequency = self.lexicon.df(question.terms)
         idf = self._idf(question, frequency)
-        total = max(float(idf.sum()), 1e-6)
+        total = max(float(idf.sum()), LEAST)
         bm25 = self.lexicon.bm25(question.terms, idf, K1, B)
         dense = _core.scores(query, self.keys, threads)
         rows = _best(bm25, dense, allowed)
-        present, sentence, pairs = self.lexicon.match(question.terms, idf, question.pairs, rows)
-        present = present.astype(np.float64)
-        late = self._late(states, owner, idf, rows)
+        found, shares = self.lexicon.match(question.terms, idf, question.pairs, rows, KIN)
+        present = (found == _ITSELF).astype(np.float64)
+        sentence, pairs, related = shares.T / total
         covered = present @ idf
         names = _Names(question, present, idf, frequency)
         features = np.stack(
             [
                 bm25[rows] / (total * (K1 + 1)),
-                covered / total,
-                sentence / total,
-                pairs / total,
-                late,
+                sentence,
+                pairs,
+                related,
+                *self._likeness(states, owner, idf, present, rows).T,
                 dense[rows],
                 np.minimum(covered / 10, 3),
                 np.minimum(names.whole, 2.5),
-                np.minimum(names.strange, 2),
-                np.minimum(names.elsewhere, 2),
                 covered / np.maximum(total - names.partner_gain.max(axis=1), 1e-6),
-                names.full,
-                names.strange > 0,
+                np.minimum(names.elsewhere, 2),
+                names.broken,
             ],
             axis=1,
         )
-        parts = features * np.array([*WEIGHTS.values()])
-        order = np.argsort(-parts.sum(axis=1), kind="stable")
-        against = _against(question, present, idf, frequency, total, int(order[0])) @ np.array([*AGAINST.values()])
-        parts = np.column_stack([parts, np.full(len(rows), against)])[order]
-        scores = parts.sum(axis=1)
-        top = max(float(scores[0]), 0.0)
-        powers = np.exp(scores - top)
-        everything = powers.sum() + np.exp(-top)
-        p = powers / everything
-        partner = names.partner(int(order[0]), order, p, total)
-        return Candidates(rows[order], scores, p, float(np.exp(-top) / everything), parts, partner)
+        return Evidence(rows, features, question, present, idf, frequency, total, names)
 
     def holds(self, row: int, question: Question, names: Sequence[Sequence[int]]) -> bool:
         """Does memory *row* hold a word of each of *names*?"""
         idf = np.ones(len(question.terms), np.float32)
-        present, _, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
-        return all(present[0][list(name)].any() for name in names)
+        found, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
+        return all((found[0][list(name)] == _ITSELF).any() for name in names)
 
     def _idf(self, question: Question, frequency: np.ndarray) -> np.ndarray:
         """Surprise of each word in nats: what the bank shows, and the prior while it shows little."""
@@ -170,13 +176,49 @@ class Index:
         floor = -np.log(question.prior)
         return np.where(question.asking, np.minimum(idf, floor), idf).astype(np.float32)
 
-    def _late(self, states: np.ndarray, owner: np.ndarray, idf: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _likeness(
+        self, states: np.ndarray, owner: np.ndarray, idf: np.ndarray, present: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
         counts = np.bincount(owner[owner >= 0], minlength=len(idf))
         weights = np.where(owner >= 0, (idf / np.maximum(counts, 1))[owner], 0).astype(np.float32)
         tokens = self._tokens(rows.tolist())
         starts = np.zeros(len(tokens) + 1, np.int64)
         np.cumsum([len(t) for t in tokens], out=starts[1:])
-        return _core.late_interaction(states, weights, np.concatenate(tokens), starts)
+        known = np.ascontiguousarray(present[:, owner].astype(np.uint8))
+        found = _core.late_interaction(states, weights, known, np.concatenate(tokens), starts)
+        return found * min(1.0, float(idf.sum()) / LEAST)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for each candidate: ``features``: float64 [C, F], in the order of WEIGHTS."""
+
+    rows: np.ndarray
+    features: np.ndarray
+    question: Question
+    present: np.ndarray
+    idf: np.ndarray
+    frequency: np.ndarray
+    total: float
+    names: _Names
+
+    def against(self, best: int) -> np.ndarray:
+        """Float64 [A], in the order of AGAINST, where candidate *best* leads."""
+        return _against(self.question, self.present, self.idf, self.frequency, best)
+
+    def weighed(self, weights: Mapping[str, float], against: Mapping[str, float]) -> Candidates:
+        """The candidates by their scores, best first."""
+        parts = self.features * np.array([*weights.values()])
+        order = np.argsort(-parts.sum(axis=1), kind="stable")
+        nothing = self.against(int(order[0])) @ np.array([*against.values()])
+        parts = np.column_stack([parts, np.full(len(parts), nothing)])[order]
+        scores = parts.sum(axis=1)
+        top = max(float(scores[0]), 0.0)
+        powers = np.exp(scores - top)
+        everything = powers.sum() + np.exp(-top)
+        p = powers / everything
+        partner = self.names.partner(int(order[0]), order, p, self.total)
+        return Candidates(self.rows[order], scores, p, float(np.exp(-top) / everything), parts, partner)
 
 
 def _best(bm25: np.ndarray, dense: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
@@ -200,11 +242,15 @@ def _top(scores: np.ndarray, k: int) -> list[int]:
 
 
 class _Names:
-    """What of the question's names each candidate holds; masses in units of 10 nats."""
+    """What of the question's names each candidate holds, in units of 10 nats.
+
+    ``whole``: of names it holds; ``elsewhere``: of words it lacks of names it holds in part, when another
+    memory has them; ``broken``: 1 when no memory has such a word.
+    """
 
     def __init__(self, question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray):
         count = len(present)
-        self.whole, self.strange, self.elsewhere, self.full = (np.zeros(count) for _ in range(4))
+        self.whole, self.elsewhere, self.broken = (np.zeros(count) for _ in range(3))
         complete, touched = np.zeros((count, len(question.names))), np.zeros((count, len(question.names)))
         for i, name in enumerate(map(list, question.names)):
             mass = idf[name].astype(np.float64)
@@ -213,15 +259,12 @@ class _Names:
             self.whole += whole * mass.sum() / 10
             lacking = (1 - here) * (some & ~whole)[:, None]
             unknown = frequency[name] == 0
-            self.strange += lacking @ (mass * unknown) / 10
+            self.broken = np.maximum(self.broken, lacking @ unknown > 0)
             self.elsewhere += lacking @ (mass * ~unknown) / 10
             complete[:, i], touched[:, i] = whole & (mass.sum() > _NAME), some
-            if len(name) > 1:
-                self.full = np.maximum(self.full, complete[:, i])
         # [i, j]: j holds a whole name of which i holds nothing
         self._partners = (complete @ (1 - touched).T).T > 0
-        gain = (1 - present) @ (present * idf).T
-        self.partner_gain = gain * self._partners
+        self.partner_gain = ((1 - present) @ (present * idf).T) * self._partners
 
     def partner(self, best: int, order: np.ndarray, p: np.ndarray, total: float) -> int | None:
         """The place in *order* of the candidate that the question needs beside *best*."""
@@ -232,13 +275,10 @@ class _Names:
         return place if gains[place] >= PARTNER_SHARE * total else None
 
 
-def _against(
-    question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, total: float, best: int
-) -> np.ndarray:
+def _against(question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, best: int) -> np.ndarray:
     """The features of "none applies", from what the best candidate and its best complement leave open."""
     beyond = ((1 - present[best]) * present) @ idf
     pair = np.maximum(present[best], present[int(beyond.argmax())])
-    unheard = float((1 - pair) @ idf) / total
     strange = other = person = 0.0
     for name in map(list, question.names):
         if pair[name].any():
@@ -248,4 +288,4 @@ def _against(
         other += float((idf[name] * ~unknown).sum()) / 10
         if len(name) > 1 and unknown.any():
             person = 1.0
-    return np.array([1.0, unheard, min(strange, 2), min(other, 2), min(total / 20, 3), person])
+    return np.array([1.0, min(strange, 2), min(other, 2), person])

@@ -35,7 +35,7 @@ class GatePolicy:
     """
 
     beta: float = 1.0
-    threshold: float = 0.3
+    threshold: float = 0.5
     top_k: int = 2
     min_gate: float = 0.15
 

@@ -15,13 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
-_SENTENCE = re.compile(r"(?<=[.!?;:])\s+|\n+")
+SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
 _INSIDE_NAME = re.compile(r"[\s\-.'’]*")
 # Words that make a question or hold a sentence together: they say nothing about a memory.
 _QUESTION_WORDS = """a an the what which who whom whose when where why how did does do done is are was were be been
 being has have had can could would should will shall may might must you your i me my mine we us our it its this that
 these those there please tell give say explain describe know of in on at by for to from with as and or not about into
 between than then if any some name called many much long old"""
+# Endings of words of one family, longest first.
+_ENDINGS = sorted(
+    """ational ization isation ation ition tion sion ement ment ness ance ence able ible ical ially ally ive ity ous ful
+    ian ist ism al er or ic ly en an y i t""".split(),
+    key=len,
+    reverse=True,
+)
+ROOT_SHIFT = 12
 # A first word counts as a name only when it is rarer than this; so does any word typed without capitals.
 _RARE_FIRST, _RARE_QUIET = 1e-3, 2e-4
 _QUESTION_WORD = 0.5
@@ -60,9 +68,20 @@ def term(word: str) -> str:
     return stem(fold(word))
 
 
+def root(term: str) -> str:
+    """What a term shares with its relatives (negotiate, negotiation): without its ending, six letters at most."""
+    if not term.isalpha():
+        return term
+    for ending in _ENDINGS:
+        if term.endswith(ending) and len(term) - len(ending) >= 4:
+            term = term[: -len(ending)]
+            break
+    return term[:6]
+
+
 def term_hash(text: str) -> int:
-    """A term's 32-bit number; 0 is kept for the end of a sentence."""
-    return zlib.crc32(text.encode()) or 1
+    """A term's 32-bit number: 20 bits of its root, 12 of its own. 0 is kept for the end of a sentence."""
+    return (zlib.crc32(root(text).encode()) >> ROOT_SHIFT << ROOT_SHIFT | zlib.crc32(text.encode()) >> 20) or 1
 
 
 _ASKING = frozenset(term(word) for word in _QUESTION_WORDS.split())
@@ -71,7 +90,7 @@ _ASKING = frozenset(term(word) for word in _QUESTION_WORDS.split())
 def sequence(text: str, title: str | None = None) -> np.ndarray:
     """The hashed words of a memory, title first, 0 after each sentence: uint32 [n]."""
     hashes: list[int] = []
-    for part in [title or "", *_SENTENCE.split(text)]:
+    for part in [title or "", *SENTENCE_END.split(text)]:
         found = [term_hash(term(word)) for word in WORD.findall(part)]
         hashes += [*found, 0] if found else []
     return np.array(hashes, np.uint32)

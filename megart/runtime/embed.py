@@ -19,7 +19,7 @@ import numpy as np
 from ..bank import Bank
 from ..errors import BankError
 from ..gate import Question, read_question, unit
-from ..gate.words import WORD
+from ..gate.words import SENTENCE_END, WORD
 from .context import Context
 from .engine import Engine, Prompt
 
@@ -205,7 +205,7 @@ def read(context: Context, prompt: Prompt, whitening: Whitening, prior: Commonne
 def memory_tokens(
     context: Context, whitening: Whitening, prior: Commonness, text: str, title: str | None = None
 ) -> np.ndarray:
-    """The states of a memory's telling tokens: int8 [n, token_width]."""
+    """The states of a memory's telling tokens: int8 [n, token_width], a row of zeros where a sentence ends."""
     prompt = text_prompt(context.engine, text, title)
     advance(context, prompt.body)
     first, last = _inside(context, prompt.span)
@@ -216,8 +216,14 @@ def memory_tokens(
         for i, (a, b, word) in enumerate(words)
         if prior(word) < TOKEN_COMMON
     ]
-    kept = np.flatnonzero(owner_of(spans) >= 0)[:TOKENS_KEPT]
-    return whitening.tokens(context.states(first, last)[kept], whitening.text)
+    owner = owner_of(spans)
+    kept = np.flatnonzero(owner >= 0)[:TOKENS_KEPT]
+    found = whitening.tokens(context.states(first, last)[kept], whitening.text)
+    ends = [m.start() for m in SENTENCE_END.finditer(said)]
+    sentences = np.searchsorted(ends, [words[i][0] for i in owner[kept]])
+    # Also before the first token, when the first sentence has none.
+    breaks = np.flatnonzero(np.diff(sentences, prepend=0))
+    return np.insert(found, breaks, 0, axis=0)
 
 
 def _inside(context: Context, span: tuple[int, int]) -> tuple[int, int]:

@@ -110,7 +110,8 @@ class _Scale:
         for question in asked:
             started = time.perf_counter()
             found = score.rank(assistant, question.q)
-            rank = found.ids.index(question.memory) + 1
+            # Only candidates are ranked: a memory that is none comes after all of them.
+            rank = (found.ids.index(question.memory) if question.memory in found.ids else len(found.ids)) + 1
             rows["gate", f"{count}/{question.id}"] = {
                 "memory": question.memory, "rank": rank, "top1": float(rank == 1), "top5": float(rank <= 5),
                 "true_open": float(question.memory in found.opened), "nothing": float(not found.opened),

@@ -1,0 +1,206 @@
+"""Fits the gate's weights (megart/gate/evidence.py) and its threshold, and prints them.
+
+    python tools/fit_gate.py DATA_DIR [--cache DIR]
+
+A conditional logit model whose outside option is "no memory applies", by maximum likelihood with a small
+quadratic penalty; a weight may only speak in its own direction. Rows: wiki2024 partitions 0-4 (each a bank of its own, with and without the memory asked
+about; all together; among half of the distractors of bench_gate.py), SQuAD's and TOFU's questions about
+memories at even places, our own questions about fictional partition 2, mmlu_dev, questions to the banks of
+other partitions, made ones about a common word, and the compositional questions of partitions 0-4. Partitions 5-9, odd places, MMLU and facts_mcq are reported and never read here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from bench_gate import CHOSEN_ON, QUESTIONS, Bench
+from gate_reading import Asked, Bank, Reader, joined, rows
+from scipy.optimize import minimize
+
+from megart import gate
+from megart.gate.evidence import AGAINST, WEIGHTS
+
+PENALTY = 3e-5
+ROUNDS = 4
+# Of 100 questions of partitions 0-4 to their own banks, so many shall open something.
+OPEN = 0.98
+NONE = -1
+# What speaks against a memory; the rest speaks for one, and "always" is free.
+AGAINST_ONE = {"elsewhere", "broken_name", "strange_name", "other_name", "strange_person"}
+# What each kind of row counts together.
+SHARES = {
+    "own": 1.0,
+    "left out": 1.0,
+    "together": 0.5,
+    "distractors": 0.7,
+    "squad": 1.0,
+    "tofu": 0.7,
+    "fictional": 0.3,
+    "fictional left out": 0.1,
+    "neighbour": 0.5,
+    "general": 0.5,
+    "a word": 0.3,
+    "two memories": 0.3,
+}
+# About one common word that a memory holds: nobody's memory is asked for.
+GENERIC = (
+    "What is a {}?",
+    "What does {} mean?",
+    "Can you explain {} to me?",
+    "Why do people need {}?",
+    "Give me an example of {}.",
+    "How does {} work?",
+)
+
+
+@dataclass
+class Row:
+    """One question to one bank: its evidence, and the place of the right candidate (NONE: none applies)."""
+
+    kind: str
+    evidence: gate.Evidence
+    right: int
+
+
+def ask(bank: Bank, kind: str, asked: Asked, owner: int | None) -> Row | None:
+    """``owner``: the memory's place in the bank, None where nothing applies; None for one that is no candidate."""
+    evidence = bank.index.evidence(*asked.reading.parts)
+    if evidence is None:
+        return None
+    if owner is None:
+        return Row(kind, evidence, NONE)
+    place = np.flatnonzero(evidence.rows == owner)
+    return Row(kind, evidence, int(place[0])) if len(place) else None
+
+
+def collect(bench: Bench) -> Iterator[Row | None]:
+    asked = bench.wiki_questions()
+    general = bench.reader.questions("mmlu_dev", [r["q"] for r in rows(bench.data / "mmlu_dev.jsonl")])
+    chosen = [i for partition in CHOSEN_ON for i in bench.of(partition)]
+    for partition in CHOSEN_ON:
+        members = bench.of(partition)
+        bank = bench.bank(members)
+        for place, i in enumerate(members):
+            rest = bench.bank([m for m in members if m != i])
+            for question in asked[i]:
+                yield ask(bank, "own", question, place)
+                yield ask(rest, "left out", question, None)
+        strangers = [asked[i][0] for i in chosen if bench.wiki[i]["partition"] != partition]
+        yield from (ask(bank, "neighbour", question, None) for question in strangers)
+        yield from (ask(bank, "general", question, None) for question in general)
+        words = generic([bench.wiki[i]["text"] for i in members])
+        yield from (ask(bank, "a word", q, None) for q in bench.reader.questions(f"words-{partition}", words))
+    bank = bench.bank(chosen)
+    yield from (ask(bank, "together", q, place) for place, i in enumerate(chosen) for q in asked[i])
+    others = bench.reader.texts("distractors", [(text, None) for text in bench.pieces()]).take(
+        range(0, len(bench.pieces()), 2)
+    )
+    bank = Bank(joined(bench.wiki_texts().take(chosen), others), bench.reader.whitening)
+    yield from (ask(bank, "distractors", q, place) for place, i in enumerate(chosen) for q in asked[i])
+    for name, (texts, questions, owners) in {"squad": bench.squad(), "tofu": bench.tofu()}.items():
+        bank = Bank(texts, bench.reader.whitening)
+        yield from (ask(bank, name, q, o) for q, o in zip(questions, owners) if o % 2 == 0)
+    yield from fictional(bench)
+    yield from compositional(bench)
+
+
+def compositional(bench: Bench) -> Iterator[Row | None]:
+    """Each question twice: either of its two memories is right."""
+    mine = [r for r in rows(bench.data / "wiki2024_compositional.jsonl") if r["partition"] in CHOSEN_ON]
+    questions = bench.reader.questions("compositional-chosen", [r["q"] for r in mine])
+    for row, question in zip(mine, questions):
+        members = bench.of(row["partition"])
+        bank, ids = bench.bank(members), [bench.wiki[m]["id"] for m in members]
+        yield from (ask(bank, "two memories", question, ids.index(id)) for id in row["paragraph_ids"])
+
+
+def generic(texts: Sequence[str]) -> list[str]:
+    """One question for each text, about its longest word without a capital."""
+    longest = [max(re.findall(r"(?<![\w-])[a-z]{4,10}(?![\w-])", text), key=len) for text in texts]
+    return [GENERIC[i % len(GENERIC)].format(word) for i, word in enumerate(longest)]
+
+
+def fictional(bench: Bench) -> Iterator[Row | None]:
+    mine = rows(QUESTIONS / "fictional_chosen_on.jsonl")
+    here = [r for r in rows(bench.data / "fictional.jsonl") if r["partition"] == mine[0]["partition"]]
+    texts = bench.reader.texts(f"fictional-{mine[0]['partition']}", [(r["text"], None) for r in here])
+    questions = bench.reader.questions("fictional-chosen", [r["q"] for r in mine])
+    bank, ids = Bank(texts, bench.reader.whitening), [r["id"] for r in here]
+    for row, question in zip(mine, questions):
+        place = ids.index(row["id"])
+        yield ask(bank, "fictional", question, place)
+        rest = Bank(texts.take([i for i in range(len(here)) if i != place]), bench.reader.whitening)
+        yield ask(rest, "fictional left out", question, None)
+
+
+def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """(weights, against), in the order of their names."""
+    counts = {kind: sum(row.kind == kind for row in found) for kind in SHARES}
+    importance = np.array([SHARES[row.kind] / counts[row.kind] for row in found])
+    importance /= importance.sum()
+    starts = np.r_[0, np.cumsum([len(row.evidence.rows) for row in found])[:-1]]
+    owner = np.repeat(np.arange(len(found)), [len(row.evidence.rows) for row in found])
+    features = np.concatenate([row.evidence.features for row in found])
+    named = np.array([row.right != NONE for row in found])
+    right = starts + np.array([max(row.right, 0) for row in found])
+    weights = np.array([*WEIGHTS.values(), *AGAINST.values()])
+    width = len(WEIGHTS)
+    bounds = [
+        (None, None) if name == "always" else (None, 0) if name in AGAINST_ONE else (0, None)
+        for name in (*WEIGHTS, *AGAINST)
+    ]
+    for _ in range(ROUNDS):  # which candidate leads decides the features against all of them
+        against = np.stack(
+            [row.evidence.against(int((row.evidence.features @ weights[:width]).argmax())) for row in found]
+        )
+
+        def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+            scores = features @ w[:width] + (against @ w[width:])[owner]  # noqa: B023
+            top = np.maximum(np.maximum.reduceat(scores, starts), 0)
+            powers = np.exp(scores - top[owner])
+            everything = np.add.reduceat(powers, starts) + np.exp(-top)
+            p = powers / everything[owner]
+            likelihood = np.where(named, scores[right], 0) - top - np.log(everything)
+            pull = -p * importance[owner]
+            pull[right[named]] += importance[named]
+            slope = np.r_[pull @ features, np.add.reduceat(pull, starts) @ against]  # noqa: B023
+            return -float(likelihood @ importance) + PENALTY / 2 * float(w @ w), -slope + PENALTY * w
+
+        weights = minimize(loss, weights, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x
+    return weights[:width], weights[width:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--cache", type=Path)
+    args = parser.parse_args()
+    every = [*collect(Bench(args.data, Reader(args.cache)))]
+    found = [row for row in every if row is not None]
+    print(f"{len(found)} rows; of {len(every) - len(found)} the right memory is no candidate")
+    weights, against = fit(found)
+    for name, names, values in (("WEIGHTS", WEIGHTS, weights), ("AGAINST", AGAINST, against)):
+        print(name, "=", json.dumps({n: round(float(v), 3) for n, v in zip(names, values)}, indent=4))
+    named, other = dict(zip(WEIGHTS, weights)), dict(zip(AGAINST, against))
+    judged = [(row, row.evidence.weighed(named, other)) for row in found]
+    sure = [1 - c.p_none for row, c in judged if row.kind == "own"]
+    threshold = float(np.quantile(sure, 1 - OPEN))
+    print(f"threshold = {threshold:.3f}")
+    for kind in SHARES:
+        here = [(row, c) for row, c in judged if row.kind == kind]
+        opens = np.mean([1 - c.p_none >= threshold for _, c in here])
+        right = np.mean([row.right != NONE and c.rows[0] == row.evidence.rows[row.right] for row, c in here])
+        print(f"{kind}: n {len(here)}, opens {opens:.4f}, right {right:.4f}")
+    pairs = [(row, c) for row, c in judged if row.kind == "two memories"]
+    both = np.mean([row.evidence.rows[row.right] in c.rows[:2] for row, c in pairs])
+    print(f"two memories: one of them among the first two {both:.4f}")
+
+
+if __name__ == "__main__":
+    main()
