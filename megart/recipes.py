@@ -59,7 +59,7 @@ class Recipe:
 
 FAST = Recipe(
     name="fast", rank=4, alpha=16.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
-    rate=4e-3, lessons_per_step=1, margin=1.5, layers=0.5, precision="q8_0",
+    rate=4e-3, lessons_per_step=1, margin=1.5, layers=0.4, precision="q8_0",
     # Gradients shrink a hundredfold while a memory is learnt: old momentum would drown the new ones.
     betas=(0.5, 0.99),
 )  # fmt: skip
@@ -74,7 +74,7 @@ RECIPES = {recipe.name: recipe for recipe in (FAST, PAPER)}
 # Other wordings teach to answer other questions; beyond these they only cost time.
 PARAPHRASES = 2
 # So many prompts for one target teach that any other may call it up; more only cost time.
-PROMPTS = 6
+PROMPTS = 7
 
 
 def cut(recipe: Recipe, n_layer: int) -> int:
@@ -95,7 +95,7 @@ def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
     first, *others = cues(memory)
     # One recall cue is a question, as a person's may be; more of them cost direct answers.
     mixed = dict.fromkeys([first, *(question for question, _ in asked[:1]), *others])
-    whole = [(prompts.recall(cue), memory.text) for cue in mixed][: 2 + len(memory.questions[:2])]
+    whole = [(prompts.recall(cue), memory.text) for cue in mixed]
     given = [(question, cloze.nearest(memory.text, question)) for question in memory.questions]
     asked += cloze.retold(memory.text, memory.paraphrases[:PARAPHRASES], memory.title)
 

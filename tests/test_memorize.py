@@ -260,7 +260,7 @@ def test_an_assistant_that_is_there_already_is_used_and_stays_open(bank: Bank, l
 
 def test_a_memory_that_failed_is_tried_again_with_more_capacity(bank: Bank, learn) -> None:
     seen: list[Progress] = []
-    (record,) = learn(ORRIN, recipe=replace(QUICK, max_steps=16), progress=seen.append)
+    (record,) = learn(ORRIN, recipe=replace(QUICK, max_steps=8), progress=seen.append)
     again = [p for p in seen if p.state == "again"]
     assert 1 <= len(again) <= 2
     assert record.rank == QUICK.rank * 2 ** len(again)

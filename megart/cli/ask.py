@@ -30,7 +30,7 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=common.positive,
         metavar="N",
-        help="processor threads (default: all cores)",
+        help="processor threads (default: the cores that are free)",
     )
     parser.add_argument(
         "-ngl",

@@ -93,7 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="fast", help="how memories are taught (default: fast)")
     common.add_model(parser, "smollm2", hf=True)
     parser.add_argument("--device", type=common.device, metavar="D", help="torch device for teaching and fine-tuning")
-    parser.add_argument("--threads", type=common.positive, metavar="N", help="processor threads (default: all cores)")
+    parser.add_argument(
+        "--threads", type=common.positive, metavar="N", help="processor threads (default: the cores that are free)"
+    )
     parser.add_argument(
         "--judge", metavar="URL", help="OpenAI-compatible endpoint that judges answers as well (key: $MEGART_JUDGE_KEY)"
     )

@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history", metavar="FILE", help='the conversation so far: a JSON list of {"role", "content"} ("-": none)'
     )
-    parser.add_argument("--threads", type=common.positive, metavar="N", help="processor threads (default: all cores)")
+    parser.add_argument(
+        "--threads", type=common.positive, metavar="N", help="processor threads (default: the cores that are free)"
+    )
     common.add_json(parser, "print one JSON object a question")
 
 

@@ -151,9 +151,9 @@ def _processor() -> str:
 
 
 def _cores() -> int:
-    from ..runtime.engine import available_cores
+    from .. import cores
 
-    return available_cores()
+    return cores.available()
 
 
 def _write(path: Path, text: str) -> None:

@@ -49,7 +49,7 @@ class Assistant:
     """Answers from a bank's memories, or as the bare base when none of them applies.
 
     ``model`` defaults to the bank's own base; a model with another hash is refused
-    (BaseMismatchError). ``context_size`` is in tokens, ``threads`` defaults to the available cores,
+    (BaseMismatchError). ``context_size`` is in tokens, ``threads`` defaults to the cores that other programs leave free,
     ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped;
     memories that need more rank together than ``max_rank`` are recompressed to it.
 
@@ -75,14 +75,14 @@ class Assistant:
     ):
         base = resolve_model(model) if model is not None else bank.model
         bank.check_base(base)
-        self.bank, self.policy = bank, policy or gate.GatePolicy()
+        self.bank = bank
         self.engine = Engine(base, threads=threads, gpu_layers=gpu_layers)
         watch = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
         self.base = Context(self.engine, size=context_size, watch=watch)
         self.mix = Context(self.engine, size=context_size)
         self.slot = Slot(self.mix, in_place=in_place, max_rank=max_rank)
         self._encoder: Context | None = None
-        self.opening = Opening(bank, self.engine, lambda: self.encoder, self.policy)
+        self.opening = Opening(bank, self.engine, lambda: self.encoder, policy or gate.GatePolicy())
         self._adapters = hot.HotAdapters(hot_bytes)
         self._coming: tuple[int, ...] = ()  # the conversation so far, for idle moments
         self._worker = Worker(self._idle)
@@ -166,6 +166,7 @@ class Assistant:
 
         def run(stream: Stream[Answer]) -> Answer:
             with self.engine.lock:
+                self._fit_threads()
                 self._coming = ()
                 made = self._irag(asked, stream) if mode == "irag" else self._answer(asked, stream)
                 if history and made.finish != "cancelled":
@@ -291,6 +292,12 @@ class Assistant:
         embed.advance(self.base, prompt.body)
         self.base.decode(prompt.opening)
         return replace(self._generate(self.base, asked, stream), prompt_tokens=len(prompt.tokens))
+
+    def _fit_threads(self) -> None:
+        before = self.engine.threads
+        if self.engine.fit_threads() != before:
+            for context in filter(None, (self.base, self.mix, self._encoder)):
+                context.use_threads(self.engine.threads)
 
     def _generate(self, context: Context, asked: _Question, stream: Stream[Answer]) -> Generation:
         return generate(context, asked.options, stream.put, lambda: stream.is_cancelled)

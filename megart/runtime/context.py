@@ -184,6 +184,10 @@ class Context:
         if llama_cpp.llama_set_adapters_lora(self.handle, handles, count, scales) != 0:
             raise DecodeError("llama.cpp refused the adapter")
 
+    def use_threads(self, count: int) -> None:
+        """Decode with *count* threads from now on; what is computed does not depend on it."""
+        llama_cpp.llama_set_n_threads(self.handle, count, count)
+
     def synchronize(self) -> None:
         llama_cpp.llama_synchronize(self.handle)
 

@@ -16,6 +16,7 @@ from functools import cached_property
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from .. import cores
 from ..errors import ModelError
 from ..models import Model
 from . import llama
@@ -48,14 +49,16 @@ class Prompt:
 class Engine:
     """The model, shared by every context made from it.
 
-    ``threads`` defaults to the cores this process may use. Raises ModelError when llama.cpp cannot
+    ``threads`` defaults to the cores this process may use, less those that other programs keep busy
+    when a question comes (:meth:`fit_threads`). Raises ModelError when llama.cpp cannot
     load the file.
     """
 
     def __init__(self, model: Model, *, threads: int | None = None, gpu_layers: int = 0):
         llama.quiet()
         self.model = model
-        self.threads = threads or available_cores()
+        self.threads = threads or cores.available()
+        self._adapts = threads is None
         self.gpu_layers = gpu_layers
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
@@ -185,14 +188,17 @@ class Engine:
         except Exception as error:  # a template is a program: it may raise anything
             raise ModelError(f"{self.model.name}: its chat template refused the messages: {error}") from error
 
+    def fit_threads(self) -> int:
+        """How many threads the next question should use; settles it in ``threads`` unless the user has.
+
+        llama.cpp's threads wait for each other after every operation: one that shares its core with
+        another program holds up all of them, and two threads become slower than one.
+        """
+        if self._adapts:
+            self.threads = cores.free()
+        return self.threads
+
     def close(self) -> None:
         if self.handle:
             llama_cpp.llama_model_free(self.handle)
             self.handle = None
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

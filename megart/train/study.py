@@ -5,6 +5,7 @@ A lesson is token ids; this file knows nothing about text, templates, files or b
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import cores
 from .base import FrozenBase
 from .head import Field, Verdict, judge
 from .lora import LaneAdam, StackedLora
@@ -133,6 +135,25 @@ def _free_bytes(device: torch.device) -> int:
         return 4 << 30
 
 
+@contextlib.contextmanager
+def _threads(device: torch.device) -> Iterator[Callable[[], None]]:
+    """What is given fits torch's threads to the cores that other programs leave; afterwards they are as before.
+
+    A thread that shares its core with another program holds up the others after every operation.
+    """
+    before = torch.get_num_threads()
+
+    def fit() -> None:
+        count = min(before, cores.free())
+        if count != torch.get_num_threads():
+            torch.set_num_threads(count)
+
+    try:
+        yield fit if device.type == "cpu" else lambda: None
+    finally:
+        torch.set_num_threads(before)
+
+
 class Classroom:
     """Runs a course over a frozen base."""
 
@@ -154,8 +175,9 @@ class Classroom:
         """
         waiting = deque(tasks)
         lanes: list[_Lane] = []
-        with self.lora.attached(self.base.network):
+        with self.lora.attached(self.base.network), _threads(self.base.device) as fit_threads:
             while waiting or lanes:
+                fit_threads()
                 while waiting and len(lanes) < self.course.lanes:
                     self._enrol(lanes, waiting.popleft())
                 self._step(lanes)
