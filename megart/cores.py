@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
-_STAT = "/proc/stat"
-# Seconds between looks: our own OpenMP threads stop spinning within that time (see openmp.py).
+_STAT, _OWN = "/proc/stat", "/proc/self/task"
 _PAUSE = 0.0005
 _LOOKS = 2
 
@@ -30,7 +30,7 @@ def free() -> int:
     others = most
     for _ in range(_LOOKS):
         time.sleep(_PAUSE)
-        others = min(others, _running() - 1)  # without this thread
+        others = min(others, _running() - _own())
         if others <= 0:
             return most
     # Programs may as well run on cores that are not ours.
@@ -38,7 +38,7 @@ def free() -> int:
 
 
 def _running() -> int:
-    """Threads that run or wait for a core now, this one included."""
+    """Threads that run or wait for a core now, of all programs."""
     try:
         with open(_STAT, "rb") as file:
             for line in file:
@@ -46,4 +46,15 @@ def _running() -> int:
                     return int(line.split()[1])
     except (OSError, ValueError, IndexError):
         pass
-    return 1
+    return 0
+
+
+def _own() -> int:
+    """Those of them that are ours: OpenMP's threads spin for a while after their work."""
+    count = 0
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(_OWN):
+            with contextlib.suppress(OSError), open(f"{_OWN}/{thread}/stat", "rb") as file:
+                # The name stands in parentheses and may hold anything; the state follows it.
+                count += file.read().rpartition(b")")[2].split()[:1] == [b"R"]
+    return count

@@ -11,8 +11,12 @@ from megart import cores
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """``machine(running, cores=4, mine=4)``: so many threads run, ours included."""
-    stat = tmp_path / "stat"
+    """``machine(running, cores=4, mine=4)``: so many threads run, two of them ours."""
+    stat, threads = tmp_path / "stat", tmp_path / "task"
+    for number, state in enumerate("RSR"):
+        (threads / str(number)).mkdir(parents=True)
+        (threads / str(number) / "stat").write_text(f"{number} (a) b) R) {state} 1 1")
+    monkeypatch.setattr(cores, "_OWN", str(threads))
     monkeypatch.setattr(cores, "_STAT", str(stat))
 
     def make(*running: int, count: int = 4, mine: int = 4) -> None:
@@ -29,24 +33,24 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no
 
 
 def test_every_core_that_nobody_uses(machine) -> None:
-    machine(1)
+    machine(2)
     assert cores.free() == 4
 
 
 def test_busy_programs_are_left_their_cores(machine) -> None:
-    machine(3, 3)
+    machine(4, 4)
     assert cores.free() == 2
     machine(9, 9)
     assert cores.free() == 1
 
 
 def test_a_program_that_runs_for_a_moment_does_not_count(machine) -> None:
-    machine(3, 1)
+    machine(4, 2)
     assert cores.free() == 4
 
 
 def test_others_may_run_on_cores_that_are_not_ours(machine) -> None:
-    machine(5, 5, count=16, mine=4)
+    machine(6, 6, count=16, mine=4)
     assert cores.free() == 4
 
 

@@ -17,6 +17,8 @@ from transformers import DynamicCache
 
 from .base import FrozenBase
 
+# Lessons at least this long, relative to the longest of a pass, go with it.
+_LIKE = 0.9
 Keys = list[tuple[Tensor, Tensor]]  # per layer: keys and values [heads, length, head_dim]
 
 
@@ -49,16 +51,34 @@ class UpperLayers:
 
     @torch.no_grad()
     def prepare(self, lessons: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Prepared]:
-        """Each (prompt, learning positions) pair of token ids, all in one pass.
+        """Each (prompt, learning positions) pair of token ids, those of like length in one pass.
 
         Tokens that every prompt starts with (the chat template's) are encoded once and kept. Call it
         with the adapters at rest.
         """
         prefix = _common([prompt for prompt, _ in lessons])
+        made: list[Prepared | None] = [None] * len(lessons)
+        for group in self._alike([len(prompt) + len(learn) - len(prefix) for prompt, learn in lessons]):
+            for i, prepared in zip(group, self._prepare([lessons[i] for i in group], prefix), strict=True):
+                made[i] = prepared
+        return [prepared for prepared in made if prepared is not None]
+
+    def _alike(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Places in *lengths*, grouped so that little is padded; a GPU takes all at once."""
+        groups: list[list[int]] = []
+        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            if groups and (self.base.device.type != "cpu" or lengths[i] >= _LIKE * lengths[groups[-1][0]]):
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        return groups
+
+    def _prepare(
+        self, lessons: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: tuple[int, ...]
+    ) -> list[Prepared]:
         start = len(prefix)
-        before = self._prefix(prefix)
         rows = [list(prompt[start:]) + list(learn) for prompt, learn in lessons]
-        hidden, cache = self._below(rows, before)
+        hidden, cache = self._below(rows, self._prefix(prefix))
         heads = [len(prompt) - start for prompt, _ in lessons]
         if max(heads):
             self._over(hidden[:, : max(heads)], cache, start)
