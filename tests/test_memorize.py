@@ -29,7 +29,7 @@ from megart.train import export  # noqa: E402
 
 # A random model knows nothing: it learns longer, and only the text itself.
 # Tiny models have few layers and learn best with all of them.
-QUICK = replace(FAST, alpha=4.0, rate=1e-2, max_steps=150, lessons_per_step=2, layers=1.0)
+QUICK = replace(FAST, alpha=4.0, rate=1e-2, max_steps=150, lessons_per_step=2, layers=1.0, betas=(0.9, 0.95))
 ONE_STEP = replace(FAST, max_steps=1)
 ORRIN = Memory("Orrin keeps three grey cats.", id="orrin")
 VESS = Memory("The mill of Vess burnt in 1871.", id="vess")
@@ -260,7 +260,7 @@ def test_an_assistant_that_is_there_already_is_used_and_stays_open(bank: Bank, l
 
 def test_a_memory_that_failed_is_tried_again_with_more_capacity(bank: Bank, learn) -> None:
     seen: list[Progress] = []
-    (record,) = learn(ORRIN, recipe=replace(QUICK, max_steps=8), progress=seen.append)
+    (record,) = learn(ORRIN, recipe=replace(QUICK, max_steps=12), progress=seen.append)
     again = [p for p in seen if p.state == "again"]
     assert 1 <= len(again) <= 2
     assert record.rank == QUICK.rank * 2 ** len(again)
