@@ -188,8 +188,7 @@ class Assistant:
         """How surely :meth:`try_recall` would give *text*: the smallest lead of its tokens, in logits.
 
         All tokens are read in one pass, each after the right ones before it: where every lead is well
-        above the rounding between one pass and token by token (0.1 on a quantised base), greedy decoding
-        cannot leave the text.
+        above the rounding between one pass and token by token, greedy decoding cannot leave the text.
         """
         with self.engine.lock:
             rendered = self._prompt(prompt or prompts.recall(cue), None)

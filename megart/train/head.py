@@ -2,7 +2,7 @@
 
 A vocabulary of 49 152 makes the head a third of a small model. Autograd would keep the logits, their
 float32 copy and the softmax; here each block of rows is finished while it is in the cache. And of the
-vocabulary only a few thousand tokens ever come near a memory's targets: see :class:`Field`.
+vocabulary only some tokens ever come near a memory's targets: see :class:`Field`.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Field:
     """The part of the vocabulary that one memory's study looks at: its targets and their rivals.
 
     The rivals are the tokens that the bare base puts first at each target, and later whatever an
-    examination by the whole head finds ahead. Training under it costs a tenth of the whole head; that a
-    memory is learnt is only ever said by the whole head.
+    examination by the whole head finds ahead. That a memory is learnt is only ever said by the
+    whole head.
     """
 
     RIVALS = 64  # of each target token
