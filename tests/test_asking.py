@@ -13,12 +13,15 @@ from megart.adapter import write_adapter
 from megart.bank import Memory
 from megart.errors import InputError
 from megart.gate import GatePolicy
+from megart.prompts import recall
+from megart.recipes import check_cue
 from megart.runtime import hot
-from megart.runtime.assistant import Assistant
+from megart.runtime.assistant import ANSWER_TOKENS, Assistant
 from megart.runtime.context import Context
 from megart.runtime.opening import Scope
 from megart.runtime.score import score, turn
 
+CATS = "Who keeps cats?"
 BOTH = GatePolicy(beta=0.0, threshold=-1.0, top_k=2, min_gate=0.0)
 
 
@@ -83,8 +86,8 @@ def test_an_activated_memory_is_served_by_one_prefill(ready, monkeypatch) -> Non
 # -- memories of different kinds -------------------------------------------------------------------
 
 
-def test_kinds_that_open_together_are_told_apart_and_the_best_ones_answers(ready) -> None:
-    assistant = ready(policy=BOTH)
+def test_kinds_that_open_together_cannot_be_mixed_and_the_best_ones_answers(ready) -> None:
+    assistant = ready(policy=BOTH, combine="mix")
     change_kind(assistant, SECOND, activated=False)
     for memory, other in ((FIRST, SECOND), (SECOND, FIRST)):
         alone = assistant.ask(memory.text, max_tokens=6, scope=Scope(only=(memory.id or "",)))
@@ -95,6 +98,10 @@ def test_kinds_that_open_together_are_told_apart_and_the_best_ones_answers(ready
         assert [(m.id, m.gate) for m in answer.left_out] == [(other.id, 0.5)]
         assert answer.memories[0].gate == 1.0 and answer.tokens == alone.tokens
         assert answer.to_dict()["left_out"] == [{"id": other.id, "title": other.id, "gate": 0.5}]
+        turns = ready(policy=BOTH)
+        change_kind(turns, SECOND, activated=False)
+        both = turns.ask(memory.text, max_tokens=12)  # one after the other they need no mix
+        assert len(both.memories) == 2 and both.left_out == [] and both.tokens[:6] == alone.tokens
         break
     else:
         pytest.fail("neither question opened its own memory")
@@ -111,6 +118,75 @@ def test_kinds_opened_by_hand_together_are_refused(ready) -> None:
     assert assistant.ask("Who?", max_tokens=2, scope=Scope(gates={"vess": 1.0})).memories[0].id == "vess"
 
 
+# -- several memories, one after the other -----------------------------------------------------------
+
+
+def test_memories_that_open_together_answer_in_turn_each_as_if_alone(ready) -> None:
+    heard: list[str] = []
+    answer = ready(policy=BOTH).ask(CATS, max_tokens=12, on_text=heard.append)
+    alone = ready(policy=BOTH)
+    order = [memory.id for memory in answer.memories]
+    said = [alone.ask(CATS, max_tokens=12, scope=Scope(gates={id: 1.0})) for id in order]
+    assert sorted(order) == ["orrin", "vess"] and [m.gate for m in answer.memories] == [0.5, 0.5]
+    assert said[0].finish == "length" and answer.tokens == said[0].tokens  # the limit is of both together
+    assert answer.finish == "length"
+    whole = ready(policy=BOTH).ask(CATS, on_text=heard.clear and heard.append)
+    assert len(whole.tokens) <= 2 * ANSWER_TOKENS
+    first, second = (alone.ask(CATS, scope=Scope(gates={id: 1.0})) for id in order)
+    assert whole.text == f"{first.text}\n{second.text}" and whole.tokens == first.tokens + second.tokens
+    assert "".join(heard).endswith(whole.text)
+
+
+def test_a_mix_is_made_of_gates_by_hand_and_where_it_is_asked_for(ready) -> None:
+    both = Scope(gates={"orrin": 0.5, "vess": 0.5})
+    mixed = ready(policy=BOTH, combine="mix").ask(CATS, max_tokens=8)
+    by_hand = ready(policy=BOTH).ask(CATS, max_tokens=8, scope=both)
+    in_turn = ready(policy=BOTH).ask(CATS, max_tokens=8)
+    assert mixed.tokens == by_hand.tokens != in_turn.tokens
+    grammar = ready(policy=BOTH).ask(CATS, grammar='root ::= "yes" | "no"')
+    assert grammar.text in ("yes", "no") and len(grammar.memories) == 2
+    with pytest.raises(InputError, match=r"got combine 'sum'; expected one of turns, mix"):
+        ready(combine="sum")
+
+
+def test_a_stop_text_ends_the_turns_too(ready) -> None:
+    assistant = ready(policy=BOTH)
+    whole = assistant.ask(CATS, max_tokens=200)
+    first = whole.text.split("\n")[0]
+    for stop in ("\n", first[2:6]):
+        heard: list[str] = []
+        answer = assistant.ask(CATS, max_tokens=200, stop=stop, on_text=heard.append)
+        assert answer.text == whole.text.split(stop)[0] == "".join(heard) and answer.finish == "stop"
+
+
+def test_a_turn_that_is_cancelled_is_the_last(ready) -> None:
+    with ready(policy=BOTH).stream(CATS) as stream:
+        next(iter(stream))
+    assert stream.answer.finish == "cancelled" and len(stream.answer.tokens) < ANSWER_TOKENS
+    assert ready(policy=BOTH).ask(CATS).text.startswith(stream.answer.text)  # and no other turn was begun
+    assert not stream.answer.text.endswith("\n")
+
+
+def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(ready, monkeypatch) -> None:
+    assistant = ready(policy=ANYTHING)
+    counts = decoded(assistant, monkeypatch)
+    assistant.recall(FIRST.text, max_tokens=1)
+    cued = assistant.responder.prompt(recall(check_cue(FIRST)))
+    assert counts["encoder"] > 0 and counts["base"] == len(cued.body)  # the user's words take a shallow pass only
+    cue = check_cue(FIRST)
+    meant = assistant.try_recall(assistant.responder.adapter(assistant.bank.get("orrin")), cue, activated=True)
+    answers = [assistant.recall(words) for words in (FIRST.text, "Who keeps Orrin's grey cats?")]
+    assert [a.text for a in answers] == [meant, meant] and all(a.memories[0].id == "orrin" for a in answers)
+    imported = ready(policy=ANYTHING)
+    record = imported.bank.get("orrin")
+    imported.bank.add(
+        record.memory, key=imported.key(FIRST.text), adapter=imported.bank.adapter_path("orrin").read_bytes(),
+        recipe="imported", activated=True, rank=8, training={}, replace=True,
+    )  # fmt: skip
+    own = imported.try_recall(imported.responder.adapter(imported.bank.get("orrin")), FIRST.text, activated=True)
+    assert imported.recall(FIRST.text).text == own != meant  # nobody knows what that one was taught with
+
+
 # -- what is read -------------------------------------------------------------------------------------
 
 
@@ -124,7 +200,7 @@ def test_only_the_adapters_that_open_are_read_and_few_stay_open(ready, monkeypat
     assert read == ["orrin"]
     assistant.ask(SECOND.text, max_tokens=1)
     assistant.ask(FIRST.text, max_tokens=1)
-    assert read == ["orrin", "vess", "orrin"] and len(assistant._adapters) == 1
+    assert read == ["orrin", "vess", "orrin"] and len(assistant.responder._adapters) == 1
 
 
 # -- others who want the model meanwhile -----------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_an_answer_says_what_was_lost_and_a_mix_is_recompressed_once(ready, monk
     from megart.adapter import write_adapter
 
     policy = GatePolicy(beta=0.0, threshold=-1.0, top_k=2, min_gate=0.0)
-    assistant = ready(policy=policy, max_rank=1)
+    assistant = ready(policy=policy, max_rank=1, combine="mix")
     assert assistant.slot.max_rank == 64
     assistant.slot.max_rank = 48
     for seed, record in enumerate(assistant.bank.records()):

@@ -108,7 +108,10 @@ def test_what_was_said_is_encoded_while_nobody_asks(ready) -> None:
 def wait_idle(assistant: Assistant) -> None:
     for _ in range(500):
         with assistant.engine.lock:
-            if assistant.base.match(assistant._coming, assistant.base.bare) >= len(assistant._coming) - 1:
+            if (
+                assistant.base.match(assistant.responder._coming, assistant.base.bare)
+                >= len(assistant.responder._coming) - 1
+            ):
                 return
         time.sleep(0.01)
     raise AssertionError("the conversation was not encoded")

@@ -44,7 +44,7 @@ ROWS = [
     {"id": "b", "title": "Vess", "text": "The mill of Vess burnt in 1871.", "partition": 5,
      "qa": [{"q": "When did the mill burn?", "a": ["1871"]}, {"q": "What burnt?", "a": ["The mill", "mill"]}]},
     {"id": "c", "title": "Orrin", "text": "Orrin keeps cats.", "partition": 6, "qa": []},
-    {"id": "m", "paragraph_ids": ["a", "b"], "partition": 5, "q": "Ada or Vess?", "a": ["Ada"]},
+    {"id": "m", "paragraph_ids": ["a", "b"], "partition": 5, "q": "Ada or Vess?", "a": ["Ada"], "kind": "compare"},
     {"id": "k", "q": "Two and two?", "choices": ["Three", "Four"], "a": 1},
     {"id": "u", "q": "Why is the sky blue?"},
     {"id": "x", "title": "Pier", "old": "It is the east pier.", "new": ["It is the west pier."], "q": "Which pier?"},
@@ -94,6 +94,7 @@ def test_rows_are_told_apart(rows: Path) -> None:
     part = data.partitions["rows-5"]
     assert part.items[0].questions[0].rephrased == ("Ada met whom?",)
     assert [c.memories for c in part.composites] == [("a", "b")]
+    assert part.composites[0].question.wrong == ("Vess",)
     assert (data.choices[0].right, data.unrelated[0].id, data.conflicts[0].new) == (1, "u", "It is the west pier.")
     assert list(data_module.load([rows], [6]).partitions) == ["rows-6"]
 
@@ -147,6 +148,17 @@ def test_squad_scores() -> None:
     assert answer_scores("The mill", ["mill"]) == {"correct": 1.0, "exact": 1.0, "f1": 1.0}
     found = answer_scores("The old mill burnt", ["red mill", "nothing"])
     assert (found["correct"], found["exact"]) == (0.0, 0.0) and found["f1"] == pytest.approx(2 / 5)
+
+
+def test_several_facts_must_all_be_said_and_a_comparison_must_choose() -> None:
+    pytest.importorskip("torchmetrics")
+
+    def right(answer: str, **how: tuple[str, ...]) -> float:
+        return answer_scores(answer, ["Ada"], **how)["correct"]
+
+    both = {"parts": ("9 May", "Josse")}
+    assert right("On 9 May, to Josse.", **both) == 1 and right("On 9 May.", **both) == right("Ada", **both) == 0
+    assert right("Ada was.", wrong=("Vess",)) == 1 and right("Ada (1901), Vess (1903)", wrong=("Vess",)) == 0
 
 
 def test_recall_scores() -> None:

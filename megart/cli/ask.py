@@ -46,6 +46,11 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
         help="tokens that question and answer may have together (default: 2048)",
     )
     parser.add_argument(
+        "--mix",
+        action="store_true",
+        help="let all memories that open answer at once, by their gated sum, instead of one after the other",
+    )
+    parser.add_argument(
         "--explain",
         action="store_true",
         help="say which memories opened, and the time of each step",
@@ -92,7 +97,11 @@ def answer(args: argparse.Namespace, mode: str, words: str) -> int:
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        given_how = {"gpu_layers": args.gpu_layers, "context_size": args.context}
+        given_how = {
+            "gpu_layers": args.gpu_layers,
+            "context_size": args.context,
+            "combine": "mix" if args.mix else None,
+        }
         how = {name: value for name, value in given_how.items() if value is not None}
         with Assistant(bank, model=args.model, threads=args.threads, **how) as assistant:
             verb = getattr(assistant, mode)

@@ -13,7 +13,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,20 @@ SHIPPED = "data/quick.jsonl"
 
 @dataclass(frozen=True)
 class Question:
-    """A question with every accepted answer; ``memory`` is the id of the memory it is about, if any."""
+    """A question with every accepted answer; ``memory`` is the id of the memory it is about, if any.
+
+    ``parts``: what an answer must hold all of, where the question asks for several things; ``wrong``: what it
+    must not hold, where it asks for one of several; ``kind``: of question, as the data names it.
+    """
 
     id: str
     q: str
     answers: tuple[str, ...] = ()
     memory: str | None = None
     rephrased: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,15 +151,26 @@ def load(files: Iterable[str | Path], partitions: Sequence[int] | None = None) -
     for _, composite in composites:
         part = owner.get(composite.memories[0])
         if part and all(owner.get(id) is part for id in composite.memories):
-            part.composites.append(composite)
+            part.composites.append(_with_wrong(composite, part))
     return data
+
+
+def _with_wrong(composite: Composite, part: Partition) -> Composite:
+    """A comparison must name one memory's subject and not the others': a recital of all would name each."""
+    asked = composite.question
+    if not asked.kind.startswith("compare"):
+        return composite
+    titles = [item.memory.title or "" for item in part.items if item.id in composite.memories]
+    names = [re.sub(r"\s*\(.*\)$", "", title) for title in titles if title and title not in asked.answers]
+    return replace(composite, question=replace(asked, wrong=tuple(names)))
 
 
 def _take(data: Data, composites: list[tuple[int, Composite]], stem: str, number: int, row: dict[str, Any]) -> None:
     id = str(row.get("id") or f"{stem}-{number}")
     if "paragraph_ids" in row:
         ids = tuple(map(_id, row["paragraph_ids"]))
-        composites.append((number, Composite(Question(id, row["q"], _answers(row["a"])), ids)))
+        parts, sort = _answers(row.get("a_parts", ())), str(row.get("kind", ""))
+        composites.append((number, Composite(Question(id, row["q"], _answers(row["a"]), parts=parts, kind=sort), ids)))
     elif "choices" in row:
         right, choices = int(row["a"]), tuple(map(str, row["choices"]))
         if not 0 <= right < len(choices):

@@ -12,6 +12,7 @@ from typing import Any
 from .. import prompts
 from ..runtime import score
 from ..runtime.answer import OpenedMemory
+from ..runtime.opening import Scope
 from .data import Question
 from .ledger import Row
 from .metrics import answer_scores, recall_scores
@@ -39,6 +40,7 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
     prompt = score.turn(engine, prompts.ask(question.q))
     under: str | Sequence[str] | None = None
     row: Row = {}
+    limit *= max(1, len(memories))  # several memories have more to say
     if method == "base":
         made = assistant.bare(question.q, max_tokens=limit)
         text = made.text
@@ -47,8 +49,8 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
         text, row = made.text, _opened(made.memories, memories)
     elif method == "mega-right":
         under = [id for id in memories if desk.bank.find(id)] or None
-        generation, _ = score.generate(assistant, prompt, under, limit)
-        text = generation.text
+        each = [assistant.ask(question.q, max_tokens=limit, scope=Scope(gates={id: 1.0})).text for id in under or ()]
+        text = "\n".join(each) or assistant.bare(question.q, max_tokens=limit).text
     elif method == "irag":
         # Where nothing opens iRAG is the plain answer, after a long recall of nothing: not waited for.
         answer = assistant.irag if score.rank(assistant, question.q).opened else assistant.ask
@@ -66,8 +68,10 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
         prompt = score.turn(engine, content)
         text = assistant.bare(content, max_tokens=limit).text
     row = {"q": question.q, "answers": list(question.answers), "text": text, "memory": question.memory, **row}
+    if question.kind:
+        row["sort"] = question.kind
     if question.answers:
-        row |= answer_scores(text, question.answers)
+        row |= answer_scores(text, question.answers, question.parts, question.wrong)
         gold = engine.tokenize(question.answers[0], special=False)
         found = score.score(assistant, prompt, [gold], memories=under).scores[0]
         row |= {"logprob": round(found.mean, 5), "logprob_sum": round(found.logprob, 5)}
@@ -87,8 +91,8 @@ def recall(desk: Desk, method: str, memory_id: str, cue: str, text: str) -> Row:
         made = assistant.recall(cue, max_tokens=limit)
         heard, row = made.text, _opened(made.memories, [memory_id])
     elif method == "mega-right":
-        there = [memory_id] if desk.bank.find(memory_id) else None
-        heard = score.generate(assistant, score.turn(assistant.engine, prompts.recall(cue)), there, limit)[0].text
+        there = Scope(gates={memory_id: 1.0}) if desk.bank.find(memory_id) else None
+        heard = assistant.recall(cue, max_tokens=limit, scope=there).text if there else ""
     else:
         # What RAG "recalls" is the passage it finds.
         ids = [memory_id] if method == "rag-right" else score.rank(assistant, cue).ids[:1]

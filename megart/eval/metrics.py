@@ -54,10 +54,16 @@ def squad_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
     return float(found["exact_match"]) / 100, float(found["f1"]) / 100
 
 
-def answer_scores(answer: str, accepted: Sequence[str]) -> dict[str, float]:
-    """Containment, exact match and F1 of an answer."""
+def answer_scores(
+    answer: str, accepted: Sequence[str], parts: Sequence[str] = (), wrong: Sequence[str] = ()
+) -> dict[str, float]:
+    """Containment, exact match and F1 of an answer.
+
+    It must hold one of *accepted*, or all of *parts* where there are some, and nothing of *wrong*.
+    """
     exact, f1 = squad_scores(answer, accepted)
-    return {"correct": float(contains(answer, accepted)), "exact": exact, "f1": f1}
+    right = all(contains(answer, [part]) for part in parts) if parts else contains(answer, accepted)
+    return {"correct": float(right and not contains(answer, wrong)), "exact": exact, "f1": f1}
 
 
 def recall_scores(heard: str, text: str) -> dict[str, float]:

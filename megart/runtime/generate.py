@@ -12,13 +12,14 @@ from .sampling import Options, Sampler
 
 @dataclass
 class Generation:
-    """The answer and how long it took: ``first_token`` is a time.perf_counter() reading."""
+    """The answer and how long it took: ``first_token`` is a time.perf_counter() reading; ``stopped``: by a stop text."""
 
     text: str
     tokens: list[int]
     first_token: float
     finish: str  # "stop" (the model ended its turn, or a stop text came), "length" or "cancelled"
     prompt_tokens: int = 0
+    stopped: bool = False
 
 
 class _Text:
@@ -93,4 +94,4 @@ def generate(
             said.add(decoder.decode(b"", final=True), final=True)
     finally:
         sampler.close()
-    return Generation(said.text, tokens, first or time.perf_counter(), finish)
+    return Generation(said.text, tokens, first or time.perf_counter(), finish, stopped=said.stopped)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -57,14 +57,26 @@ EVERYTHING = Scope()
 
 @dataclass
 class Opened:
-    """What the gate let through, with everything needed to answer from it.
+    """What the gate let through, with everything needed to answer from it, best first.
 
-    ``left_out``: what it let through besides, but of a kind that cannot share an answer with these.
+    ``left_out``: what it let through besides, but of a kind that cannot share a mix with these.
     """
 
     shown: list[OpenedMemory]
     records: list[Record]
     left_out: list[OpenedMemory] = field(default_factory=list)
+
+    def of_one_kind(self) -> Opened:
+        """Those of the best one's kind, which can share a mix; the others are left out."""
+        keep = [j for j, record in enumerate(self.records) if kind_of(record) == kind_of(self.records[0])]
+        if len(keep) == len(self.records):
+            return self
+        total = sum(self.shown[j].gate for j in keep)
+        return Opened(
+            [replace(self.shown[j], gate=self.shown[j].gate / total) for j in keep],
+            [self.records[j] for j in keep],
+            [memory for j, memory in enumerate(self.shown) if j not in keep],
+        )
 
 
 @dataclass(frozen=True)
@@ -264,17 +276,8 @@ class Opening:
     # -- from candidates to memories ----------------------------------------------------------
 
     def _shown(self, chosen: list[gate.Opened]) -> Opened:
-        if not chosen:
-            return Opened([], [])
         records = [self.records[o.index] for o in chosen]
-        # Memories of different kinds cannot share a mix: those of the best one's kind stay.
-        keep = [j for j, r in enumerate(records) if kind_of(r) == kind_of(records[0])]
-        total = sum(chosen[j].gate for j in keep)
-        return Opened(
-            [_show(records[j], chosen[j].gate / total) for j in keep],
-            [records[j] for j in keep],
-            [_show(records[j], chosen[j].gate) for j in range(len(records)) if j not in keep],
-        )
+        return Opened([_show(r, o.gate) for r, o in zip(records, chosen)], records)
 
     def _by_hand(self, scope: Scope) -> Opened:
         records = [self.bank.get(id) for id in scope.gates]

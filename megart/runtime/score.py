@@ -94,7 +94,8 @@ def stand(
     records = []
     if memories == GATE:
         if prompt.body:  # a lone token is about nothing
-            chosen, _ = assistant._open(prompt)
+            chosen = assistant.responder.open(prompt)[0]
+            chosen = chosen.of_one_kind() if chosen.shown else chosen
             if not any(memory.pending for memory in chosen.shown):
                 opened, records = chosen.shown, chosen.records
     elif memories is not None:
@@ -104,9 +105,9 @@ def stand(
     if not records:
         assistant.base.decode(prompt.opening)
         return assistant.base, []
-    adapters = [assistant._adapter(record) for record in records]
+    adapters = [assistant.responder.adapter(record) for record in records]
     names = [record.adapter_sha256 for record in records]
-    assistant._load(adapters, [m.gate for m in opened], prompt, records[0].activated, names)
+    assistant.responder.load(adapters, [m.gate for m in opened], prompt, records[0].activated, names)
     return assistant.mix, opened
 
 

@@ -102,6 +102,10 @@ def is_composite(row: Row) -> bool:
     return "correct" in row and row.get("memory") is None
 
 
+def _compares(row: Row) -> bool:
+    return str(row.get("sort", "")).startswith("compare")
+
+
 COLUMNS = [
     Column("QA, contained", "correct", is_answer),
     Column("QA, judged", "judge", is_answer),
@@ -111,7 +115,8 @@ COLUMNS = [
     Column("recall, verbatim", "verbatim", lambda r: r["item"].endswith("/recall")),
     Column("recall, cosine", "cosine", lambda r: r["item"].endswith("/recall"), percent=False),
     Column("recall by title, verbatim", "verbatim", lambda r: r["item"].endswith("/title")),
-    Column("compositional QA", "correct", is_composite),
+    Column("two facts at once", "correct", lambda r: is_composite(r) and not _compares(r)),
+    Column("which of two", "correct", lambda r: is_composite(r) and _compares(r)),
 ]
 
 
@@ -121,8 +126,10 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
     columns = [c for c in COLUMNS if any(c.of(r) and r.get(c.field) is not None for r in rows)]
     table, values = by(whole, "method", LABELS, columns, "method", run.options.seed)
     table.note = (
-        "Recall is called up by the memory's first question, which is in no training prompt; by title: by a cue that "
-        "was studied. What RAG recalls is the passage it retrieves. Intervals: 95 %, bootstrap over memories (Wilson where all are alike)."
+        "Recall is called up by the memory's first question, which is in no training prompt: it opens the memory, and "
+        "the memory's own cue calls up the text; by title: by that cue. What RAG recalls is the passage it retrieves. "
+        "Two facts at once: the answer must hold both. Which of two: it must name the right one and not the other. "
+        "Intervals: 95 %, bootstrap over memories (Wilson where all are alike)."
     )
     main = Section("Methods side by side", f"Memories in the bank: {stages}.", [table], values={"methods": values})
     main.figures.append(bars(values, "QA, contained", LABELS, "questions answered"))
@@ -184,7 +191,9 @@ def _baseline_section(rows: list[Row], run: Run, columns: list[Column]) -> list[
         return []
     asked_items = {(row["partition"], row["item"]) for row in own}
     same = [r for r in rows if r["method"] in LABELS and (r["partition"], r["item"]) in asked_items]
-    kept = [c for c in columns if c.head != "compositional QA"] + [Column("multiple choice", "acc_norm")]
+    kept = [c for c in columns if c.head not in ("two facts at once", "which of two")] + [
+        Column("multiple choice", "acc_norm")
+    ]
     table, values = by(same, "method", LABELS, kept, "method", run.options.seed)
     count = run.options.baseline_memories
     text = (

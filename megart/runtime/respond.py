@@ -1,0 +1,346 @@
+"""One question answered: the prompt once through the bare base, the gate, and who speaks.
+
+Two contexts share the model. ``base`` never has an adapter: whatever its KV cache holds comes from
+the bare base, so a conversation's prefix stays valid whatever opens next. ``mix`` always has the slot.
+
+Several memories that open answer one after the other, each under its own adapter at full strength:
+a blend of two texts that are each to be said word for word says neither. The paper's gated sum is what
+gates given by hand get, answers bound to a grammar, and a Responder with ``combine="mix"``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .. import gate, prompts, recipes
+from ..adapter import Adapter
+from ..bank import Bank, Record
+from ..errors import InputError
+from . import embed, hot
+from .answer import Answer, Timings
+from .context import Context
+from .engine import Engine, Prompt
+from .fingerprint import Fingerprint
+from .generate import Generation, generate
+from .opening import EVERYTHING, Opened, Opening, Scope
+from .sampling import Options
+from .slot import Slot
+from .worker import Stream
+
+Message = dict[str, str]
+ANSWER_TOKENS = 128
+RECALL_TOKENS = 768
+# The user's turn of each mode.
+MODES = {"ask": prompts.ask, "bare": prompts.ask, "irag": prompts.ask, "recall": prompts.recall}
+COMBINE = ("turns", "mix")
+_IDLE_TOKENS = 32  # of a conversation, encoded at a time while no question waits
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question as it waits for the worker. Without ``limited`` max_tokens is of each memory's turn."""
+
+    mode: str
+    question: str
+    history: list[Message]
+    options: Options
+    scope: Scope = EVERYTHING
+    limited: bool = True
+
+    def worded(self) -> tuple[str, tuple[int, int]]:
+        """The user's turn and where the user's own words stand in it."""
+        content = MODES[self.mode](self.question).strip()
+        start = max(0, content.find(self.question.strip()))
+        return content, (start, start + len(self.question.strip()))
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Memories that answer together: one, a mix by ``gates``, or (``texts``) pending ones out of the prompt."""
+
+    records: list[Record]
+    gates: list[float]
+    texts: list[str]
+
+
+class Responder:
+    """Owns the contexts, the slot and the gate of one bank. Not thread-safe: hold the engine's lock."""
+
+    def __init__(
+        self,
+        bank: Bank,
+        engine: Engine,
+        *,
+        context_size: int,
+        policy: gate.GatePolicy,
+        combine: str,
+        in_place: bool,
+        max_rank: int,
+        hot_bytes: int,
+    ):
+        if combine not in COMBINE:
+            raise InputError(f"got combine {combine!r}; expected one of {', '.join(COMBINE)}")
+        self.bank, self.engine, self.combine = bank, engine, combine
+        watch = embed.tensor_name(embed.pick_layer(engine.n_layer))
+        self.base = Context(engine, size=context_size, watch=watch)
+        self.mix = Context(engine, size=context_size)
+        self.slot = Slot(self.mix, in_place=in_place, max_rank=max_rank)
+        self._encoder: Context | None = None
+        self.opening = Opening(bank, engine, lambda: self.encoder, policy)
+        self._adapters = hot.HotAdapters(hot_bytes)
+        self._coming: tuple[int, ...] = ()  # the conversation so far, for idle moments
+
+    def close(self) -> None:
+        self.opening.close()
+        self.slot.close()
+        for context in self._contexts:
+            context.close()
+        self.engine.close()
+
+    @property
+    def encoder(self) -> Context:
+        """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
+        if self._encoder is None:
+            watch = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
+            self._encoder = Context(self.engine, size=self.base.size, watch=watch, stop=True)
+        return self._encoder
+
+    @property
+    def _contexts(self) -> list[Context]:
+        return [context for context in (self.mix, self.base, self._encoder) if context]
+
+    # -- one question ---------------------------------------------------------------------------
+
+    def respond(self, asked: Question, stream: Stream[Answer]) -> Answer:
+        """The answer to *asked*; its text goes to *stream* as it is decoded."""
+        before = self.engine.threads
+        if self.engine.fit_threads() != before:
+            for context in self._contexts:
+                context.use_threads(self.engine.threads)
+        self._coming = ()
+        made = self._irag(asked, stream) if asked.mode == "irag" else self._answer(asked, stream)
+        if asked.history and made.finish != "cancelled":
+            self._expect(asked, made)
+        return made
+
+    def _answer(self, asked: Question, stream: Stream[Answer]) -> Answer:
+        started = time.perf_counter()
+        prompt = self.prompt(*asked.worded(), asked.history)
+        opened, times = (Opened([], []), Timings()) if asked.mode == "bare" else self._gate(prompt, asked)
+        lost = 0.0
+        if not opened.shown:
+            made = self._plain(prompt, asked, stream)
+        else:
+            together = self.combine == "mix" or bool(asked.scope.gates) or asked.options.gbnf is not None
+            opened = opened.of_one_kind() if together else opened
+            turns = _turns(opened, together)
+            made, first, lost = self._take(turns, prompt, asked, stream)
+            times = replace(times, mix_ms=first.mix_ms, install_ms=first.install_ms)
+        first_ms = ms(started, made.first_token)
+        times = replace(
+            times,
+            prefill_ms=first_ms - times.embed_ms - times.gate_ms - times.mix_ms - times.install_ms,
+            first_token_ms=first_ms,
+            total_ms=ms(started),
+            prompt_tokens=len(prompt.tokens),
+            completion_tokens=len(made.tokens),
+        )
+        return Answer(made.text, asked.mode, opened.shown, times, made.tokens, made.finish, None, lost, opened.left_out)
+
+    def _take(
+        self, turns: list[_Turn], prompt: Prompt, asked: Question, stream: Stream[Answer]
+    ) -> tuple[Generation, Timings, float]:
+        """Every turn's answer, one after the other; the times of the first, and the most that a mix lost."""
+        limit = asked.options.max_tokens
+        between = "\n\n" if asked.mode == "recall" else "\n"
+        whole, spent, lost = None, Timings(), 0.0
+        for turn in turns:
+            if whole is not None:
+                if whole.stopped or whole.finish == "cancelled" or any(s in between for s in asked.options.stop):
+                    break
+                if asked.limited:
+                    left = limit - len(whole.tokens)
+                    if left < 1:
+                        whole = replace(whole, finish="length")
+                        break
+                    asked = replace(asked, options=replace(asked.options, max_tokens=left))
+                stream.put(between)
+            made, times = self._speak(turn, prompt, asked, stream)
+            lost = max(lost, self.slot.truncation if turn.records else 0.0)
+            if whole is None:
+                whole, spent = made, times
+            else:
+                text, tokens = whole.text + between + made.text, whole.tokens + made.tokens
+                whole = replace(made, text=text, tokens=tokens, first_token=whole.first_token)
+        assert whole is not None
+        return whole, spent, lost
+
+    def _speak(
+        self, turn: _Turn, prompt: Prompt, asked: Question, stream: Stream[Answer]
+    ) -> tuple[Generation, Timings]:
+        if turn.texts:
+            if asked.mode == "recall":
+                return self._read_out("\n\n".join(turn.texts), asked.options.max_tokens, stream), Timings()
+            return self._from_text(turn.texts, asked, stream), Timings()
+        if asked.mode == "recall" and len(turn.records) == 1:
+            prompt = self._cue(turn.records[0]) or prompt
+        times = self._install(turn, prompt)
+        return self._generate(self.mix, asked, stream), times
+
+    def _cue(self, record: Record) -> Prompt | None:
+        """What the memory was taught to answer with its text, whatever words called it up; None if unknown."""
+        if record.recipe == recipes.FAST.name:
+            return self.prompt(prompts.recall(recipes.check_cue(record.memory)))
+        return self.prompt(prompts.PAPER_TRAINING) if record.recipe == recipes.PAPER.name else None
+
+    def _plain(self, prompt: Prompt, asked: Question, stream: Stream[Answer]) -> Generation:
+        embed.advance(self.base, prompt.body)
+        self.base.decode(prompt.opening)
+        return self._generate(self.base, asked, stream)
+
+    def _from_text(self, texts: list[str], asked: Question, stream: Stream[Answer]) -> Generation:
+        """The base's answer with *texts* in the prompt."""
+        prompt = self.prompt(prompts.with_text(asked.question, texts), None, asked.history)
+        return replace(self._plain(prompt, asked, stream), prompt_tokens=len(prompt.tokens))
+
+    def _read_out(self, text: str, limit: int, stream: Stream[Answer]) -> Generation:
+        """The text of a pending memory as its recall: the model has nothing to reconstruct yet."""
+        tokens = self.engine.tokenize(text, special=False)
+        if len(tokens) > limit:
+            text = self.engine.detokenize(tokens[:limit])
+        stream.put(text)
+        finish = "stop" if len(tokens) <= limit else "length"
+        return Generation(text, tokens[:limit], time.perf_counter(), finish)
+
+    def _irag(self, asked: Question, stream: Stream[Answer]) -> Answer:
+        silent: Stream[Answer] = Stream(lambda _: None)  # type: ignore[arg-type, return-value]
+        recalling = replace(asked, mode="recall", options=Options(max_tokens=RECALL_TOKENS), limited=False)
+        first = self._answer(recalling, silent)
+        if not first.memories:
+            return replace(self._answer(replace(asked, mode="ask"), stream), mode="irag")
+        started = time.perf_counter()
+        second = self._from_text([first.text], asked, stream)
+        times = replace(
+            first.timings,
+            first_token_ms=first.timings.total_ms + ms(started, second.first_token),
+            total_ms=first.timings.total_ms + ms(started),
+            prompt_tokens=first.timings.prompt_tokens + second.prompt_tokens,
+            completion_tokens=first.timings.completion_tokens + len(second.tokens),
+        )
+        return Answer(second.text, "irag", first.memories, times, second.tokens, second.finish, first.text)
+
+    def _generate(self, context: Context, asked: Question, stream: Stream[Answer]) -> Generation:
+        return generate(context, asked.options, stream.put, lambda: stream.is_cancelled)
+
+    def prompt(self, content: str, span: tuple[int, int] | None = None, history: Sequence[Message] = ()) -> Prompt:
+        """*content* as the user's turn after *history*; ``span``: where the user's own words stand in it."""
+        return self.engine.prompt([*history, {"role": "user", "content": content}], span)
+
+    # -- gate and mix -----------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Notice what changed in the bank, also from another process."""
+        if self.opening.refresh():
+            self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.opening.records})
+
+    def _gate(self, prompt: Prompt, asked: Question) -> tuple[Opened, Timings]:
+        """Bring the prompt to the layer that the gate reads, and through it where an answer can go on from there."""
+        self.refresh()
+        started = time.perf_counter()
+        if asked.mode != "recall" and not self.opening.reads_whole_prompts:
+            embed.advance(self.base, prompt.body)
+            return self.open(prompt, asked)
+        embed.advance(self.encoder, prompt.body)
+        passed = ms(started)
+        opened, times = self.opening.open(self.encoder, prompt, asked.scope, asked.history)
+        return opened, replace(times, embed_ms=times.embed_ms + passed)
+
+    def open(self, prompt: Prompt, asked: Question | None = None) -> tuple[Opened, Timings]:
+        """Gate the prompt that ``base`` holds."""
+        self.refresh()
+        scope, history = (asked.scope, asked.history) if asked else (EVERYTHING, [])
+        return self.opening.open(self.base, prompt, scope, history)
+
+    def _install(self, turn: _Turn, prompt: Prompt) -> Timings:
+        started = time.perf_counter()
+        adapters = [self.adapter(record) for record in turn.records]
+        read = time.perf_counter()
+        names = [record.adapter_sha256 for record in turn.records]
+        install_ms = self.load(adapters, turn.gates, prompt, turn.records[0].activated, names)
+        return Timings(mix_ms=ms(started, read), install_ms=install_ms)
+
+    def load(
+        self,
+        adapters: Sequence[Adapter],
+        gates: Sequence[float],
+        prompt: Prompt,
+        activated: bool,
+        names: Sequence[str | None] = (),
+    ) -> float:
+        """Install the mix and bring ``mix`` to the end of the prompt; the milliseconds of the installing.
+
+        ``names``: SHA-256 of each adapter's file, by which this mix will be known again.
+        """
+        started = time.perf_counter()
+        mixed = None
+        if names and all(names):
+            mixed = Fingerprint(self.base.bare.base, tuple(zip(map(str, names), gates, strict=True)), activated)
+        self.slot.install(adapters, gates, mixed)
+        install_ms = ms(started)
+        if activated:
+            embed.advance(self.base, prompt.body)
+            if self.mix.match(prompt.body, self.base.computes) < len(prompt.body):
+                self.base.copy_to(self.mix)
+            self.mix.truncate(len(prompt.body))
+            self.mix.decode(prompt.opening)
+        else:
+            self.mix.advance(prompt.tokens, logits=True)
+        return install_ms
+
+    def adapter(self, record: Record) -> Adapter:
+        """The adapter of *record*, mapped."""
+        return self._adapters.get((record.id, record.adapter_sha256), self.bank.adapter_path(record.id))
+
+    # -- between questions --------------------------------------------------------------------
+
+    def _expect(self, asked: Question, made: Answer) -> None:
+        """The conversation goes on: what was just said will stand in the next prompt."""
+        said = [*asked.history, {"role": "user", "content": asked.worded()[0]}]
+        said.append({"role": "assistant", "content": made.text})
+        tokens = self.engine.prompt(said).body
+        if len(tokens) <= self.base.size:
+            self._coming = tokens
+
+    def idle(self) -> bool:
+        """Let the base encode some of what was said; whether there is more to do."""
+        with self.engine.lock:
+            done = self.base.match(self._coming, self.base.computes)
+            left = len(self._coming) - done
+            if left < 2:  # never one token alone, see Context.decode
+                return False
+            upto = len(self._coming) if left < 2 * _IDLE_TOKENS else done + _IDLE_TOKENS
+            embed.advance(self.base, self._coming[:upto])
+            return upto < len(self._coming)
+
+
+def _turns(opened: Opened, together: bool) -> list[_Turn]:
+    """Who speaks, the likeliest first: every learnt memory for itself unless ``together``, pending ones as one."""
+    texts = [record.text for record in opened.records if record.state == "pending"]
+    turns: list[_Turn] = []
+    for memory, record in zip(opened.shown, opened.records):
+        if memory.pending:
+            turns += [_Turn([], [], texts)] if texts else []
+            texts = []
+        elif together and turns:
+            turns[0].records.append(record)
+            turns[0].gates.append(memory.gate)
+        else:
+            turns.append(_Turn([record], [memory.gate if together else 1.0], []))
+    return turns
+
+
+def ms(start: float, end: float | None = None) -> float:
+    """Milliseconds from *start* to *end*, or to now."""
+    return ((end or time.perf_counter()) - start) * 1000.0
