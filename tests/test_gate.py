@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from megart.gate import Candidates, GatePolicy, Index, by_product, decide, read_question, sequence, unit
+from megart.gate import Candidates, GatePolicy, Index, by_product, decide, partner, read_question, sequence, unit
 from megart.gate.words import root, stem, term_hash
 
 MEMORIES = [
@@ -78,6 +78,40 @@ def test_a_question_that_names_two_memories_opens_both_evenly() -> None:
     )
     assert {o.index for o in both} == {0, 1}
     assert [o.gate for o in both] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Where did Morwenna Tregaskis keep the lighthouse, and what did Casimir Oudekerk invent?",
+        "What did Casimir Oudekerk invent, and where did the cargo ship sink in thick fog?",  # the second has no name
+    ],
+)
+def test_a_question_for_two_facts_opens_both(question: str) -> None:
+    assert len(opened(question)) == 2
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Where did Morwenna Tregaskis keep the lighthouse, and for how many years?",
+        "Who sold the patent of the whistling loaf that the baker Casimir Oudekerk invented?",
+        "Did the lighthouse keeper Morwenna Tregaskis ever sell a patent?",  # one word of another is not a second half
+    ],
+)
+def test_a_question_about_one_memory_opens_one(question: str) -> None:
+    assert len(opened(question)) == 1
+
+
+def test_the_partner_is_who_explains_most_of_the_rest() -> None:
+    present = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 0, 1]], float)
+    idf, pairs = np.array([5.0, 5.0, 4.0, 6.0, 8.0]), np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
+    named, scores = np.array([False, True, False]), np.array([3.0, -40.0, 2.0])
+    other, found = partner.features(0, present, idf, pairs, named, scores)
+    assert other == 1 and found.tolist() == [1.0, 1.0, 0.8, -1.0, 1.0]  # gain 4 + 6, side by side 4 + 4, far behind
+    weights = dict(zip(partner.WEIGHTS, (-1.0, 1.0, 0.5, 0.0, 0.0), strict=True))
+    assert partner.needed(found, weights)  # -1 + 1 + 0.4
+    assert not partner.needed(found, weights | {"always": -1.5})
 
 
 def test_a_memory_out_of_scope_never_opens() -> None:

@@ -227,7 +227,7 @@ class Bench:
         return {m: {"top1": share(hits[m]), "opens": share(opened[m])} for m in hits}
 
     def compositional(self) -> dict:
-        """Questions that need two memories, one bank per partition 5-9."""
+        """Questions that need two memories, one bank per partition 5-9; and how often one about one opens two."""
         mine = [r for r in rows(self.data / "wiki2024_compositional.jsonl") if r["partition"] in REPORTED]
         asked = self.reader.questions("compositional", [r["q"] for r in mine])
         hits: dict[str, list[bool]] = {method: [] for method in METHODS[1:]}
@@ -242,7 +242,20 @@ class Bench:
             both.append({self.wiki[members[o.index]]["id"] for o in opened} == wanted)
         result = {method: {"both_in_top2": share(hit)} for method, hit in hits.items()}
         result["default"]["both_open_and_no_other"] = share(both)
+        result["default"] |= {f"two_open_for_one_{name}": share(two) for name, two in self.seconds().items()}
         return result
+
+    def seconds(self) -> dict[str, list[bool]]:
+        """Whether a question about one memory opens two: partitions 5-9 in banks of their own, and in one of all."""
+        asked, everything = self.wiki_questions(), self.bank(range(len(self.wiki)))
+        found: dict[str, list[bool]] = {"partitions": [], "whole": []}
+        for partition in REPORTED:
+            members = self.of(partition)
+            for name, bank in (("partitions", self.bank(members)), ("whole", everything)):
+                for question in (q for i in members for q in asked[i]):
+                    opened = gate.decide(bank.index.find(*question.reading.parts), gate.GatePolicy())
+                    found[name].append(len(opened) > 1)
+        return found
 
     def times(self) -> dict:
         """Milliseconds from the states to the decision, one thread, medians of 200 questions."""

@@ -1,4 +1,4 @@
-"""Fits the gate's weights (megart/gate/evidence.py) and its threshold, and prints them.
+"""Fits the weights of the gate (megart/gate/evidence.py, partner.py) and its threshold, and prints them.
 
     python tools/fit_gate.py DATA_DIR [--cache DIR]
 
@@ -15,7 +15,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from gate_reading import Asked, Bank, Reader, joined, rows
 from scipy.optimize import minimize
 
 from megart import gate
+from megart.gate import partner
 from megart.gate.evidence import AGAINST, WEIGHTS
 
 PENALTY = 3e-5
@@ -31,6 +32,9 @@ ROUNDS = 4
 # Of 100 questions of partitions 0-4 to their own banks, so many shall open something.
 OPEN = 0.98
 NONE = -1
+# What each kind counts for the second memory.
+PARTNER_SHARES = {"own": 1.0, "together": 1.0, "squad": 0.7, "tofu": 0.5, "two memories": 1.3}
+PARTNER_PENALTY = 1e-4
 # What speaks against a memory; the rest speaks for one, and "always" is free.
 AGAINST_ONE = {"elsewhere", "broken_name", "strange_name", "other_name", "strange_person"}
 # What each kind of row counts together.
@@ -61,11 +65,15 @@ GENERIC = (
 
 @dataclass
 class Row:
-    """One question to one bank: its evidence, and the place of the right candidate (NONE: none applies)."""
+    """One question to one bank: its evidence, and the place of the right candidate (NONE: none applies).
+
+    ``beside``: the place of the other right one, of a question that needs two.
+    """
 
     kind: str
     evidence: gate.Evidence
     right: int
+    beside: int = NONE
 
 
 def ask(bank: Bank, kind: str, asked: Asked, owner: int | None) -> Row | None:
@@ -117,7 +125,10 @@ def compositional(bench: Bench) -> Iterator[Row | None]:
     for row, question in zip(mine, questions):
         members = bench.of(row["partition"])
         bank, ids = bench.bank(members), [bench.wiki[m]["id"] for m in members]
-        yield from (ask(bank, "two memories", question, ids.index(id)) for id in row["paragraph_ids"])
+        found = [ask(bank, "two memories", question, ids.index(id)) for id in row["paragraph_ids"]]
+        if all(found):
+            found = [replace(one, beside=other.right) for one, other in (found, found[::-1])]
+        yield from found
 
 
 def generic(texts: Sequence[str]) -> list[str]:
@@ -176,6 +187,30 @@ def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     return weights[:width], weights[width:]
 
 
+def fit_partner(found: Sequence[Row], weights: np.ndarray) -> np.ndarray:
+    """The weights of ``partner``, in the order of their names: questions that need two against those about one."""
+    kinds, features, truth = [], [], []
+    for row in found:
+        if row.kind not in PARTNER_SHARES:
+            continue
+        scores = row.evidence.features @ weights
+        best = int(scores.argmax())
+        other, made = row.evidence.partner(best, scores)
+        right = {row.right, row.beside} == {best, other}
+        if row.beside != NONE and not right:
+            continue  # neither the rule's fault nor its example
+        kinds.append(row.kind)
+        features.append(made)
+        truth.append(right)
+    x, y = np.stack(features), np.array(truth)
+    share = np.array([PARTNER_SHARES[kind] / kinds.count(kind) for kind in kinds])
+
+    def loss(w: np.ndarray) -> float:
+        return float(share @ (np.logaddexp(0, x @ w) - y * (x @ w))) + PARTNER_PENALTY * float(w @ w)
+
+    return minimize(loss, np.zeros(x.shape[1])).x
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -187,6 +222,8 @@ def main() -> None:
     weights, against = fit(found)
     for name, names, values in (("WEIGHTS", WEIGHTS, weights), ("AGAINST", AGAINST, against)):
         print(name, "=", json.dumps({n: round(float(v), 3) for n, v in zip(names, values)}, indent=4))
+    beside = dict(zip(partner.WEIGHTS, (round(float(v), 1) for v in fit_partner(found, weights))))
+    print("partner.WEIGHTS =", json.dumps(beside, indent=4))
     named, other = dict(zip(WEIGHTS, weights)), dict(zip(AGAINST, against))
     judged = [(row, row.evidence.weighed(named, other)) for row in found]
     sure = [1 - c.p_none for row, c in judged if row.kind == "own"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import _core
+from . import partner
 from .words import Question
 
 K1, B = 1.2, 0.5
@@ -30,10 +31,6 @@ PRIOR_MEMORIES = 20.0
 LEXICAL, DENSE = 32, 8
 # Nats: a name that carries less (a year) does not stand for a memory of its own.
 _NAME = 4.0
-# The share of the question that a second memory must add to be needed beside the first.
-PARTNER_SHARE = 0.15
-PARTNER_ODDS = 9.0
-
 # Of each candidate, in the order of the columns of ``features``; fitted by tools/fit_gate.py.
 WEIGHTS = {
     "bm25": 3.842,
@@ -206,6 +203,12 @@ class Evidence:
         """Float64 [A], in the order of AGAINST, where candidate *best* leads."""
         return _against(self.question, self.present, self.idf, self.frequency, best)
 
+    def partner(self, best: int, scores: np.ndarray) -> tuple[int, np.ndarray]:
+        """The candidate that explains most of what *best* leaves of the question: see ``partner.features``."""
+        telling = np.where(self.question.asking, 0, self.idf)
+        named = self.names.partner_gain[best] > 0
+        return partner.features(best, self.present, telling, self.question.pairs, named, scores)
+
     def weighed(self, weights: Mapping[str, float], against: Mapping[str, float]) -> Candidates:
         """The candidates by their scores, best first."""
         parts = self.features * np.array([*weights.values()])
@@ -217,8 +220,10 @@ class Evidence:
         powers = np.exp(scores - top)
         everything = powers.sum() + np.exp(-top)
         p = powers / everything
-        partner = self.names.partner(int(order[0]), order, p, self.total)
-        return Candidates(self.rows[order], scores, p, float(np.exp(-top) / everything), parts, partner)
+        other, found = self.partner(int(order[0]), self.features @ np.array([*weights.values()]))
+        needed = len(order) > 1 and partner.needed(found)
+        place = int(np.flatnonzero(order == other)[0]) if needed else None
+        return Candidates(self.rows[order], scores, p, float(np.exp(-top) / everything), parts, place)
 
 
 def _best(bm25: np.ndarray, dense: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
@@ -265,14 +270,6 @@ class _Names:
         # [i, j]: j holds a whole name of which i holds nothing
         self._partners = (complete @ (1 - touched).T).T > 0
         self.partner_gain = ((1 - present) @ (present * idf).T) * self._partners
-
-    def partner(self, best: int, order: np.ndarray, p: np.ndarray, total: float) -> int | None:
-        """The place in *order* of the candidate that the question needs beside *best*."""
-        gains = self.partner_gain[best][order]
-        near = p >= p[0] * np.exp(-PARTNER_ODDS)
-        gains = np.where(near, gains, 0)
-        place = int(gains.argmax())
-        return place if gains[place] >= PARTNER_SHARE * total else None
 
 
 def _against(question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, best: int) -> np.ndarray:
