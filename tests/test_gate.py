@@ -112,6 +112,18 @@ def test_the_partner_is_who_explains_most_of_the_rest() -> None:
     weights = dict(zip(partner.WEIGHTS, (-1.0, 1.0, 0.5, 0.0, 0.0), strict=True))
     assert partner.needed(found, weights)  # -1 + 1 + 0.4
     assert not partner.needed(found, weights | {"always": -1.5})
+    words = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], float)
+    pairs = np.array([[1, 2]])
+    other, _ = partner.features(0, words, np.array([5.0, 4.0, 4.0, 10.0]), pairs, named, scores)
+    assert other == 1  # words side by side outweigh a rarer word alone
+
+
+def test_the_partner_is_told_by_its_place_among_the_scores_not_among_the_words() -> None:
+    where = index()
+    where.keys[2] = 2.0  # the states put the ship first, the words the baker
+    found = find("What did Casimir Oudekerk invent, and where did the cargo ship sink in thick fog?", where)
+    assert found.rows[0] == 2
+    assert found.partner is not None and found.rows[found.partner] == 1
 
 
 def test_a_memory_out_of_scope_never_opens() -> None:

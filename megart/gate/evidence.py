@@ -221,8 +221,7 @@ class Evidence:
         everything = powers.sum() + np.exp(-top)
         p = powers / everything
         other, found = self.partner(int(order[0]), self.features @ np.array([*weights.values()]))
-        needed = len(order) > 1 and partner.needed(found)
-        place = int(np.flatnonzero(order == other)[0]) if needed else None
+        place = int(np.flatnonzero(order == other)[0]) if partner.needed(found) else None
         return Candidates(self.rows[order], scores, p, float(np.exp(-top) / everything), parts, place)
 
 
