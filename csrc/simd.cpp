@@ -63,29 +63,18 @@ half narrow(float f) {
 }
 
 // Blocks are read by offset: a mapped file gives them any alignment.
-float scale_of(const unsigned char* block) {
+half scale_of(const unsigned char* block) {
     half d;
     std::memcpy(&d, block, sizeof d);
-    return widen(d);
+    return d;
 }
 
 struct Q8 {
     static constexpr std::size_t bytes = kQ8Bytes;
-    static const signed char* values(const unsigned char* block, signed char*) {
-        return reinterpret_cast<const signed char*>(block + 2);
-    }
 };
 
 struct Q4 {
     static constexpr std::size_t bytes = kQ4Bytes;
-    static const signed char* values(const unsigned char* block, signed char* room) {
-        for (std::size_t i = 0; i < kBlock / 2; ++i) {
-            const unsigned char byte = block[2 + i];
-            room[i] = static_cast<signed char>((byte & 15) - 8);
-            room[i + kBlock / 2] = static_cast<signed char>((byte >> 4) - 8);
-        }
-        return room;
-    }
 };
 
 namespace scalar {
@@ -97,6 +86,9 @@ inline V load(const signed char* p) { return static_cast<float>(*p); }
 inline void store(float* p, V v) { *p = v; }
 inline void store(half* p, V v) { *p = narrow(v); }
 inline V splat(float x) { return x; }
+inline V splat(half h) { return widen(h); }
+inline V low(const unsigned char* p) { return static_cast<float>((*p & 15) - 8); }
+inline V high(const unsigned char* p) { return static_cast<float>((*p >> 4) - 8); }
 inline V zero() { return 0.0f; }
 inline V mul(V a, V b) { return a * b; }
 inline V add(V a, V b) { return a + b; }
@@ -129,6 +121,21 @@ MEGART_OP void store(half* p, V v) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 MEGART_OP V splat(float x) { return _mm_set1_ps(x); }
+MEGART_OP V splat(half h) {
+    const V one = _mm_cvtph_ps(_mm_cvtsi32_si128(h));
+    return _mm_shuffle_ps(one, one, 0);
+}
+MEGART_OP __m128i bytes(const unsigned char* p) {
+    int four;
+    std::memcpy(&four, p, sizeof four);
+    return _mm_cvtepu8_epi32(_mm_cvtsi32_si128(four));
+}
+MEGART_OP V low(const unsigned char* p) {
+    return _mm_cvtepi32_ps(_mm_sub_epi32(_mm_and_si128(bytes(p), _mm_set1_epi32(15)), _mm_set1_epi32(8)));
+}
+MEGART_OP V high(const unsigned char* p) {
+    return _mm_cvtepi32_ps(_mm_sub_epi32(_mm_srli_epi32(bytes(p), 4), _mm_set1_epi32(8)));
+}
 MEGART_OP V zero() { return _mm_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm_mul_ps(a, b); }
 MEGART_OP V add(V a, V b) { return _mm_add_ps(a, b); }
@@ -158,6 +165,17 @@ MEGART_OP void store(half* p, V v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 MEGART_OP V splat(float x) { return _mm256_set1_ps(x); }
+MEGART_OP V splat(half h) { return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
+MEGART_OP __m256i bytes(const unsigned char* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+MEGART_OP V low(const unsigned char* p) {
+    const __m256i four_bits = _mm256_and_si256(bytes(p), _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(four_bits, _mm256_set1_epi32(8)));
+}
+MEGART_OP V high(const unsigned char* p) {
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(bytes(p), 4), _mm256_set1_epi32(8)));
+}
 MEGART_OP V zero() { return _mm256_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm256_mul_ps(a, b); }
 MEGART_OP V add(V a, V b) { return _mm256_add_ps(a, b); }
@@ -192,6 +210,20 @@ MEGART_OP void store(half* p, V v) {
                         _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
 }
 MEGART_OP V splat(float x) { return _mm512_set1_ps(x); }
+MEGART_OP V splat(half h) {
+    return _mm512_maskz_broadcastss_ps(0xffff, _mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+}
+MEGART_OP __m512i bytes(const unsigned char* p) {
+    return _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+MEGART_OP V low(const unsigned char* p) {
+    const __m512i four_bits = _mm512_and_si512(bytes(p), _mm512_set1_epi32(15));
+    return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_sub_epi32(four_bits, _mm512_set1_epi32(8)));
+}
+MEGART_OP V high(const unsigned char* p) {
+    const __m512i four_bits = _mm512_maskz_srli_epi32(0xffff, bytes(p), 4);
+    return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_sub_epi32(four_bits, _mm512_set1_epi32(8)));
+}
 MEGART_OP V zero() { return _mm512_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm512_mul_ps(a, b); }
 MEGART_OP V add(V a, V b) { return _mm512_add_ps(a, b); }
@@ -261,6 +293,19 @@ inline V load(const signed char* p) {
 inline void store(float* p, V v) { vst1q_f32(p, v); }
 inline void store(half* p, V v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 inline V splat(float x) { return vdupq_n_f32(x); }
+inline V splat(half h) { return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))); }
+inline int32x4_t bytes(const unsigned char* p) {
+    std::uint32_t four;
+    std::memcpy(&four, p, sizeof four);
+    const uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(wide)));
+}
+inline V low(const unsigned char* p) {
+    return vcvtq_f32_s32(vsubq_s32(vandq_s32(bytes(p), vdupq_n_s32(15)), vdupq_n_s32(8)));
+}
+inline V high(const unsigned char* p) {
+    return vcvtq_f32_s32(vsubq_s32(vshrq_n_s32(bytes(p), 4), vdupq_n_s32(8)));
+}
 inline V zero() { return vdupq_n_f32(0.0f); }
 inline V mul(V a, V b) { return vmulq_f32(a, b); }
 inline V add(V a, V b) { return vaddq_f32(a, b); }
