@@ -875,3 +875,17 @@ def test_no_utf8_anywhere(bank: Path) -> None:
             out, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "")
         assert ('"Zo\\u00eb"' if "--json" in words else '"Zo?"') in out
+
+
+def test_a_history_file_may_begin_with_a_byte_order_mark_and_nests_no_deeper_than_json_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = tmp_path / "history.json"
+    words = ["gate", "--bank", str(tmp_path / "none"), "--history", str(history), "And then?"]
+    history.write_text("[]", encoding="utf-8-sig")
+    assert main(words) == 1 and "error: no bank at" in capsys.readouterr().err  # the history was read
+    history.write_text("[" * 100_000)
+    assert main(words) == 1 and f"error: {history}: not JSON: " in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"q":' + "[" * 100_000))
+    assert main(["gate", "--bank", str(tmp_path / "none"), "-"]) == 1
+    assert "error: standard input:1: not JSON: " in capsys.readouterr().err

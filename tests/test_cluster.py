@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import few_lines, noise_adapter
 
@@ -55,6 +56,27 @@ def test_without_ray_the_error_says_what_to_install(bank: Bank, monkeypatch: pyt
     assert capsys.readouterr().err == (
         "megart: error: --later saves without teaching and --ray teaches; give one of them\n"
     )
+
+
+def test_learn_deals_what_is_pending_out_to_ray(bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    import megart.cluster as module
+
+    for memory in MEMORIES[:3]:
+        bank.add(memory, key=np.ones(64, np.float32))
+    given: list[object] = []
+
+    def dealt(address: str, _: Bank, memories: list[Memory], **how: object) -> list[object]:
+        given.append((address, [m.id for m in memories], how["recipe"]))
+        return []
+
+    monkeypatch.setattr(module, "memorize_on", dealt)
+    assert main(["learn", "--bank", str(bank.path), "--ray", "local", "--limit", "2", "--recipe", "paper"]) == 0
+    assert given == [("local", [m.id for m in MEMORIES[:2]], "paper")]
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    capsys.readouterr()
+    assert main(["learn", "--bank", str(bank.path), "--ray", "local"]) == 1
+    assert "megart[ray]" in capsys.readouterr().err
 
 
 class Ref:

@@ -146,7 +146,7 @@ def number(text: str) -> float:
 def read_text(path: str) -> str:
     """The text of a file that an option names. Raises InputError."""
     try:
-        return Path(path).expanduser().read_text("utf-8")
+        return Path(path).expanduser().read_text("utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

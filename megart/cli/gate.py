@@ -81,7 +81,7 @@ def _lines(text: str) -> Iterator[tuple[int, str, list[dict[str, str]]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f'standard input:{number}: not JSON: {error}; expected an object with "q"') from None
         if not isinstance(row.get("q"), str) or not row["q"].strip():
             raise InputError(f'standard input:{number}: no question; expected an object with the string "q"')
@@ -91,7 +91,7 @@ def _lines(text: str) -> Iterator[tuple[int, str, list[dict[str, str]]]]:
 def _history(text: str, name: str) -> list[dict[str, str]]:
     try:
         return _messages(json.loads(text), name)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: not JSON: {error}") from None
 
 

@@ -54,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
         given = [record.id for record in bank.records("pending")][: args.limit]
 
         def call(progress: OnProgress) -> list[Record]:
-            return learn(bank, limit=args.limit, recipe=args.recipe, device=args.device, model=model, progress=progress)
+            how = {"recipe": args.recipe, "device": args.device, "model": model, "progress": progress}
+            if args.ray is not None:
+                from ..cluster import memorize_on
+
+                return memorize_on(args.ray, bank, [bank.get(id).memory for id in given], **how)
+            return learn(bank, limit=args.limit, **how)
 
         watch(args, bank, lambda: given, call)
     return 0
