@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from megart.gate import Candidates, GatePolicy, Index, by_product, decide, partner, read_question, sequence, unit
+from megart.gate.evidence import AGAINST, LEAST, WEIGHTS, Evidence
 from megart.gate.words import root, stem, term_hash
 
 MEMORIES = [
@@ -31,11 +32,21 @@ def index(memories: list[tuple[str, str]] = MEMORIES) -> Index:
     )
 
 
-def find(text: str, where: Index | None = None, **options) -> Candidates:
+def reading(text: str) -> tuple:
     question = read_question(text, prior)
     owner = np.arange(len(question.terms), dtype=np.int32)
-    states = np.tile(np.array([3, 4], np.int8), (len(owner), 1))
-    return (index() if where is None else where).find(question, np.full(4, 0.2, np.float32), states, owner, **options)
+    return question, np.full(4, 0.2, np.float32), np.tile(np.array([3, 4], np.int8), (len(owner), 1)), owner
+
+
+def find(text: str, where: Index | None = None, **options) -> Candidates:
+    return (index() if where is None else where).find(*reading(text), **options)
+
+
+def weigh(text: str, best: int, where: Index | None = None) -> tuple[Evidence, int]:
+    """The evidence, and the place of memory *best* among its candidates."""
+    found = (index() if where is None else where).evidence(*reading(text))
+    assert found is not None
+    return found, int(np.flatnonzero(found.rows == best)[0])
 
 
 def opened(text: str, **options) -> list[int]:
@@ -124,6 +135,68 @@ def test_the_partner_is_told_by_its_place_among_the_scores_not_among_the_words()
     found = find("What did Casimir Oudekerk invent, and where did the cargo ship sink in thick fog?", where)
     assert found.rows[0] == 2
     assert found.partner is not None and found.rows[found.partner] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "speak"),
+    [
+        ("Did Lazlo Quarmby keep the lighthouse on Gannet Skerry?", {"strange_name", "strange_person"}),
+        ("Who keeps the lighthouse on Gannet Skerry in Quarmby?", {"strange_name"}),  # one word is no person
+        ("Did Morwenna Tregaskis meet Casimir Oudekerk of the whistling loaf in Tormel?", {"other_name"}),
+        ("Did Morwenna Tregaskis meet Casimir Oudekerk?", set()),  # the best and its complement hold both
+    ],
+)
+def test_names_that_nothing_explains_speak_against_all(text: str, speak: set[str]) -> None:
+    evidence, best = weigh(text, 0)
+    against = dict(zip(AGAINST, evidence.against(best), strict=True))
+    assert {name for name, value in against.items() if value > 0} == {"always"} | speak
+    assert all(AGAINST[name] < 0 for name in speak)
+
+
+def test_a_partner_is_weighed_by_its_name_and_by_telling_words_only() -> None:
+    evidence, best = weigh("Where did Morwenna Tregaskis keep the lighthouse, and was it the Dona Perpetua?", 0)
+    other, found = evidence.partner(best, np.zeros(len(evidence.rows)))
+    assert evidence.rows[other] == 2
+    made = dict(zip(partner.WEIGHTS, found, strict=True))
+    mine = [i for i, word in enumerate(evidence.question.words) if word in ("Dona", "Perpetua")]
+    assert made["gain"] == pytest.approx(float(evidence.idf[mine].sum()) / 10)  # not by "was", which it also holds
+    assert made["named"] == 1
+    evidence, best = weigh("Where did Morwenna Tregaskis keep the lighthouse, and what sank in thick fog?", 0)
+    assert evidence.partner(best, np.zeros(len(evidence.rows)))[1][-1] == 0
+
+
+def features(text: str, memory: int) -> dict[str, float]:
+    evidence, place = weigh(text, memory)
+    return dict(zip(WEIGHTS, evidence.features[place].tolist(), strict=True))
+
+
+def test_half_a_name_whose_other_half_is_anothers_speaks_against_a_memory() -> None:
+    half, whole = (features(f"Where did {who} keep it?", 0) for who in ("Casimir Tregaskis", "Morwenna Tregaskis"))
+    assert half["elsewhere"] > 0 == half["broken_name"] and whole["elsewhere"] == 0
+    assert WEIGHTS["elsewhere"] < 0
+
+
+def test_a_question_that_says_little_is_worth_little() -> None:
+    evidence, place = weigh("Who sank?", 2)
+    said = float(evidence.idf.sum())
+    assert said < LEAST == evidence.total
+    made = dict(zip(WEIGHTS, evidence.features[place], strict=True))
+    assert made["tokens"] == pytest.approx(0.6 * said / LEAST)  # every token is alike by 0.6
+
+
+def test_words_that_only_ask_weigh_no_more_than_in_the_language() -> None:
+    evidence, _ = weigh("Who told Morwenna?", 0)
+    asking = evidence.question.asking
+    assert evidence.frequency[asking].sum() == 0  # as rare here as a name, and yet
+    assert (evidence.idf[asking] <= -np.log(evidence.question.prior[asking]) + 1e-6).all()
+
+
+def test_what_a_partner_explains_is_no_gap_of_the_first() -> None:
+    text = "Did Morwenna Tregaskis know Casimir Oudekerk?"
+    evidence, place = weigh(text, 0)
+    mine = evidence.present[place] @ evidence.idf
+    other = sum(evidence.idf[i] for i, word in enumerate(evidence.question.words) if word in ("Casimir", "Oudekerk"))
+    assert features(text, 0)["rest"] == pytest.approx(mine / (evidence.total - other))
 
 
 def test_a_memory_out_of_scope_never_opens() -> None:
