@@ -141,8 +141,7 @@ def test_both_routes_and_a_fresh_slot_agree_bit_for_bit(tiny, kind: str, ranks: 
 
 
 def test_a_slot_of_blocks_is_near_the_exact_one(tiny, exact: None) -> None:
-    with slot(tiny("qwen3")) as made, slot(tiny("qwen3"), kind="f32") as exactly:
-        assert made.dtype == quant.Q8_0
+    with slot(tiny("qwen3"), kind="q8_0") as made, slot(tiny("qwen3"), kind="f32") as exactly:
         for adapters, gates in _sequence(np.float32):
             expected = under(exactly, adapters, gates)
             effect = expected - under(exactly, adapters, [0.0] * len(gates))
@@ -222,7 +221,7 @@ def test_a_build_whose_tensors_look_otherwise_is_served_by_reloading(tiny, monke
 @pytest.mark.parametrize("field, found", [("type", 1), ("ne", (64, 32, 1, 2)), ("nb", (34, 64))])
 def test_a_tensor_of_other_bytes_is_not_written(tiny, monkeypatch: pytest.MonkeyPatch, field: str, found) -> None:
     adapters, gates = _sequence()[1]
-    with slot(tiny("qwen3")) as made:
+    with slot(tiny("qwen3"), kind="q8_0") as made:
         expected = under(made, adapters, gates)
     bind = Slot._bind
 
@@ -231,15 +230,18 @@ def test_a_tensor_of_other_bytes_is_not_written(tiny, monkeypatch: pytest.Monkey
         return bind(self, layout, tensors)
 
     monkeypatch.setattr(Slot, "_bind", changed)
-    with slot(tiny("qwen3")) as made:
+    with slot(tiny("qwen3"), kind="q8_0") as made:
         assert (under(made, adapters, gates) == expected).all()
         assert not made.in_place
 
 
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
 @pytest.mark.parametrize("elsewhere", ["all", "some layers"])
-def test_tensors_in_device_memory_are_sent_over(tiny, monkeypatch: pytest.MonkeyPatch, elsewhere: str) -> None:
+def test_tensors_in_device_memory_are_sent_over(
+    tiny, monkeypatch: pytest.MonkeyPatch, elsewhere: str, kind: str
+) -> None:
     """As with layers on a GPU, all of them or some: the mix is made here and copied to where the tensor lies."""
-    with slot(tiny("qwen3")) as made:
+    with slot(tiny("qwen3"), kind=kind) as made:
         expected = [under(made, adapters, gates) for adapters, gates in _sequence()]
     bind = Slot._bind
 
@@ -250,7 +252,7 @@ def test_tensors_in_device_memory_are_sent_over(tiny, monkeypatch: pytest.Monkey
         return bind(self, layout, found)
 
     monkeypatch.setattr(Slot, "_bind", on_device)
-    with slot(tiny("qwen3")) as made:
+    with slot(tiny("qwen3"), kind=kind) as made:
         for (adapters, gates), wanted in zip(_sequence(), expected, strict=True):
             assert (under(made, adapters, gates) == wanted).all()
             assert made.in_place and made.layout
@@ -435,7 +437,7 @@ def test_questions_from_two_threads_wait_for_each_other(ready) -> None:
 
 
 def test_an_assistants_slot_is_of_the_type_asked_for(ready) -> None:
-    assert ready().slot.dtype == quant.Q8_0
+    assert ready(slot="q8_0").slot.dtype == quant.Q8_0
     assert ready(slot="f16").slot.dtype == np.float16
 
 
