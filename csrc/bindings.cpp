@@ -39,13 +39,14 @@ std::string type_name(py::handle object) {
     return py::str(py::type::handle_of(object).attr("__name__"));
 }
 
-enum class Accept { f32, f32_or_f16, factor, key };
+enum class Accept { f32, f32_or_f16, slot, factor, key };
 constexpr int kAnyDims = -1;
 
 const char* accepted(Accept accept) {
     switch (accept) {
         case Accept::f32: return "float32";
         case Accept::f32_or_f16: return "float32 or float16";
+        case Accept::slot: return "float32 or float16, or blocks of q8_0";
         case Accept::factor: return "float32 or float16, or blocks of q8_0 or q4_0";
         case Accept::key: return "float32 or float16, or int8";
     }
@@ -85,6 +86,13 @@ bool is_blocks(const py::dtype& dtype, Type& type) {
     return true;
 }
 
+bool takes(Accept accept, Type blocks) {
+    return accept == Accept::factor || (accept == Accept::slot && blocks == Type::q8_0);
+}
+
+// Values of a row for each item of the array.
+std::size_t per_item(Type type) { return is_plain(type) ? 1 : kBlock; }
+
 // An array as it is: of the right type and layout, or an error; never a copy.
 Checked checked(py::handle object, const Label& what, Accept accept, int dims,
                 bool writable = false) {
@@ -94,8 +102,8 @@ Checked checked(py::handle object, const Label& what, Accept accept, int dims,
     const py::array& array = result.array;
     const py::dtype dtype = array.dtype();
     const bool half = dtype.itemsize() == 2 && accept != Accept::f32;
-    if (accept == Accept::factor && is_blocks(dtype, result.type)) {
-        // a type that only the factors of an adapter may have
+    if (is_blocks(dtype, result.type) && takes(accept, result.type)) {
+        // a type that only factors may have
     } else if (accept == Accept::key && dtype.kind() == 'i' && dtype.itemsize() == 1) {
         // whole numbers, which come with scales
     } else if (dtype.kind() != 'f' || dtype.byteorder() != '=' || !(half || dtype.itemsize() == 4)) {
@@ -200,16 +208,17 @@ std::vector<Matrix> factors(Kept& kept, py::handle list, const Label& what) {
     std::vector<Matrix> result;
     for (py::handle item : py::reinterpret_borrow<py::sequence>(list)) {
         Checked m = checked(item, what.at(result.size()), Accept::factor, 2);
-        const std::size_t per_item = is_plain(m.type) ? 1 : kBlock;
-        result.push_back({m.array.data(), m.type, extent(m.array, 0), extent(m.array, 1) * per_item});
+        const std::size_t cols = extent(m.array, 1) * per_item(m.type);
+        result.push_back({m.array.data(), m.type, extent(m.array, 0), cols});
         kept.push_back(std::move(m.array));
     }
     return result;
 }
 
-OutMatrix output(Kept& kept, py::handle object, const Label& what) {
-    Checked m = checked(object, what, Accept::f32_or_f16, 2, true);
-    const OutMatrix out{m.array.mutable_data(), m.type, extent(m.array, 0), extent(m.array, 1)};
+OutMatrix output(Kept& kept, py::handle object, const Label& what, Accept accept) {
+    Checked m = checked(object, what, accept, 2, true);
+    const OutMatrix out{m.array.mutable_data(), m.type, extent(m.array, 0),
+                        extent(m.array, 1) * per_item(m.type)};
     kept.push_back(std::move(m.array));
     return out;
 }
@@ -239,8 +248,8 @@ void py_mix(py::object a, py::object b, py::object gates, py::object out_a, py::
     std::vector<MixTask> tasks(1);
     tasks[0].a = factors(kept, a, {"a"});
     tasks[0].b = factors(kept, b, {"b"});
-    tasks[0].out_a = output(kept, out_a, {"out_a"});
-    tasks[0].out_b = output(kept, out_b, {"out_b"});
+    tasks[0].out_a = output(kept, out_a, {"out_a"}, Accept::slot);
+    tasks[0].out_b = output(kept, out_b, {"out_b"}, Accept::slot);
     run_mix(tasks, weights, 1);
 }
 
@@ -251,7 +260,7 @@ py::sequence sequence_of(py::handle object, const char* what) {
 }
 
 std::vector<MixTask> tasks_of(Kept& kept, py::handle a, py::handle b, py::handle out_a,
-                              py::handle out_b) {
+                              py::handle out_b, Accept accept) {
     const py::sequence as = sequence_of(a, "a"), bs = sequence_of(b, "b"),
                        out_as = sequence_of(out_a, "out_a"), out_bs = sequence_of(out_b, "out_b");
     const std::size_t n = out_as.size();
@@ -267,8 +276,8 @@ std::vector<MixTask> tasks_of(Kept& kept, py::handle a, py::handle b, py::handle
         tasks[i].label = "[" + std::to_string(i) + "]";
         tasks[i].a = factors(kept, ai, Label{"a"}.at(i));
         tasks[i].b = factors(kept, bi, Label{"b"}.at(i));
-        tasks[i].out_a = output(kept, out_ai, Label{"out_a"}.at(i));
-        tasks[i].out_b = output(kept, out_bi, Label{"out_b"}.at(i));
+        tasks[i].out_a = output(kept, out_ai, Label{"out_a"}.at(i), accept);
+        tasks[i].out_b = output(kept, out_bi, Label{"out_b"}.at(i), accept);
     }
     return tasks;
 }
@@ -277,7 +286,7 @@ void py_mix_all(py::object a, py::object b, py::object gates, py::object out_a, 
                 int threads) {
     Kept kept;
     const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
-    run_mix(tasks_of(kept, a, b, out_a, out_b), weights, threads);
+    run_mix(tasks_of(kept, a, b, out_a, out_b, Accept::slot), weights, threads);
 }
 
 py::array_t<double> py_compress_all(py::object a, py::object b, py::object gates, py::object out_a,
@@ -285,7 +294,7 @@ py::array_t<double> py_compress_all(py::object a, py::object b, py::object gates
     Kept kept;
     const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
     std::vector<Loss> losses;
-    run(tasks_of(kept, a, b, out_a, out_b), weights,
+    run(tasks_of(kept, a, b, out_a, out_b, Accept::f32_or_f16), weights,
         [&](const auto& all, const float* values, std::size_t count) {
             return compress_all(all, values, count, threads, losses);
         });
@@ -361,7 +370,7 @@ py::list py_found(llama::EvalHook& hook) {
 
 void py_tensor_set(const llama::Addresses& addresses, std::uintptr_t address, py::object object) {
     const llama::Functions fns = resolved(addresses);
-    const Checked source = checked(object, {"array"}, Accept::f32_or_f16, kAnyDims);
+    const Checked source = checked(object, {"array"}, Accept::slot, kAnyDims);
     const py::array& array = source.array;
     const Type type = source.type;
     const void* data = array.data();
@@ -375,7 +384,13 @@ void py_tensor_set(const llama::Addresses& addresses, std::uintptr_t address, py
 }
 
 py::array empty_of(Type type, std::int64_t rows, std::int64_t cols) {
-    return py::array(py::dtype(name_of(type)), std::vector<py::ssize_t>{rows, cols});
+    if (is_plain(type))
+        return py::array(py::dtype(name_of(type)), std::vector<py::ssize_t>{rows, cols});
+    py::list fields;  // as Q8_0 in quant.py
+    fields.append(py::make_tuple("d", "<f2"));
+    fields.append(py::make_tuple("qs", "i1", py::make_tuple(kBlock)));
+    const auto blocks = static_cast<py::ssize_t>(cols / static_cast<std::int64_t>(kBlock));
+    return py::array(py::dtype::from_args(fields), std::vector<py::ssize_t>{rows, blocks});
 }
 
 py::array py_tensor_get(const llama::Addresses& addresses, std::uintptr_t address) {
@@ -397,10 +412,15 @@ py::array py_tensor_get(const llama::Addresses& addresses, std::uintptr_t addres
 py::array py_host_array(std::uintptr_t address, const std::vector<py::ssize_t>& shape,
                         py::object dtype) {
     const py::dtype wanted = py::dtype::from_args(dtype);
-    if (wanted.kind() != 'f' || (wanted.itemsize() != 2 && wanted.itemsize() != 4) ||
-        !wanted.attr("isnative").cast<bool>())
-        refuse("dtype", py::str(wanted), "float32 or float16", "pass the type of the tensor");
-    if (address == 0 || address % static_cast<std::size_t>(wanted.itemsize()) != 0)
+    Type blocks;
+    const bool known = is_blocks(wanted, blocks)
+                           ? takes(Accept::slot, blocks)
+                           : wanted.kind() == 'f' &&
+                                 (wanted.itemsize() == 2 || wanted.itemsize() == 4) &&
+                                 wanted.attr("isnative").cast<bool>();
+    if (!known)
+        refuse("dtype", py::str(wanted), accepted(Accept::slot), "pass the type of the tensor");
+    if (address == 0 || address % static_cast<std::size_t>(wanted.alignment()) != 0)
         throw py::value_error(explain("address", std::to_string(address),
                                       "the aligned address of host memory",
                                       "take data from EvalHook.found() where is_host is true"));

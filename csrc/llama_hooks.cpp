@@ -8,7 +8,7 @@
 namespace megart::llama {
 namespace {
 
-constexpr std::int32_t kF32 = 0, kF16 = 1;
+constexpr std::int32_t kF32 = 0, kF16 = 1, kQ8 = 8;
 
 struct Slot {
     const char* name;
@@ -163,12 +163,13 @@ Status describe_tensor(const Functions& fns, std::uintptr_t address, Shape2& out
         return Status::value(explain("address", "0", "the address of a ggml_tensor",
                                      "take it from EvalHook.found()"));
     const auto* t = reinterpret_cast<const Tensor*>(address);
-    if (t->type != kF32 && t->type != kF16)
+    if (t->type != kF32 && t->type != kF16 && t->type != kQ8)
         return Status::value(explain("tensor", "ggml type " + std::to_string(t->type),
-                                     "float32 or float16", "store the adapter as f16 or f32"));
-    out = {t->ne[1] * t->ne[2] * t->ne[3], t->ne[0], t->type == kF32 ? Type::f32 : Type::f16};
-    const std::size_t bytes =
-        static_cast<std::size_t>(out.rows * out.cols) * size_of(out.type);
+                                     "float32, float16 or q8_0",
+                                     "store the adapter as f32, f16 or q8_0"));
+    out = {t->ne[1] * t->ne[2] * t->ne[3], t->ne[0],
+           t->type == kF32 ? Type::f32 : t->type == kF16 ? Type::f16 : Type::q8_0};
+    const std::size_t bytes = bytes_of(out.type, static_cast<std::size_t>(out.rows * out.cols));
     if (bytes != fns.nbytes(t))
         return Status::value(explain("tensor", "strided rows", "rows without gaps",
                                      "use the tensor itself, not a view of it"));

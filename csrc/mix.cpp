@@ -13,6 +13,8 @@ namespace {
 
 // Small enough that the rows being interleaved stay in the first-level cache.
 constexpr std::size_t kRowsPerBlock = 32;
+// Values on their way into blocks, for the same reason.
+constexpr std::size_t kRoom = 4096;
 
 std::string shape(std::size_t rows, std::size_t cols) {
     return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
@@ -92,8 +94,13 @@ Status check_overlap(const std::vector<MixTask>& tasks) {
     return {};
 }
 
+// Where the value (row, col) begins; in blocks, col 0.
 unsigned char* element(const OutMatrix& m, std::size_t row, std::size_t col) {
-    return static_cast<unsigned char*>(m.data) + (row * m.cols + col) * size_of(m.type);
+    return static_cast<unsigned char*>(m.data) + bytes_of(m.type, row * m.cols + col);
+}
+
+const unsigned char* row_of(const Matrix& m, std::size_t row) {
+    return static_cast<const unsigned char*>(m.data) + bytes_of(m.type, row * m.cols);
 }
 
 // A length known to the compiler: plain moves in place of a call per row.
@@ -133,35 +140,61 @@ void place(const void* in, Type in_type, float gate, void* out, Type out_type, s
                                                                                 run, stride);
 }
 
+// A factor of whole rows into rows of `out`, a value or a block at a time as its type wants it.
+void stack(const Matrix& a, unsigned char* out, Type type) {
+    const std::size_t n = a.rows * a.cols;
+    if (n == 0) return;
+    if (type != Type::q8_0) return place(a.data, a.type, 1.0f, out, type, 1, n, n);
+    if (a.type == Type::q8_0) {
+        std::memcpy(out, a.data, bytes_of(type, n));
+        return;
+    }
+    float room[kRoom];
+    for (std::size_t i = 0; i < n; i += kRoom) {
+        const std::size_t run = std::min(kRoom, n - i);
+        const auto* in = static_cast<const unsigned char*>(a.data) + bytes_of(a.type, i);
+        place(in, a.type, 1.0f, room, Type::f32, 1, run, run);
+        simd::kernels().to_q8(room, out + bytes_of(type, i), run / kBlock);
+    }
+}
+
+// Rows `first` and on of every factor, gated, side by side in `out`; the rest of out's columns zero.
+void side_by_side(const MixTask& task, const float* gates, std::size_t first, const OutMatrix& out) {
+    std::size_t used = 0;
+    for (std::size_t j = 0; j < task.b.size(); ++j) {
+        const Matrix& b = task.b[j];
+        place(row_of(b, first), b.type, gates[j], element(out, 0, used), out.type, out.rows, b.cols,
+              out.cols);
+        used += b.cols;
+    }
+    if (used < out.cols)
+        for (std::size_t r = 0; r < out.rows; ++r)
+            std::memset(element(out, r, used), 0, bytes_of(out.type, out.cols - used));
+}
+
 }  // namespace
 
 void mix_one(const MixTask& task, const float* gates) {
-    std::size_t offset = 0;
+    const OutMatrix &out_a = task.out_a, &out_b = task.out_b;
+    std::size_t used = 0;
     for (const Matrix& a : task.a) {
-        const std::size_t n = a.rows * a.cols;
-        place(a.data, a.type, 1.0f, element(task.out_a, offset, 0), task.out_a.type, 1, n, n);
-        offset += a.rows;
+        stack(a, element(out_a, used, 0), out_a.type);
+        used += a.rows;
     }
-    const std::size_t used = offset;
-    if (used < task.out_a.rows && task.out_a.cols > 0)
-        std::memset(element(task.out_a, used, 0), 0,
-                    (task.out_a.rows - used) * task.out_a.cols * size_of(task.out_a.type));
+    if (used < out_a.rows && out_a.cols > 0)
+        std::memset(element(out_a, used, 0), 0,
+                    bytes_of(out_a.type, (out_a.rows - used) * out_a.cols));
 
-    const OutMatrix& out = task.out_b;
-    for (std::size_t row = 0; row < out.rows; row += kRowsPerBlock) {
-        const std::size_t rows = std::min(kRowsPerBlock, out.rows - row);
-        offset = 0;
-        for (std::size_t j = 0; j < task.b.size(); ++j) {
-            const Matrix& b = task.b[j];
-            const auto* in =
-                static_cast<const unsigned char*>(b.data) + bytes_of(b.type, row * b.cols);
-            place(in, b.type, gates[j], element(out, row, offset), out.type, rows, b.cols,
-                  out.cols);
-            offset += b.cols;
+    std::vector<float> room(is_plain(out_b.type) ? 0 : kRowsPerBlock * out_b.cols);
+    for (std::size_t row = 0; row < out_b.rows; row += kRowsPerBlock) {
+        const std::size_t rows = std::min(kRowsPerBlock, out_b.rows - row);
+        unsigned char* const target = element(out_b, row, 0);
+        if (is_plain(out_b.type)) {
+            side_by_side(task, gates, row, {target, out_b.type, rows, out_b.cols});
+        } else {
+            side_by_side(task, gates, row, {room.data(), Type::f32, rows, out_b.cols});
+            simd::kernels().to_q8(room.data(), target, rows * out_b.cols / kBlock);
         }
-        if (used < out.cols)
-            for (std::size_t r = row; r < row + rows; ++r)
-                std::memset(element(out, r, used), 0, (out.cols - used) * size_of(out.type));
     }
 }
 

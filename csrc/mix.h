@@ -20,7 +20,7 @@ struct Matrix {
 
 struct OutMatrix {
     void* data;
-    Type type;
+    Type type;  // f32, f16 or q8_0
     std::size_t rows;
     std::size_t cols;
 };

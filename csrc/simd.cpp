@@ -1,6 +1,8 @@
 #include "simd.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -85,6 +87,7 @@ inline V load(const half* p) { return widen(*p); }
 inline V load(const signed char* p) { return static_cast<float>(*p); }
 inline void store(float* p, V v) { *p = v; }
 inline void store(half* p, V v) { *p = narrow(v); }
+inline void store(signed char* p, V v) { *p = static_cast<signed char>(std::lrint(v)); }
 inline V splat(float x) { return x; }
 inline V splat(half h) { return widen(h); }
 inline V low(const unsigned char* p) { return static_cast<float>((*p & 15) - 8); }
@@ -94,6 +97,9 @@ inline V mul(V a, V b) { return a * b; }
 inline V add(V a, V b) { return a + b; }
 inline V fma(V a, V b, V c) { return a * b + c; }
 inline float sum(V v) { return v; }
+inline V size(V v) { return std::fabs(v); }
+inline V most(V a, V b) { return std::max(a, b); }
+inline float most(V v) { return v; }
 #define MEGART_TARGET
 #include "simd_level.inc"
 #undef MEGART_TARGET
@@ -120,6 +126,11 @@ MEGART_OP void store(float* p, V v) { _mm_storeu_ps(p, v); }
 MEGART_OP void store(half* p, V v) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
+MEGART_OP void store(signed char* p, V v) {
+    const __m128i wide = _mm_cvtps_epi32(v), half = _mm_packs_epi32(wide, wide);
+    const int four = _mm_cvtsi128_si32(_mm_packs_epi16(half, half));
+    std::memcpy(p, &four, sizeof four);
+}
 MEGART_OP V splat(float x) { return _mm_set1_ps(x); }
 MEGART_OP V splat(half h) {
     const V one = _mm_cvtph_ps(_mm_cvtsi32_si128(h));
@@ -144,6 +155,12 @@ MEGART_OP float sum(V v) {
     const V pair = _mm_add_ps(v, _mm_movehl_ps(v, v));
     return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
 }
+MEGART_OP V size(V v) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), v); }
+MEGART_OP V most(V a, V b) { return _mm_max_ps(a, b); }
+MEGART_OP float most(V v) {
+    const V pair = _mm_max_ps(v, _mm_movehl_ps(v, v));
+    return _mm_cvtss_f32(_mm_max_ss(pair, _mm_movehdup_ps(pair)));
+}
 #define MEGART_NARROWER scalar
 #include "simd_level.inc"
 #undef MEGART_NARROWER
@@ -164,6 +181,12 @@ MEGART_OP void store(float* p, V v) { _mm256_storeu_ps(p, v); }
 MEGART_OP void store(half* p, V v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
+MEGART_OP void store(signed char* p, V v) {
+    const __m256i wide = _mm256_cvtps_epi32(v);
+    const __m128i half =
+        _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(half, half));
+}
 MEGART_OP V splat(float x) { return _mm256_set1_ps(x); }
 MEGART_OP V splat(half h) { return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 MEGART_OP __m256i bytes(const unsigned char* p) {
@@ -182,6 +205,11 @@ MEGART_OP V add(V a, V b) { return _mm256_add_ps(a, b); }
 MEGART_OP V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 MEGART_OP float sum(V v) {
     return quad::sum(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
+}
+MEGART_OP V size(V v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+MEGART_OP V most(V a, V b) { return _mm256_max_ps(a, b); }
+MEGART_OP float most(V v) {
+    return quad::most(_mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
 }
 #define MEGART_NARROWER quad
 #include "simd_level.inc"
@@ -209,6 +237,10 @@ MEGART_OP void store(half* p, V v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
 }
+MEGART_OP void store(signed char* p, V v) {
+    const __m512i wide = _mm512_maskz_cvtps_epi32(0xffff, v);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtsepi32_epi8(0xffff, wide));
+}
 MEGART_OP V splat(float x) { return _mm512_set1_ps(x); }
 MEGART_OP V splat(half h) {
     return _mm512_maskz_broadcastss_ps(0xffff, _mm_cvtph_ps(_mm_cvtsi32_si128(h)));
@@ -228,12 +260,15 @@ MEGART_OP V zero() { return _mm512_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm512_mul_ps(a, b); }
 MEGART_OP V add(V a, V b) { return _mm512_add_ps(a, b); }
 MEGART_OP V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-MEGART_OP float sum(V v) {
+MEGART_OP __m256 part(V v, bool upper) {
     const __m512d whole = _mm512_castps_pd(v);
-    const __m256d low = _mm512_maskz_extractf64x4_pd(0xf, whole, 0);
-    const __m256d high = _mm512_maskz_extractf64x4_pd(0xf, whole, 1);
-    return avx2::sum(_mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high)));
+    return _mm256_castpd_ps(upper ? _mm512_maskz_extractf64x4_pd(0xf, whole, 1)
+                                  : _mm512_maskz_extractf64x4_pd(0xf, whole, 0));
 }
+MEGART_OP float sum(V v) { return avx2::sum(_mm256_add_ps(part(v, false), part(v, true))); }
+MEGART_OP V size(V v) { return _mm512_abs_ps(v); }
+MEGART_OP V most(V a, V b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+MEGART_OP float most(V v) { return avx2::most(_mm256_max_ps(part(v, false), part(v, true))); }
 #define MEGART_NARROWER avx2
 #include "simd_level.inc"
 #undef MEGART_NARROWER
@@ -292,6 +327,11 @@ inline V load(const signed char* p) {
 }
 inline void store(float* p, V v) { vst1q_f32(p, v); }
 inline void store(half* p, V v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+inline void store(signed char* p, V v) {
+    const int16x4_t half = vmovn_s32(vcvtnq_s32_f32(v));
+    const std::int32_t four = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(half, half))), 0);
+    std::memcpy(p, &four, sizeof four);
+}
 inline V splat(float x) { return vdupq_n_f32(x); }
 inline V splat(half h) { return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))); }
 inline int32x4_t bytes(const unsigned char* p) {
@@ -311,6 +351,9 @@ inline V mul(V a, V b) { return vmulq_f32(a, b); }
 inline V add(V a, V b) { return vaddq_f32(a, b); }
 inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
 inline float sum(V v) { return vaddvq_f32(v); }
+inline V size(V v) { return vabsq_f32(v); }
+inline V most(V a, V b) { return vmaxq_f32(a, b); }
+inline float most(V v) { return vmaxvq_f32(v); }
 #define MEGART_TARGET
 #define MEGART_NARROWER scalar
 #include "simd_level.inc"

@@ -10,7 +10,7 @@
 
 namespace megart {
 
-// q8_0 and q4_0 are only read: a block is an f16 scale and 32 values of one row, 8 or 4 bits each.
+// A block of q8_0 or q4_0 is an f16 scale and 32 values of one row, 8 or 4 bits each. q4_0 is only read.
 enum class Type : int { f32 = 0, f16 = 1, q8_0 = 2, q4_0 = 3 };
 constexpr int kTypes = 4, kPlainTypes = 2;
 constexpr std::size_t kBlock = 32, kQ8Bytes = 34, kQ4Bytes = 18;
@@ -53,6 +53,7 @@ struct Kernels {
     // x, y = c x - s y, s x + c y
     void (*rotate_f32)(float* x, float* y, float c, float s, std::size_t n);
     RowsFn rows[kTypes][kPlainTypes];  // [type of in][type of out]
+    void (*to_q8)(const float* in, void* out, std::size_t blocks);
 };
 
 const Kernels& kernels() noexcept;         // the level in use

@@ -72,12 +72,12 @@ def mix(
     a: Sequence[_Factor | _Blocks],
     b: Sequence[_Factor | _Blocks],
     gates: NDArray[np.float32],
-    out_a: _Factor,
-    out_b: _Factor,
+    out_a: _Factor | _Blocks,
+    out_b: _Factor | _Blocks,
 ) -> None:
-    """One matrix: a[j] [r_j, in], b[j] [out, r_j] (lists), out_a [R, in], out_b [out, R].
+    """One matrix: a[j] [r_j, in], b[j] [out, r_j] (lists), out_a [R, in], out_b [out, R], q8_0 among them.
 
-    Afterwards out_b @ out_a == sum of gates[j] * (b[j] @ a[j]); what is not used is zero.
+    Afterwards out_b @ out_a == sum of gates[j] * (b[j] @ a[j]) but for rounding; what is not used is zero.
     No adapter at all makes zeros. Outputs may not share memory with anything else.
     """
 
@@ -85,8 +85,8 @@ def mix_all(
     a: Sequence[Sequence[_Factor | _Blocks]],
     b: Sequence[Sequence[_Factor | _Blocks]],
     gates: NDArray[np.float32],
-    out_a: Sequence[_Factor],
-    out_b: Sequence[_Factor],
+    out_a: Sequence[_Factor | _Blocks],
+    out_b: Sequence[_Factor | _Blocks],
     threads: int = 1,
 ) -> None:
     """`mix` over many matrices; nothing is written unless all of them are right."""
@@ -120,16 +120,16 @@ HOOK_FUNCTIONS: tuple[str, ...]
 def check_layout(fns: Mapping[str, int]) -> None:
     """RuntimeError unless ggml's tensors are laid out as this extension believes."""
 
-def tensor_set(fns: Mapping[str, int], address: int, array: _Factor) -> None:
+def tensor_set(fns: Mapping[str, int], address: int, array: _Factor | _Blocks) -> None:
     """Copy an array into the ggml_tensor at `address`, wherever its buffer lives.
 
     ValueError unless the dtype and the number of bytes are the tensor's own.
     """
 
-def tensor_get(fns: Mapping[str, int], address: int) -> _Factor:
-    """A copy of the ggml_tensor at `address`, [rows, ne[0]], f32 or f16 as it is stored."""
+def tensor_get(fns: Mapping[str, int], address: int) -> _Factor | _Blocks:
+    """A copy of the ggml_tensor at `address`, [rows, ne[0]], f32, f16 or q8_0 [rows, ne[0] / 32] as it is stored."""
 
-def host_array(address: int, shape: Sequence[int], dtype: DTypeLike) -> _Factor:
+def host_array(address: int, shape: Sequence[int], dtype: DTypeLike) -> _Factor | _Blocks:
     """A writable view of host memory at `address`; nothing is owned, nothing is checked.
 
     Unsafe: using it after the tensor is freed reads or writes memory that belongs to others.

@@ -1,4 +1,4 @@
-"""The mix: one adapter equal to the gated sum of several, by exact rank concatenation.
+"""The mix: one adapter equal to the gated sum of several, by rank concatenation; exact but for the rounding of its type.
 
 Works on arrays; where they go (a slot inside llama.cpp, or a file) is for its users to say.
 """
@@ -15,23 +15,43 @@ from .errors import AdapterError
 
 Pair = tuple[np.ndarray, np.ndarray]
 
-# Below 64 elements llama.cpp's f16 dot products fall to scalar code: a slot of rank 64 with 16 rows
-# in use decodes faster than an exact rank 16 (see the benchmark).
-SLOT_STEP = 64
+
+def step(dtype: np.dtype) -> int:
+    """Slots of *dtype* have ranks in multiples of this.
+
+    A block has 32 values. Below 64 llama.cpp's f16 dot products fall to scalar code: a slot of rank 64
+    with 16 rows in use decodes faster than an exact rank 16 (see the benchmark).
+    """
+    return quant.BLOCK if dtype == quant.Q8_0 else 64
 
 
-def slot_rank(adapters: Sequence[Adapter]) -> int:
-    """The smallest slot rank that holds *adapters* side by side, tensor by tensor."""
+def blank(shapes: Mapping[str, tuple[int, int]], rank: int, dtype: np.dtype) -> dict[str, Pair]:
+    """Zeros of *dtype* (f32, f16 or q8_0) for every (in, out) of *shapes*: places for :func:`mix_into`.
+
+    Where ``in`` is no multiple of 32 there are no blocks, and A is f16 beside a B of q8_0.
+    """
+
+    def zeros(rows: int, columns: int) -> np.ndarray:
+        if dtype != quant.Q8_0:
+            return np.zeros((rows, columns), dtype)
+        whole = columns % quant.BLOCK == 0
+        return np.zeros((rows, columns // quant.BLOCK), dtype) if whole else np.zeros((rows, columns), np.float16)
+
+    return {name: (zeros(rank, n_in), zeros(n_out, rank)) for name, (n_in, n_out) in shapes.items()}
+
+
+def slot_rank(adapters: Sequence[Adapter], dtype: np.dtype) -> int:
+    """The smallest rank of a slot of *dtype* that holds *adapters* side by side, tensor by tensor."""
     ranks: dict[str, int] = {}
     for adapter in adapters:
         for name in adapter.tensors:
             ranks[name] = ranks.get(name, 0) + adapter.rank
-    return round_up(max(ranks.values(), default=0))
+    return round_up(max(ranks.values(), default=0), dtype)
 
 
-def round_up(rank: int) -> int:
-    """The smallest slot rank that is not less."""
-    return max(1, -(-rank // SLOT_STEP)) * SLOT_STEP
+def round_up(rank: int, dtype: np.dtype) -> int:
+    """The smallest rank of a slot of *dtype* that is not less."""
+    return max(1, -(-rank // step(dtype))) * step(dtype)
 
 
 def shapes(adapters: Sequence[Adapter]) -> dict[str, tuple[int, int]]:
@@ -51,7 +71,7 @@ def mix_into(
     gates: Sequence[float],
     threads: int = 1,
 ) -> None:
-    """Write sum_j gates[j] * scale_j * B_j A_j into *places* (name -> (A [R, in], B [out, R])).
+    """Write sum_j gates[j] * scale_j * B_j A_j into *places* (name -> (A [R, in], B [out, R]), see :func:`blank`).
 
     Each adapter's own scale (alpha / rank) is folded in, so the mix must be applied with scale 1,
     that is with alpha 0 in llama.cpp. Raises ValueError when the ranks do not fit into R, and

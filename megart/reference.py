@@ -18,6 +18,7 @@ _BLOCK = 32
 _Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", (32,))])
 _Q4_0 = np.dtype([("d", "<f2"), ("qs", "u1", (16,))])
 _FACTOR = (*_ANY, _Q8_0, _Q4_0)
+_SLOT = (*_ANY, _Q8_0)
 _KEY = (*_ANY, np.dtype(np.int8))
 # 128 * width must leave the query some bits in an int32.
 _WIDEST_WHOLE = 1 << 16
@@ -199,9 +200,10 @@ def mix(
 ) -> None:
     """One matrix: out_b @ out_a == sum of gates[j] * (b[j] @ a[j]).
 
-    a[j] [r_j, in], b[j] [out, r_j], gates f32 [k], out_a [R, in], out_b [out, R]; f32 or f16 each.
-    A is stacked, B stands side by side with the gate folded in (through f32, rounded to nearest
-    even); rows of out_a and columns of out_b that are not used become zero.
+    a[j] [r_j, in], b[j] [out, r_j], gates f32 [k], out_a [R, in], out_b [out, R]; f32 or f16 each,
+    or q8_0 in blocks along the rows. A is stacked, B stands side by side with the gate folded in
+    (through f32, rounded to nearest even); rows of out_a and columns of out_b that are not used
+    become zero. Blocks of A are copied; all else becomes blocks by way of f32.
     """
     _check_gates(gates)
     _check_matrix(a, b, out_a, out_b, "")
@@ -269,6 +271,18 @@ def compress_all(
 
 
 def _mix(a, b, gates, out_a, out_b) -> None:
+    if _Q8_0 in (out_a.dtype, out_b.dtype):
+        plain = [np.empty(_extent(out), np.float32) if out.dtype == _Q8_0 else out for out in (out_a, out_b)]
+        _mix(a, b, gates, *plain)
+        for out, values in zip((out_a, out_b), plain):
+            if out.dtype == _Q8_0:
+                out[:] = _blocks(values)
+        start = 0
+        for a_j in a:
+            if a_j.dtype == out_a.dtype == _Q8_0:
+                out_a[start : start + len(a_j)] = a_j
+            start += len(a_j)
+        return
     start = 0
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for a_j, b_j, weight in zip(a, b, gates):
@@ -298,6 +312,22 @@ def _values(factor: np.ndarray) -> np.ndarray:
             number = ((byte >> 4 if place >= 16 else byte & 15).astype(np.int16) - 8).astype(np.float32)
         values[:, i] = number * block["d"].astype(np.float32)
     return values
+
+
+def _blocks(values: np.ndarray) -> np.ndarray:
+    """f32 [rows, columns] as q8_0: the largest of a block is 127, rounded to nearest even.
+
+    The f16 scale is rounded after the values; where it is nothing, so are they.
+    """
+    rows, columns = values.shape
+    runs = values.reshape(rows, columns // _BLOCK, _BLOCK)
+    blocks = np.empty(runs.shape[:2], _Q8_0)
+    step = np.abs(runs).max(axis=2, initial=0) / np.float32(127)
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        blocks["d"] = step
+        inverse = np.where(blocks["d"] == 0, np.float32(0), np.float32(1) / step)
+        blocks["qs"] = np.rint(runs * inverse[..., None])
+    return blocks
 
 
 def _extent(factor: np.ndarray) -> tuple[int, int]:
@@ -330,7 +360,8 @@ def _check(array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writa
         refuse_type(type(array).__name__, "a numpy.ndarray", "pass numpy.asarray(...)")
     if array.dtype not in dtypes:
         names = " or ".join(dtype.name for dtype in dtypes if dtype.kind == "f")
-        names += ", or blocks of q8_0 or q4_0" if dtypes is _FACTOR else ", or int8" if dtypes is _KEY else ""
+        also = {id(_FACTOR): ", or blocks of q8_0 or q4_0", id(_SLOT): ", or blocks of q8_0", id(_KEY): ", or int8"}
+        names += also.get(id(dtypes), "")
         refuse_type(str(array.dtype), names, "convert it with .astype(numpy.float32)")
     if array.ndim != dims:
         _refuse(what, f"{array.ndim} dimensions", str(dims), "reshape it")
@@ -364,8 +395,8 @@ def _check_matrix(a: Any, b: Any, out_a: Any, out_b: Any, at: str) -> None:
         _check_list(items, what, "a list of arrays", "pass one array per adapter")
         for j, item in enumerate(items):
             _check(item, f"{what}[{j}]", _FACTOR, 2)
-    _check(out_a, f"out_a{at}", _ANY, 2, writable=True)
-    _check(out_b, f"out_b{at}", _ANY, 2, writable=True)
+    _check(out_a, f"out_a{at}", _SLOT, 2, writable=True)
+    _check(out_b, f"out_b{at}", _SLOT, 2, writable=True)
 
 
 def _check_call(tasks: Sequence[tuple], gates: np.ndarray, labels: Sequence[str]) -> None:
@@ -406,20 +437,21 @@ def _check_shapes(a, b, out_a, out_b, count: int, at: str) -> None:
             f"{count}, one per gate",
             "pass one factor of each kind per gate",
         )
-    if out_a.shape[0] != out_b.shape[1]:
+    (rank, n_in), (n_out, columns) = _extent(out_a), _extent(out_b)
+    if rank != columns:
         _refuse(
             f"out_a{at} and out_b{at}",
-            f"{list(out_a.shape)} and {list(out_b.shape)}",
+            f"{[rank, n_in]} and {[n_out, columns]}",
             "[R, in] and [out, R]",
             "give both the rank of the slot",
         )
     same_base = "use adapters made for this base model"
     for j, (a_j, b_j) in enumerate(zip(map(_extent, a), map(_extent, b))):
         here = f"{at}[{j}]"
-        if a_j[1] != out_a.shape[1]:
-            _refuse(f"a{here}", str(list(a_j)), f"[rank, {out_a.shape[1]}]", same_base)
-        if b_j[0] != out_b.shape[0]:
-            _refuse(f"b{here}", str(list(b_j)), f"[{out_b.shape[0]}, rank]", same_base)
+        if a_j[1] != n_in:
+            _refuse(f"a{here}", str(list(a_j)), f"[rank, {n_in}]", same_base)
+        if b_j[0] != n_out:
+            _refuse(f"b{here}", str(list(b_j)), f"[{n_out}, rank]", same_base)
         if a_j[0] != b_j[1]:
             _refuse(
                 f"a{here} and b{here}",
@@ -428,10 +460,10 @@ def _check_shapes(a, b, out_a, out_b, count: int, at: str) -> None:
                 "take both factors from one adapter",
             )
     total = sum(a_j.shape[0] for a_j in a)
-    if total > out_a.shape[0]:
+    if total > rank:
         _refuse(
             f"a{at}",
             f"total rank {total}",
-            f"at most {out_a.shape[0]}",
+            f"at most {rank}",
             "open fewer memories or make the slot larger",
         )

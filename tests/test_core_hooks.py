@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megart import _core
+from megart import _core, quant
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
@@ -322,6 +322,21 @@ def test_tensor_set_refuses_what_does_not_fit(fns, ggml):
             _core.tensor_set(fns, tensor, [1.0])
     with pytest.raises(ValueError, match="address: got 0"):
         _core.tensor_set(fns, 0, np.zeros((3, 8), np.float16))
+
+
+def test_blocks_of_a_tensor_are_written_and_read(fns, ggml):
+    blocks = quant.quantize(np.random.default_rng(0).standard_normal((3, 64)), "q8_0")
+    with ggml.tensor(8, 64, 3, "blk.0.x.lora_a") as (_, tensor, start):
+        _core.tensor_set(fns, tensor, blocks)
+        got = _core.tensor_get(fns, tensor)
+        assert got.dtype == quant.Q8_0 and np.array_equal(got, blocks)
+        assert np.array_equal(_core.host_array(start, (3, 2), quant.Q8_0), blocks)
+        with pytest.raises(ValueError, match=r"got 204 bytes of float16, expected 204 bytes of q8_0"):
+            _core.tensor_set(fns, tensor, np.zeros((3, 34), np.float16))
+        with pytest.raises(TypeError, match="expected float32 or float16, or blocks of q8_0"):
+            _core.tensor_set(fns, tensor, np.zeros((3, 2), quant.Q4_0))
+        with pytest.raises(TypeError, match="expected float32 or float16, or blocks of q8_0"):
+            _core.host_array(start, (3, 2), quant.Q4_0)
 
 
 def test_host_array_is_a_view(ggml):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from megart import _core, quant, reference
 
 BOTH = pytest.mark.parametrize("impl", [_core, reference], ids=["core", "reference"])
-DTYPES = st.sampled_from([np.float32, np.float16])
 KINDS = st.sampled_from(["f32", "f16", "q8_0", "q4_0"])  # of factors; blocks where rows are whole ones
+SLOTS = st.sampled_from(["f32", "f16", "q8_0"])
 RANKS = st.one_of(st.sampled_from([4, 8, 16, 32, 64, 128]), st.integers(0, 40))
 
 
@@ -40,22 +40,28 @@ def tasks(draw):
         types = [(draw(KINDS), draw(KINDS)) for _ in ranks]
         a = [factor(rng.standard_normal((r, width)), t) for r, (t, _) in zip(ranks, types)]
         b = [factor(rng.standard_normal((height, r)) * spread, t) for r, (_, t) in zip(ranks, types)]
-        matrices.append((a, b, width, height, draw(DTYPES), draw(DTYPES)))
-    return matrices, gates, sum(ranks) + draw(st.integers(0, 20))
+        matrices.append((a, b, width, height, draw(SLOTS), draw(SLOTS)))
+    rank = sum(ranks) + draw(st.integers(0, 20))
+    return matrices, gates, -(-rank // 32) * 32 if draw(st.booleans()) else rank
 
 
 def outputs(matrices, rank):
     """Slots full of rubbish: what is not written shows."""
-    out_a = [np.full((rank, w), np.nan, t) for _, _, w, _, t, _ in matrices]
-    out_b = [np.full((h, rank), np.nan, t) for _, _, _, h, _, t in matrices]
+    out_a = [rubbish(rank, w, t) for _, _, w, _, t, _ in matrices]
+    out_b = [rubbish(h, rank, t) for _, _, _, h, _, t in matrices]
     return out_a, out_b
+
+
+def rubbish(rows, columns, kind):
+    if kind == "q8_0" and columns % 32 == 0:
+        return np.full((rows, columns // 32), np.array((np.nan, 77), quant.Q8_0))
+    return np.full((rows, columns), np.nan, np.float32 if kind == "f32" else np.float16)
 
 
 def assert_same_bits(got, expected):
     for x, y in zip(got, expected):
         assert x.dtype == y.dtype
-        kind = np.uint16 if x.dtype == np.float16 else np.uint32
-        np.testing.assert_array_equal(x.view(kind), y.view(kind))
+        np.testing.assert_array_equal(x.reshape(-1).view(np.uint8), y.reshape(-1).view(np.uint8))
 
 
 @pytest.mark.parametrize("name", _core.simd_levels())
@@ -99,6 +105,35 @@ def test_mix_is_the_gated_sum(impl):
     expected = sum(g * (y @ x) for g, x, y in zip(gates, a, b))
     np.testing.assert_allclose(out_b @ out_a, expected, rtol=1e-4, atol=1e-4)
     assert not out_a[27:].any() and not out_b[:, 27:].any()
+
+
+@BOTH
+def test_blocks_are_llama_cpps_own(impl):
+    """As quant.py (the gguf package) makes them, where no value lies half way; blocks of A stay as they were."""
+    rng = np.random.default_rng(3)
+    a, b = rng.standard_normal((5, 96)).astype(np.float32), rng.standard_normal((70, 5)).astype(np.float16)
+    stored = quant.quantize(rng.standard_normal((2, 96)), "q8_0")
+    stored["qs"] //= 2  # none is 127: made anew they would be others
+    none = np.zeros((70, 2), np.float16)
+    out_a, out_b = rubbish(32, 96, "q8_0"), rubbish(70, 32, "q8_0")
+    impl.mix([a, stored], [b, none], np.array([0.3, 1], np.float32), out_a, out_b)
+    wide = np.zeros((70, 32), np.float32)
+    wide[:, :5] = b.astype(np.float32) * np.float32(0.3)
+    rest = np.zeros((25, 3), quant.Q8_0)
+    assert_same_bits(
+        [out_a, out_b], [np.concatenate([quant.quantize(a, "q8_0"), stored, rest]), quant.quantize(wide, "q8_0")]
+    )
+
+
+@BOTH
+def test_half_way_goes_to_even_and_nothing_is_left_of_what_f16_cannot_scale(impl):
+    values = np.zeros((2, 32), np.float32)
+    values[0, :6] = [127, 0.5, 1.5, 2.5, -0.5, -1.5]
+    values[1] = 127 * 2.0**-26
+    out = rubbish(2, 32, "q8_0")
+    impl.mix([values], [np.zeros((1, 2), np.float32)], np.ones(1, np.float32), out, np.empty((1, 2), np.float32))
+    assert out["d"].tolist() == [[1], [0]] and not out["qs"][1].any()
+    assert out["qs"][0, 0, :6].tolist() == [127, 0, 2, 2, 0, -2]
 
 
 @BOTH
@@ -235,7 +270,16 @@ BAD = {
         r"b\[0\]: got .*, expected float32 or float16, or blocks of q8_0 or q4_0",
         {"b": [np.zeros((5, 4), [("x", "f2"), ("y", "i1", (32,))])] * 2},
     ),
-    "out blocks": (TypeError, r"out_b: got .*, expected float32 or float16;", {"out_b": np.zeros((5, 8), quant.Q8_0)}),
+    "out blocks": (
+        TypeError,
+        r"out_b: got .*, expected float32 or float16, or blocks of q8_0;",
+        {"out_b": np.zeros((5, 8), quant.Q4_0)},
+    ),
+    "out rank in blocks": (
+        ValueError,
+        r"out_a and out_b: got \[8, 6\] and \[5, 32\], expected",
+        {"out_b": np.zeros((5, 1), quant.Q8_0)},
+    ),
     "b bfloat": (TypeError, r"b\[0\]: got uint16", {"b": [np.ones((5, 4), np.uint16)] * 2}),
 }
 

@@ -79,10 +79,10 @@ def in_llama_cpp(
     mix: Context,
     adapter: Adapter | None,
     given: Lesson,
-    dtype: type = np.float32,
+    kind: str = "f32",
 ) -> np.ndarray:
     """The same logits through megart's runtime; ``adapter`` None is the bare base."""
-    slot = Slot(mix, dtype=dtype)
+    slot = Slot(mix, kind=kind)
     try:
         if adapter is not None:
             slot.install([adapter], [1.0])
@@ -209,15 +209,15 @@ def test_the_real_model_agrees_within_its_own_noise(smollm2: Model, smollm2_base
         plain = in_pytorch(base, zero, recipe, given)[first:]
         noise_floor = _rms(in_llama_cpp(engine, bare, mix, None, given) - plain)
         expected = in_pytorch(base, factors, recipe, given)[first:]
-        got = in_llama_cpp(engine, bare, mix, adapter, given, np.float16)
+        got = in_llama_cpp(engine, bare, mix, adapter, given, "f16")
         effect = _rms(expected - plain)
         assert effect > 5 * noise_floor
         assert _rms(got - expected) < 1.5 * noise_floor
         weak = replace(adapter, alpha=adapter.alpha / math.sqrt(recipe.rank))
-        assert _rms(in_llama_cpp(engine, bare, mix, weak, given, np.float16) - expected) > 4 * noise_floor
+        assert _rms(in_llama_cpp(engine, bare, mix, weak, given, "f16") - expected) > 4 * noise_floor
         if recipe.activated:
             everywhere = Lesson((), given.prompt + given.opening, given.target)
-            wrong = in_llama_cpp(engine, bare, mix, adapter, everywhere, np.float16)
+            wrong = in_llama_cpp(engine, bare, mix, adapter, everywhere, "f16")
             assert _rms(wrong - expected) > 4 * noise_floor
 
 

@@ -106,7 +106,7 @@ def test_the_mix_of_blocks_is_what_llama_cpp_computes_with_them(
         assert abs(stock.decode(range(60, 84)) - expected).max() < 0.1 * effect
     engine = Engine(tiny())
     context = Context(engine, size=256)
-    slot = Slot(context, dtype=np.float32)
+    slot = Slot(context, kind="f32")
     try:
         slot.install([adapter], [0.7])
         context.decode(range(60, 84))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import ANYTHING, FAST_ROLES, FIRST, NOTHING, PAPER_ROLES, SECOND, Stock, noise_adapter, save
 
+from megart import mix, quant
 from megart.adapter import Adapter, write_adapter
 from megart.bank import Memory
 from megart.errors import AdapterError, BaseMismatchError, InputError
@@ -71,7 +72,7 @@ def test_the_mix_equals_adapters_set_by_scales(tiny, exact: None, tmp_path: Path
     ]
     gates = [0.6, 0.3, 0.1]
     files = [(save(a, tmp_path / f"{i}.gguf"), g) for i, (a, g) in enumerate(zip(adapters, gates, strict=True))]
-    with slot(tiny(arch), dtype=np.float32) as made, Stock(tiny(arch), files, size=256) as stock:
+    with slot(tiny(arch), kind="f32") as made, Stock(tiny(arch), files, size=256) as stock:
         expected = by_scales(stock, gates)
         np.testing.assert_allclose(under(made, adapters, gates), expected, atol=CLOSE)
         assert made.in_place
@@ -81,14 +82,15 @@ def test_the_mix_equals_adapters_set_by_scales(tiny, exact: None, tmp_path: Path
             assert abs(by_scales(stock, scales) - expected).max() > 100 * CLOSE
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
 @pytest.mark.parametrize("gate", [1.0, 0.5])
-def test_one_adapter_of_the_slots_rank_is_bit_identical(tiny, tmp_path: Path, dtype: type, gate: float) -> None:
-    adapter = noise_adapter("llama", 64, 4, dtype=dtype)
+def test_one_adapter_of_the_slots_rank_is_bit_identical(tiny, tmp_path: Path, kind: str, gate: float) -> None:
+    adapter = noise_adapter("llama", 64, 4)
     # Away from f16's subnormals, where halving would round.
-    adapter.tensors = {n: (a, np.round(b * 512) / dtype(512)) for n, (a, b) in adapter.tensors.items()}
+    adapter.tensors = {n: (a, np.round(b * 512) / np.float32(512)) for n, (a, b) in adapter.tensors.items()}
+    adapter = adapter.as_type(kind)
     path = save(adapter, tmp_path / "a.gguf")
-    with slot(tiny(), dtype=dtype) as made, Stock(tiny(), [(path, gate)], size=256) as stock:
+    with slot(tiny(), kind=kind) as made, Stock(tiny(), [(path, gate)], size=256) as stock:
         made.context.close()
         made.context = _plain_attention(made.context.engine)
         assert (under(made, [adapter], [gate]) == by_scales(stock, [gate])).all()
@@ -125,16 +127,39 @@ def _sequence(dtype: type = np.float16) -> list[tuple[list[Adapter], list[float]
     ]
 
 
-def test_both_routes_and_a_fresh_slot_agree_bit_for_bit(tiny) -> None:
+@pytest.mark.parametrize("kind, ranks", [("f16", [64, 64, 128, 64, 64, 64]), ("q8_0", [32, 32, 128, 32, 32, 32])])
+def test_both_routes_and_a_fresh_slot_agree_bit_for_bit(tiny, kind: str, ranks: list[int]) -> None:
     """Growing, new targets, shrinking: nothing of a larger mix is left in a smaller one."""
-    with slot(tiny("qwen3")) as written, slot(tiny("qwen3"), in_place=False) as loaded:
-        for adapters, gates in _sequence():
+    with slot(tiny("qwen3"), kind=kind) as written, slot(tiny("qwen3"), kind=kind, in_place=False) as loaded:
+        for (adapters, gates), rank in zip(_sequence(), ranks, strict=True):
             got = under(written, adapters, gates)
             assert written.in_place and not loaded.in_place
             assert (got == under(loaded, adapters, gates)).all()
-            with slot(tiny("qwen3")) as fresh:
+            with slot(tiny("qwen3"), kind=kind) as fresh:
                 assert (got == under(fresh, adapters, gates)).all()
-        assert written.rank == 64
+            assert written.rank == rank  # the smallest that fits
+
+
+def test_a_slot_of_blocks_is_near_the_exact_one(tiny, exact: None) -> None:
+    with slot(tiny("qwen3"), kind="q8_0") as made, slot(tiny("qwen3"), kind="f32") as exactly:
+        for adapters, gates in _sequence(np.float32):
+            expected = under(exactly, adapters, gates)
+            effect = expected - under(exactly, adapters, [0.0] * len(gates))
+            error = under(made, adapters, gates) - expected
+            assert np.sqrt(np.mean(error**2)) < 0.03 * np.sqrt(np.mean(effect**2))
+
+
+def test_a_type_that_no_slot_has_is_refused(tiny) -> None:
+    with (
+        pytest.raises(InputError, match="got a slot of 'q4_0'; expected one of f32, f16, q8_0"),
+        slot(tiny(), kind="q4_0"),
+    ):
+        pass
+
+
+def test_where_rows_are_no_whole_blocks_a_is_f16() -> None:
+    a, b = mix.blank({"x": (40, 70)}, 64, quant.Q8_0)["x"]
+    assert (a.dtype, a.shape, b.dtype, b.shape) == (np.float16, (64, 40), quant.Q8_0, (70, 2))
 
 
 def upper(adapter: Adapter, first: int) -> Adapter:
@@ -152,7 +177,7 @@ def test_adapters_of_some_layers_only_equal_adapters_set_by_scales(tiny, exact: 
     ]
     files = [(save(a, tmp_path / f"{i}.gguf"), 0.0) for i, a in enumerate(adapters)]
     model = tiny("qwen3")
-    with slot(model, dtype=np.float32) as made, Stock(model, files, size=256) as stock:
+    with slot(model, kind="f32") as made, Stock(model, files, size=256) as stock:
         for opened in ([0], [1], [0, 1], [2], [0, 2], [1], [0], [0, 1, 2]):
             gates = [0.9 / (place + 1) for place in range(len(opened))]
             scales = [gates[opened.index(i)] if i in opened else 0.0 for i in range(3)]
@@ -193,10 +218,30 @@ def test_a_build_whose_tensors_look_otherwise_is_served_by_reloading(tiny, monke
         assert not made.in_place
 
 
+@pytest.mark.parametrize("field, found", [("type", 1), ("ne", (64, 32, 1, 2)), ("nb", (34, 64))])
+def test_a_tensor_of_other_bytes_is_not_written(tiny, monkeypatch: pytest.MonkeyPatch, field: str, found) -> None:
+    adapters, gates = _sequence()[1]
+    with slot(tiny("qwen3"), kind="q8_0") as made:
+        expected = under(made, adapters, gates)
+    bind = Slot._bind
+
+    def changed(self: Slot, layout, tensors) -> bool:
+        tensors[0][field] = found
+        return bind(self, layout, tensors)
+
+    monkeypatch.setattr(Slot, "_bind", changed)
+    with slot(tiny("qwen3"), kind="q8_0") as made:
+        assert (under(made, adapters, gates) == expected).all()
+        assert not made.in_place
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
 @pytest.mark.parametrize("elsewhere", ["all", "some layers"])
-def test_tensors_in_device_memory_are_sent_over(tiny, monkeypatch: pytest.MonkeyPatch, elsewhere: str) -> None:
+def test_tensors_in_device_memory_are_sent_over(
+    tiny, monkeypatch: pytest.MonkeyPatch, elsewhere: str, kind: str
+) -> None:
     """As with layers on a GPU, all of them or some: the mix is made here and copied to where the tensor lies."""
-    with slot(tiny("qwen3")) as made:
+    with slot(tiny("qwen3"), kind=kind) as made:
         expected = [under(made, adapters, gates) for adapters, gates in _sequence()]
     bind = Slot._bind
 
@@ -207,7 +252,7 @@ def test_tensors_in_device_memory_are_sent_over(tiny, monkeypatch: pytest.Monkey
         return bind(self, layout, found)
 
     monkeypatch.setattr(Slot, "_bind", on_device)
-    with slot(tiny("qwen3")) as made:
+    with slot(tiny("qwen3"), kind=kind) as made:
         for (adapters, gates), wanted in zip(_sequence(), expected, strict=True):
             assert (under(made, adapters, gates) == wanted).all()
             assert made.in_place and made.layout
@@ -353,18 +398,18 @@ def test_an_activated_memory_leaves_the_prompt_to_the_base(ready) -> None:
 
     # By hand: the base encodes the body, then the adapter is set and the opening decoded.
     body, opening = prompt.body, prompt.opening
-    mix = Context(assistant.engine, size=1024)
-    made = Slot(mix)
+    mixed = Context(assistant.engine, size=1024)
+    made = Slot(mixed)
     try:
         made.install([adapter], [0.0])
-        mix.truncate(0)
-        mix.decode(body)
+        mixed.truncate(0)
+        mixed.decode(body)
         made.install([adapter], [1.0])
-        mix.decode(opening)
-        np.testing.assert_allclose(mix.logits(), found[True], atol=1e-2)
+        mixed.decode(opening)
+        np.testing.assert_allclose(mixed.logits(), found[True], atol=1e-2)
     finally:
         made.close()
-        mix.close()
+        mixed.close()
 
 
 def _recall(cue: str) -> str:
@@ -389,6 +434,11 @@ def test_questions_from_two_threads_wait_for_each_other(ready) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_an_assistants_slot_is_of_the_type_asked_for(ready) -> None:
+    assert ready(slot="q8_0").slot.dtype == quant.Q8_0
+    assert ready(slot="f16").slot.dtype == np.float16
 
 
 def test_two_memories_share_an_answer_by_their_gates(ready) -> None:

@@ -171,7 +171,8 @@ def install_one(engine: Engine, slot: Slot, adapters: Sequence[Adapter]) -> dict
     assert slot.in_place and slot.layout
     places = slot.layout.places
     there = [array for pair in places.values() for array in pair]
-    flat = [np.ones(array.shape, array.dtype) for array in there]
+    there = [array.reshape(-1).view(np.uint8) for array in there]
+    flat = [np.ones_like(array) for array in there]
     merged, _ = mix.compress(adapters, gates, sum(adapter.rank for adapter in adapters))
     merged_file = write_adapter(merged)
 

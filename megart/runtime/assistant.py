@@ -21,7 +21,7 @@ from .generate import greedy
 from .opening import EVERYTHING, History, Judged, Scope
 from .respond import ANSWER_TOKENS, MODES, RECALL_TOKENS, Message, Question, Responder
 from .sampling import Options
-from .slot import MAX_RANK
+from .slot import MAX_RANK, TYPE
 from .worker import Stream, Worker
 
 OnText = Callable[[str], None]
@@ -33,7 +33,8 @@ class Assistant:
     ``model`` defaults to the bank's own base; a model with another hash is refused
     (BaseMismatchError). ``context_size`` is in tokens, ``threads`` defaults to the cores that other programs leave free,
     ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped;
-    memories that need more rank together than ``max_rank`` are recompressed to it.
+    memories that need more rank together than ``max_rank`` are recompressed to it. ``slot`` is the type that
+    factors have while they answer: "q8_0", "f16" or "f32".
 
     Any thread may ask; the questions are answered one after the other. Each verb takes the options
     of :class:`~megart.runtime.sampling.Options` by name (``temperature``, ``stop``, ``grammar``...)
@@ -59,6 +60,7 @@ class Assistant:
         combine: str = "turns",
         in_place: bool = True,
         max_rank: int = MAX_RANK,
+        slot: str = TYPE,
         hot_bytes: int = hot.BUDGET,
     ):
         base = resolve_model(model) if model is not None else bank.model
@@ -73,6 +75,7 @@ class Assistant:
             combine=combine,
             in_place=in_place,
             max_rank=max_rank,
+            slot=slot,
             hot_bytes=hot_bytes,
         )
         self.base, self.mix, self.slot = self.responder.base, self.responder.mix, self.responder.slot

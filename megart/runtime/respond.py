@@ -78,6 +78,7 @@ class Responder:
         combine: str,
         in_place: bool,
         max_rank: int,
+        slot: str,
         hot_bytes: int,
     ):
         if combine not in COMBINE:
@@ -86,7 +87,7 @@ class Responder:
         watch = embed.tensor_name(embed.pick_layer(engine.n_layer))
         self.base = Context(engine, size=context_size, watch=watch)
         self.mix = Context(engine, size=context_size)
-        self.slot = Slot(self.mix, in_place=in_place, max_rank=max_rank)
+        self.slot = Slot(self.mix, in_place=in_place, kind=slot, max_rank=max_rank)
         self._encoder: Context | None = None
         self.opening = Opening(bank, engine, lambda: self.encoder, policy)
         self._adapters = hot.HotAdapters(hot_bytes)

@@ -16,20 +16,21 @@ import contextlib
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import llama_cpp
 import numpy as np
 
-from .. import _core, mix
+from .. import _core, mix, quant
 from ..adapter import Adapter, write_adapter
-from ..errors import AdapterError
+from ..errors import AdapterError, InputError
 from . import llama
 from .context import Context
 from .fingerprint import Fingerprint
 
-_DTYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16)}  # ggml_type F32, F16
+_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # of a slot, by ggml_type
+TYPE = "f16"
 # Every adapter that llama.cpp has loaded enlarges its scheduler and takes memory: few are kept.
 LAYOUTS = 4
 # Past this, more rank costs more per token than the recompression of a mix, once.
@@ -56,6 +57,16 @@ def _file_of(data: bytes) -> Iterator[str]:
             yield path
 
 
+def _is_like(tensor: _core.FoundTensor, array: np.ndarray) -> bool:
+    """Whether llama.cpp's *tensor* has the type and the bytes of *array*."""
+    rows, columns = quant.shape(array)
+    return (
+        tensor["type"] == _TYPES[quant.kind(array)]
+        and tensor["ne"] == (columns, rows, 1, 1)
+        and tensor["nb"][:2] == (array.itemsize, array.nbytes // rows)
+    )
+
+
 @dataclass
 class Layout:
     """An adapter inside llama.cpp: ``shapes`` (name -> (in, out)) at ``rank``, and where it lies."""
@@ -72,16 +83,19 @@ class Slot:
     """The one adapter of *context*. ``in_place`` says which route is in use.
 
     A mix of more rank than ``max_rank`` is recompressed to it; ``truncation`` is the share of the
-    installed mix's norm that this lost.
+    installed mix's norm that this lost. ``kind`` is the type of the factors: "f32", "f16" or "q8_0".
+    Raises InputError for any other.
     """
 
-    def __init__(self, context: Context, *, in_place: bool = True, dtype: type = np.float16, max_rank: int = MAX_RANK):
+    def __init__(self, context: Context, *, in_place: bool = True, kind: str = TYPE, max_rank: int = MAX_RANK):
+        if kind not in _TYPES:
+            raise InputError(f"got a slot of {kind!r}; expected one of {', '.join(_TYPES)}")
         self.context = context
-        self.max_rank = mix.round_up(max_rank)
+        self.dtype = quant.DTYPES[kind]
+        self.max_rank = mix.round_up(max_rank, self.dtype)
         self.truncation = 0.0
         self._compressed: OrderedDict[Fingerprint, tuple[Adapter, float]] = OrderedDict()
         self.in_place = in_place
-        self.dtype = np.dtype(dtype)
         self.layout: Layout | None = None  # the one that is set
         self._layouts: list[Layout] = []  # least recently used first
 
@@ -111,7 +125,7 @@ class Slot:
         self.context.computes = unnamed = Fingerprint.once(self.context.bare.base)
         self._check(adapters)
         self.truncation = 0.0
-        if mix.slot_rank(adapters) > self.max_rank:
+        if mix.slot_rank(adapters, self.dtype) > self.max_rank:
             small, self.truncation = self._compress(adapters, gates, fingerprint or unnamed)
             adapters, gates = [small], [1.0]
         self._install(adapters, gates)
@@ -136,7 +150,7 @@ class Slot:
 
     def _install(self, adapters: Sequence[Adapter], gates: Sequence[float]) -> None:
         shapes = mix.shapes(adapters)
-        rank = mix.slot_rank(adapters)
+        rank = mix.slot_rank(adapters, self.dtype)
         self.context.synchronize()
         layout = self._choose(shapes, rank) if self.in_place else None
         if layout is None:  # the self-check failed: this llama.cpp build is not as we know it
@@ -153,7 +167,7 @@ class Slot:
             if layout.rank == rank and layout.shapes == shapes:
                 break
         else:
-            layout = Layout(shapes, rank, self._load(self._blank(shapes, rank)))
+            layout = Layout(shapes, rank, self._load(mix.blank(shapes, rank, self.dtype)))
             self._layouts.append(layout)
         if layout is not self.layout:
             self.context.set_adapter(layout.handle)
@@ -173,19 +187,13 @@ class Slot:
         adapters: Sequence[Adapter],
         gates: Sequence[float],
     ) -> None:
-        arrays = self._blank(shapes, rank)
+        arrays = mix.blank(shapes, rank, self.dtype)
         mix.mix_into(arrays, adapters, gates, self.context.engine.threads)
         layout = Layout(shapes, rank, self._load(arrays))
         self.context.set_adapter(layout.handle)
         self.layout = layout
         self._free(self._layouts)
         self._layouts = [layout]
-
-    def _blank(self, shapes: Mapping[str, tuple[int, int]], rank: int) -> dict[str, mix.Pair]:
-        return {
-            name: (np.zeros((rank, n_in), self.dtype), np.zeros((n_out, rank), self.dtype))
-            for name, (n_in, n_out) in shapes.items()
-        }
 
     def _load(self, arrays: dict[str, mix.Pair]) -> object:
         """*arrays* as an adapter of llama.cpp, not set yet."""
@@ -223,25 +231,18 @@ class Slot:
             return False
         places: dict[str, mix.Pair] = {}
         device: dict[str, tuple[int, int]] = {}
-        for name, (n_in, n_out) in layout.shapes.items():
-            pair = []
-            for suffix, shape in ((".lora_a", (layout.rank, n_in)), (".lora_b", (n_out, layout.rank))):
-                tensor = seen.get(name + suffix)
-                if tensor is None or _DTYPES.get(tensor["type"]) != self.dtype:
-                    return False
-                size = self.dtype.itemsize
-                contiguous = tensor["nb"][:2] == (size, size * shape[1])
-                if tensor["ne"] != (shape[1], shape[0], 1, 1) or not contiguous:
-                    return False
-                pair.append(tensor)
-            if all(t["is_host"] for t in pair):
+        for name, (a, b) in mix.blank(layout.shapes, layout.rank, self.dtype).items():
+            t_a, t_b = seen.get(f"{name}.lora_a"), seen.get(f"{name}.lora_b")
+            if t_a is None or t_b is None or not (_is_like(t_a, a) and _is_like(t_b, b)):
+                return False
+            if t_a["is_host"] and t_b["is_host"]:
                 places[name] = (
-                    _core.host_array(pair[0]["data"], (layout.rank, n_in), self.dtype),
-                    _core.host_array(pair[1]["data"], (n_out, layout.rank), self.dtype),
+                    _core.host_array(t_a["data"], a.shape, a.dtype),
+                    _core.host_array(t_b["data"], b.shape, b.dtype),
                 )
             else:
-                places.update(self._blank({name: (n_in, n_out)}, layout.rank))
-                device[name] = (pair[0]["address"], pair[1]["address"])
+                places[name] = a, b
+                device[name] = t_a["address"], t_b["address"]
         layout.places, layout.device = places, device
         return True
 
