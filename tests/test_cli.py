@@ -188,7 +188,7 @@ ERRORS = {
     ),
     "number": (
         ["ask", "--max-tokens", "0", "x"],
-        "argument --max-tokens: got '0'; expected a whole number of at least 1; see: megart ask --help",
+        "argument --max-tokens: got '0'; expected a whole number from 1 to 999999999; see: megart ask --help",
     ),
     "device": (
         ["memorize", "--device", "gpu"],
@@ -267,6 +267,10 @@ ERRORS = {
     "bad id": (
         ["memorize", "--bank", "{dir}/bank", "--text", "x", "--id", "../x"],
         "got the id '../x'; expected 1 to 64 of A-Z a-z 0-9 . _ - starting with a letter or digit",
+    ),
+    "empty id": (
+        ["memorize", "--bank", "{dir}/bank", "--text", "x", "--id", ""],
+        "got the id ''; expected 1 to 64 of A-Z a-z 0-9 . _ - starting with a letter or digit",
     ),
     "stdin twice": (
         ["memorize", "--bank", "{dir}/bank", "-", "-"],
@@ -644,6 +648,16 @@ def test_progress_is_redrawn_on_a_terminal() -> None:
     ]
 
 
+def test_learning_took_no_less_than_each_memory() -> None:
+    clock, stream = [100.0], io.StringIO()
+    display = ui.StudyDisplay(stream, clock=lambda: clock[0])
+    display.show(Progress("studying", 0, 1, "ada", "", 1, 4.0))  # told when its first step was over
+    clock[0] += 4.0
+    display.show(Progress("learnt", 1, 1, "ada", "", 9, 0.01, 5.0))
+    display.finish(learnt=1, known=0, where="/b")
+    assert stream.getvalue() == "learnt 1/1 ada (9 steps, 5.0 s)\n1 learnt in 5.0 s (12.0 a minute); bank /b\n"
+
+
 def test_progress_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     clock, terminal = [0.0], Terminal()
@@ -750,6 +764,7 @@ def test_ask_passes_options_on(run: Run, bank: Path, assistant: list[object], tm
     [
         (["--temperature", "hot"], "got 'hot'; expected a number of at least 0"),
         (["--seed", "-1"], "--seed"),
+        (["--seed", "99999999999"], "got '99999999999'; expected a whole number from 0 to 9999999999"),
         (["--grammar", "nowhere.gbnf"], "cannot read nowhere.gbnf"),
         (["--grammar", "a", "--json-schema", "b"], "not allowed with"),
     ],
@@ -866,6 +881,20 @@ def test_a_full_disk(bank: Path) -> None:
         assert process.stderr is not None
         said = (process.stderr.read(), process.wait(20))
         assert said == ("megart: error: No space left on device\n", 1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors")
+def test_closed_streams(tmp_path: Path) -> None:
+    """Talk goes nowhere, and no file of ours gets the number that stray output of C code goes to."""
+    program = (
+        "import os, sys; from megart.cli import ui; from megart.memorize import Progress; ui.prepare_streams(); "
+        "ui.say('x'); ui.StudyDisplay().show(Progress('loading', 0, 1)); "
+        "file = open(sys.argv[1], 'w'); file.write(str(file.fileno()))"
+    )
+    for gaps in (">&-", "2>&-", "<&- >&- 2>&-"):
+        line = f'exec "$0" -c "$1" "$2" {gaps}'
+        subprocess.run(["sh", "-c", line, sys.executable, program, str(tmp_path / "f")], check=True, timeout=60)
+        assert int((tmp_path / "f").read_text()) > 2
 
 
 def test_no_utf8_anywhere(bank: Path) -> None:

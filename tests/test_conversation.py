@@ -13,6 +13,7 @@ from helpers import ANYTHING, FIRST, NOTHING, SECOND, noise_adapter, save
 
 from megart.errors import InputError, MegartError
 from megart.gate import GatePolicy
+from megart.models import Model
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.hot import HotAdapters
@@ -203,17 +204,33 @@ def test_a_grammar_binds_the_answer(ready) -> None:
         ({"stop": [""]}, "stop"),
         ({"heat": 1.0}, "the option 'heat'"),
         ({"grammar": 'roof ::= "x"'}, "GBNF"),
-        ({"grammar": 'root ::= "x'}, "GBNF"),
+        ({"grammar": 'root ::= "x'}, r"cannot read \(parse: .*\); expected GBNF"),
         ({"json_schema": "{"}, "JSON schema"),
         ({"json_schema": "{}", "grammar": "x"}, "both"),
     ],
 )
-def test_options_that_cannot_be_are_one_line(ready, options: dict, message: str) -> None:
+def test_options_that_cannot_be_are_one_line(ready, capfd, options: dict, message: str) -> None:
     assistant = ready(policy=NOTHING)
+    capfd.readouterr()
     with pytest.raises(InputError, match=message) as caught:
         assistant.ask("Why?", **options)
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # llama.cpp's parser of grammars prints past its logger
     assert assistant.ask("Why?", max_tokens=2).tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"context_size": 10**9}, "got a context of 1000000000 tokens; expected 1 to 2048"),
+        ({"context_size": 0}, "got a context of 0 tokens"),
+        ({"threads": 99_999}, "got 99999 threads; expected 1 to 512"),
+        ({"threads": -1}, "got -1 threads"),
+    ],
+)
+def test_sizes_that_would_end_the_process_are_refused(ready, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ready(**options)
 
 
 # -- streams and many askers ---------------------------------------------------------------------
@@ -250,7 +267,7 @@ def test_a_stream_left_early_ends_and_the_next_question_is_right(ready) -> None:
     assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
 
 
-def test_eight_threads_hear_what_each_would_hear_alone(ready) -> None:
+def test_eight_threads_hear_what_each_would_hear_alone(ready, tool, tmp_path) -> None:
     policy = GatePolicy(threshold=0.2, top_k=2, min_gate=0.05)
     asked: list[tuple[str, str, dict]] = []
     for text in (FIRST.text, SECOND.text, "Who keeps cats?", "When does the ferry of Vess sail?", "Zebras."):
@@ -267,7 +284,9 @@ def test_eight_threads_hear_what_each_would_hear_alone(ready) -> None:
         assert text == made.text
         return made.text, made.tokens, made.recalled, [(m.id, m.gate) for m in made.memories]
 
-    room = {"context_size": 4096}  # what a random model recalls takes more tokens when it is read back
+    # what a random model recalls takes more tokens when it is read back
+    wide = Model("wide", tool("tiny_gguf").make(tmp_path / "wide.gguf", context=4096))
+    room = {"context_size": 4096, "model": wide}
     quiet = ready(policy=policy, **room)
     expected = [heard(quiet, at) for at in range(len(asked))]
     assert len({tuple(map(str, e[3])) for e in expected}) >= 3  # either memory, and none

@@ -83,6 +83,7 @@ def test_json_lines(tmp_path: Path) -> None:
         ('{"text": "b", "id": "A"}', "a.jsonl:3: the id 'A' stands in line 1 too"),
         ("[" * 100_000, "a.jsonl:3: not JSON"),
         ('{"text": "a", "n": NaN}', "a.jsonl:3: metadata"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}", "a.jsonl:3: holds a number of more than 4300 digits; write it as"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:

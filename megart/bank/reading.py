@@ -113,6 +113,8 @@ def _from_json_lines(text: str, label: str) -> list[Memory]:
             memory = Memory.from_dict(json.loads(line))
         except (InputError, ValueError) as error:
             what = error if isinstance(error, InputError) else f"not JSON: {error}"
+            if not isinstance(error, (InputError, json.JSONDecodeError)):  # Python's own remedy is none of the user's
+                what = "holds a number of more than 4300 digits; write it as a string"
             raise InputError(f"{label}:{number}: {what}") from None
         except RecursionError:
             raise InputError(f"{label}:{number}: not JSON that can be read: nested too deeply") from None

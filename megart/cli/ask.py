@@ -43,7 +43,7 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
         "--context",
         type=common.positive,
         metavar="N",
-        help="tokens that question and answer may have together (default: 2048)",
+        help="tokens that question and answer may have together, at most what the model was trained for (default: 2048)",
     )
     parser.add_argument(
         "--mix",

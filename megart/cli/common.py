@@ -125,14 +125,14 @@ def stdin_is_terminal() -> bool:
 def positive(text: str) -> int:
     """An option's whole number of at least 1."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number from 1 to 999999999")
     return int(text)
 
 
 def whole(text: str) -> int:
     """An option's whole number of at least 0."""
     if not re.fullmatch(r"[0-9]{1,10}", text):
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 0")
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number from 0 to 9999999999")
     return int(text)
 
 

@@ -102,7 +102,7 @@ def _memories(args: argparse.Namespace) -> list[Memory]:
         return memories
     if len(memories) == 1:
         only = memories[0]
-        return [replace(only, id=args.id or only.id, title=args.title or only.title)]
+        return [replace(only, id=only.id if args.id is None else args.id, title=args.title or only.title)]
     if args.id is None and all((memory.title or "").startswith(args.title) for memory in memories):
         return memories
     option = "--id" if args.title is None else "--title"

@@ -34,10 +34,22 @@ _MOST_LANES = 8
 
 def prepare_streams() -> None:
     """Nothing that is printed can fail for its characters; piped input is strict UTF-8."""
+    _fill_gaps()
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors="replace")
     if sys.stdin is not None and not sys.stdin.isatty():
         _reconfigure(sys.stdin, encoding="utf-8", errors="strict")
+
+
+def _fill_gaps() -> None:
+    """A stream that was closed (`2>&-`) leaves its number to the next file opened, which stray output would hit."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as the process runs
 
 
 def _reconfigure(stream: Any, **how: str) -> None:
@@ -314,8 +326,8 @@ class StudyDisplay:
             self._print("loading the model")
             return
         now = self._clock()
-        if self._started is None:
-            self._started = now - event.seconds if event.state == "saved" else now
+        # the first event comes after a step: a memory's own seconds may begin before it
+        self._started = min(now - event.seconds, now if self._started is None else self._started)
         if event.state == "studying":
             self._studying[event.id] = event
         else:

@@ -25,13 +25,15 @@ from .slot import MAX_RANK, TYPE
 from .worker import Stream, Worker
 
 OnText = Callable[[str], None]
+CONTEXT_TOKENS = 2048
 
 
 class Assistant:
     """Answers from a bank's memories, or as the bare base when none of them applies.
 
     ``model`` defaults to the bank's own base; a model with another hash is refused
-    (BaseMismatchError). ``context_size`` is in tokens, ``threads`` defaults to the cores that other programs leave free,
+    (BaseMismatchError). ``context_size`` is in tokens, at most what the model was trained for (InputError);
+    ``threads`` defaults to the cores that other programs leave free,
     ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped;
     memories that need more rank together than ``max_rank`` are recompressed to it. ``slot`` is the type that
     factors have while they answer: "q8_0", "f16" or "f32".
@@ -53,7 +55,7 @@ class Assistant:
         bank: Bank,
         *,
         model: str | Path | Model | None = None,
-        context_size: int = 2048,
+        context_size: int = CONTEXT_TOKENS,
         threads: int | None = None,
         gpu_layers: int = 0,
         policy: gate.GatePolicy | None = None,
@@ -67,6 +69,12 @@ class Assistant:
         bank.check_base(base)
         self.bank = bank
         self.engine = Engine(base, threads=threads, gpu_layers=gpu_layers)
+        longest = max(self.engine.context_length, CONTEXT_TOKENS)
+        if not 1 <= context_size <= longest:
+            self.engine.close()
+            raise InputError(
+                f"got a context of {context_size} tokens; expected 1 to {longest}, which {base.name} can read"
+            )
         self.responder = Responder(
             bank,
             self.engine,

@@ -17,7 +17,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from .. import cores
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..models import Model
 from . import llama
 
@@ -46,15 +46,20 @@ class Prompt:
         return self.body + self.opening
 
 
+MOST_THREADS = 512  # of one llama.cpp context (GGML_MAX_N_THREADS)
+
+
 class Engine:
     """The model, shared by every context made from it.
 
     ``threads`` defaults to the cores this process may use, less those that other programs keep busy
     when a question comes (:meth:`fit_threads`). Raises ModelError when llama.cpp cannot
-    load the file.
+    load the file, InputError for more threads than it can run.
     """
 
     def __init__(self, model: Model, *, threads: int | None = None, gpu_layers: int = 0):
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise InputError(f"got {threads} threads; expected 1 to {MOST_THREADS}, best no more than there are cores")
         llama.quiet()
         self.model = model
         self.threads = threads or cores.available()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +30,25 @@ def quiet() -> None:
 
     _logger = discard  # llama.cpp keeps the pointer: it must outlive every call
     llama_cpp.llama_log_set(discard, ctypes.c_void_p(0))
+
+
+@contextmanager
+def overheard() -> Iterator[list[str]]:
+    """Collects what C code prints to stderr past the logger; the lines are in the list after the block.
+
+    The whole process's stderr is turned away meanwhile: for short calls only.
+    """
+    lines: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        lines += file.read().decode("utf-8", "replace").splitlines()
 
 
 @cache

@@ -14,6 +14,7 @@ import llama_cpp
 import numpy as np
 
 from ..errors import InputError
+from . import llama
 from .context import Context
 
 PENALTY_WINDOW = 64  # tokens that the repeat penalty looks back on, as in llama.cpp
@@ -105,9 +106,11 @@ class Sampler:
         gbnf = options.gbnf
         if gbnf is not None:
             vocab = self.context.engine.vocab
-            self._grammar = llama_cpp.llama_sampler_init_grammar(vocab, gbnf.encode(), b"root")
+            with llama.overheard() as said:
+                self._grammar = llama_cpp.llama_sampler_init_grammar(vocab, gbnf.encode(), b"root")
             if not self._grammar:
-                raise InputError("got a grammar that llama.cpp cannot read; expected GBNF with a rule named root")
+                why = f" ({said[0].strip()[:120]})" if said else ""
+                raise InputError(f"got a grammar that llama.cpp cannot read{why}; expected GBNF with a rule named root")
         steps = []
         if options.repeat_penalty != 1:
             size = llama_cpp.llama_vocab_n_tokens(self.context.engine.vocab)
