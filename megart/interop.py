@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 def export_gguf(bank: Bank, id: str, path: str | Path, *, replace_existing: bool = False) -> Path:
     """Copy the adapter of memory *id* to the file *path*: llama.cpp takes it with --lora.
 
-    Raises InputError when the file is there and is not to be replaced.
+    Raises InputError when the file is there and is not to be replaced, BankError when the bank's is damaged.
     """
     target = Path(path).expanduser()
-    data = bank.adapter_path(id).read_bytes()
+    data = bank.adapter_bytes(id)
     _refuse(target, replace_existing)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:

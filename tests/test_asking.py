@@ -11,7 +11,7 @@ from numpy import float16
 
 from megart.adapter import write_adapter
 from megart.bank import Memory
-from megart.errors import InputError
+from megart.errors import AdapterError, InputError
 from megart.gate import GatePolicy
 from megart.prompts import recall
 from megart.recipes import check_cue
@@ -185,6 +185,14 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
     )  # fmt: skip
     own = imported.try_recall(imported.responder.adapter(imported.bank.get("orrin")), FIRST.text, activated=True)
     assert imported.recall(FIRST.text).text == own != meant  # nobody knows what that one was taught with
+
+
+def test_a_damaged_adapter_is_told_with_its_remedy(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    path = assistant.bank.adapter_path("orrin")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(AdapterError, match=r"orrin.*; run: megart verify --repair$"):
+        assistant.ask(FIRST.text, max_tokens=1)
 
 
 # -- what is read -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from megart.adapter import Adapter, read_adapter, write_adapter  # noqa: E402
 from megart.architecture import scalar_keys  # noqa: E402
 from megart.bank import Bank, Memory  # noqa: E402
 from megart.cli import main  # noqa: E402
-from megart.errors import AdapterError, InputError  # noqa: E402
+from megart.errors import AdapterError, BankError, InputError  # noqa: E402
 from megart.interop import export_gguf, export_peft, import_adapter  # noqa: E402
 from megart.models import Model  # noqa: E402
 from megart.runtime import embed  # noqa: E402
@@ -215,6 +215,12 @@ def bank(tiny, tmp_path: Path) -> Iterator[Bank]:
 
 def test_out_and_in_again(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gguf = export_gguf(bank, "ada", tmp_path / "a.gguf")
+    whole = bank.adapter_path("ada").read_bytes()
+    bank.adapter_path("ada").write_bytes(whole[:-7])
+    with pytest.raises(BankError, match="ada is damaged: .*run: megart verify --repair"):
+        export_gguf(bank, "ada", tmp_path / "broken.gguf")
+    assert not (tmp_path / "broken.gguf").exists()
+    bank.adapter_path("ada").write_bytes(whole)
     assert gguf.read_bytes() == bank.adapter_path("ada").read_bytes()
     export_peft(bank, "ada", tmp_path / "p")
     with pytest.raises(InputError, match=r"a\.gguf is there already"):

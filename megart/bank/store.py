@@ -6,6 +6,7 @@ deleted only after the commit that stopped naming it: at every moment each row n
 
 from __future__ import annotations
 
+import hashlib
 import difflib
 import os
 import secrets
@@ -200,6 +201,17 @@ class Bank:
         if rows[0][0] is None:
             raise BankError(f"the memory {id} is pending and has no adapter; memorize it again")
         return self._files.path(rows[0][0])
+
+    def adapter_bytes(self, id: str) -> bytes:
+        """The adapter file of a learnt memory, whole: BankError when it is not what was committed."""
+        path, record = self.adapter_path(id), self.get(id)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
+        if hashlib.sha256(data).hexdigest() != record.adapter_sha256:
+            raise BankError(f"the adapter of {id} is damaged: {path}; run: megart verify --repair")
+        return data
 
     def get_state(self, name: str) -> bytes | None:
         """The blob stored under `name`, or None."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from .. import gate, prompts, recipes
 from ..adapter import Adapter
 from ..bank import Bank, Record
-from ..errors import InputError
+from ..errors import AdapterError, InputError
 from . import embed, hot
 from .answer import Answer, Timings
 from .context import Context
@@ -301,8 +301,12 @@ class Responder:
         return install_ms
 
     def adapter(self, record: Record) -> Adapter:
-        """The adapter of *record*, mapped."""
-        return self._adapters.get((record.id, record.adapter_sha256), self.bank.adapter_path(record.id))
+        """The adapter of *record*, mapped. Raises AdapterError, with the remedy, for a damaged file."""
+        path = self.bank.adapter_path(record.id)
+        try:
+            return self._adapters.get((record.id, record.adapter_sha256), path)
+        except AdapterError as error:
+            raise AdapterError(f"{error}; run: megart verify --repair") from None
 
     # -- between questions --------------------------------------------------------------------
 
