@@ -30,7 +30,7 @@ from .context import Context
 from .fingerprint import Fingerprint
 
 _TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # of a slot, by ggml_type
-TYPE = "f16"
+TYPE = "q8_0"
 # Every adapter that llama.cpp has loaded enlarges its scheduler and takes memory: few are kept.
 LAYOUTS = 4
 # Past this, more rank costs more per token than the recompression of a mix, once.
