@@ -524,7 +524,7 @@ def test_memorize_files(run: Run, empty: Path, teach: list[dict[str, object]], t
         "learnt 1/2 Bees [bees-1dae95] (7 steps, 2.5 s)",
         "learnt 2/2 mill (7 steps, 2.5 s)",
     ]
-    assert re.fullmatch(rf"2 learnt in \d+ ms \([\d.]+ a minute\); bank {empty}", lines[3])
+    assert re.fullmatch(rf"2 learnt in 2\.5 s \([\d.]+ a minute\); bank {empty}", lines[3])
     assert len(lines) == 4
     assert teach[0]["recipe"] == "fast" and teach[0]["device"] is None
     assert teach[0]["model"] is None and teach[0]["replace_existing"] is False

@@ -134,10 +134,12 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
     main = Section("Methods side by side", f"Memories in the bank: {stages}.", [table], values={"methods": values})
     main.figures.append(bars(values, "QA, contained", LABELS, "questions answered"))
     found = [main, gate_section(rows, run), *general_section(rows, run)]
-    found += _baseline_section(rows, run, columns)
+    tuned = _baseline_section(rows, run, columns)
+    found += tuned
     per = _partitions(whole, run)
     found.append(Section("Per partition", tables=[per]))
-    found.append(_beside_the_paper(values))
+    fine_tuned = tuned[0].values["baselines"] if tuned else {}
+    found.append(_beside_the_paper({**{m: fine_tuned[m] for m in BASELINES if m in fine_tuned}, **values}))
     found.append(Section("What was said", tables=[examples([r for r in whole if is_answer(r)], methods.LABELS)]))
     return found
 
