@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 # Of the candidate that explains most of the rest. The fit gives -8.8 for "always"; at -9.5 a third fewer questions
-# about one memory open a second one in a bank of 492 (27 to 21 of 741), for one pair in 125 (partitions 0-4).
+# about one memory open a second one in a bank of 492 (27 to 21 of 741), for one pair in 125 (partitions 0-4, by hand).
 WEIGHTS = {
     "always": -9.5,
     "gain": 7.9,

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class OpenedMemory:
-    """A memory that took part in an answer; ``gate`` is its weight in the mix, in (0, 1].
+    """A memory that took part in an answer; ``gate`` is its weight among those that opened, in (0, 1].
 
     ``pending`` memories are not learnt yet: their text stood in the prompt.
     """
@@ -46,7 +46,8 @@ class Answer:
     ``tokens`` are the ids of the answer; ``finish`` is "stop", "length" or "cancelled"; ``recalled``
     holds what iRAG recalled before it answered. ``truncation`` is the share of the mix's norm that was
     lost because the memories needed more rank than the slot holds, nearly always 0. ``left_out`` are
-    memories that the gate would have opened too, but that work on another part of the prompt.
+    memories that the gate would have opened too, but that work on another part of the prompt and so cannot
+    share a mix; answers in turn leave none out. Where several answer in turn, the times up to the first token are of the first.
     """
 
     text: str
