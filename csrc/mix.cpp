@@ -116,7 +116,7 @@ void place(const void* in, Type in_type, float gate, void* out, Type out_type, s
            std::size_t run, std::size_t stride) {
     if (run == 0 || rows == 0) return;
     if (in_type == out_type && gate == 1.0f) {
-        const std::size_t bytes = run * size_of(in_type), step = stride * size_of(in_type);
+        const std::size_t bytes = bytes_of(in_type, run), step = bytes_of(in_type, stride);
         if (run == stride) {
             std::memcpy(out, in, rows * bytes);
             return;
@@ -185,11 +185,15 @@ void mix_one(const MixTask& task, const float* gates) {
         std::memset(element(out_a, used, 0), 0,
                     bytes_of(out_a.type, (out_a.rows - used) * out_a.cols));
 
-    std::vector<float> room(is_plain(out_b.type) ? 0 : kRowsPerBlock * out_b.cols);
+    // Blocks that nothing is to be done to need not become values and blocks again.
+    bool as_is = is_plain(out_b.type) || !task.b.empty();
+    for (std::size_t j = 0; j < task.b.size(); ++j)
+        as_is = as_is && (is_plain(out_b.type) || (task.b[j].type == out_b.type && gates[j] == 1.0f));
+    std::vector<float> room(as_is ? 0 : kRowsPerBlock * out_b.cols);
     for (std::size_t row = 0; row < out_b.rows; row += kRowsPerBlock) {
         const std::size_t rows = std::min(kRowsPerBlock, out_b.rows - row);
         unsigned char* const target = element(out_b, row, 0);
-        if (is_plain(out_b.type)) {
+        if (as_is) {
             side_by_side(task, gates, row, {target, out_b.type, rows, out_b.cols});
         } else {
             side_by_side(task, gates, row, {room.data(), Type::f32, rows, out_b.cols});

@@ -94,6 +94,7 @@ inline V low(const unsigned char* p) { return static_cast<float>((*p & 15) - 8);
 inline V high(const unsigned char* p) { return static_cast<float>((*p >> 4) - 8); }
 inline V zero() { return 0.0f; }
 inline V mul(V a, V b) { return a * b; }
+inline V div(V a, V b) { return a / b; }
 inline V add(V a, V b) { return a + b; }
 inline V fma(V a, V b, V c) { return a * b + c; }
 inline float sum(V v) { return v; }
@@ -149,6 +150,7 @@ MEGART_OP V high(const unsigned char* p) {
 }
 MEGART_OP V zero() { return _mm_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm_mul_ps(a, b); }
+MEGART_OP V div(V a, V b) { return _mm_div_ps(a, b); }
 MEGART_OP V add(V a, V b) { return _mm_add_ps(a, b); }
 MEGART_OP V fma(V a, V b, V c) { return _mm_fmadd_ps(a, b, c); }
 MEGART_OP float sum(V v) {
@@ -201,6 +203,7 @@ MEGART_OP V high(const unsigned char* p) {
 }
 MEGART_OP V zero() { return _mm256_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+MEGART_OP V div(V a, V b) { return _mm256_div_ps(a, b); }
 MEGART_OP V add(V a, V b) { return _mm256_add_ps(a, b); }
 MEGART_OP V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 MEGART_OP float sum(V v) {
@@ -258,6 +261,7 @@ MEGART_OP V high(const unsigned char* p) {
 }
 MEGART_OP V zero() { return _mm512_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+MEGART_OP V div(V a, V b) { return _mm512_div_ps(a, b); }
 MEGART_OP V add(V a, V b) { return _mm512_add_ps(a, b); }
 MEGART_OP V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 MEGART_OP __m256 part(V v, bool upper) {
@@ -348,6 +352,7 @@ inline V high(const unsigned char* p) {
 }
 inline V zero() { return vdupq_n_f32(0.0f); }
 inline V mul(V a, V b) { return vmulq_f32(a, b); }
+inline V div(V a, V b) { return vdivq_f32(a, b); }
 inline V add(V a, V b) { return vaddq_f32(a, b); }
 inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
 inline float sum(V v) { return vaddvq_f32(v); }

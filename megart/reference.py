@@ -203,7 +203,8 @@ def mix(
     a[j] [r_j, in], b[j] [out, r_j], gates f32 [k], out_a [R, in], out_b [out, R]; f32 or f16 each,
     or q8_0 in blocks along the rows. A is stacked, B stands side by side with the gate folded in
     (through f32, rounded to nearest even); rows of out_a and columns of out_b that are not used
-    become zero. Blocks of A are copied; all else becomes blocks by way of f32.
+    become zero. Blocks of A are copied, and those of B where all of B are blocks and all gates 1;
+    all else becomes blocks by way of f32.
     """
     _check_gates(gates)
     _check_matrix(a, b, out_a, out_b, "")
@@ -282,6 +283,8 @@ def _mix(a, b, gates, out_a, out_b) -> None:
             if a_j.dtype == out_a.dtype == _Q8_0:
                 out_a[start : start + len(a_j)] = a_j
             start += len(a_j)
+        if out_b.dtype == _Q8_0 and all(b_j.dtype == _Q8_0 for b_j in b) and np.all(np.asarray(gates) == 1):
+            out_b[:, : start // _BLOCK] = np.concatenate(b, axis=1) if len(b) else 0
         return
     start = 0
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

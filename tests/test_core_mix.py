@@ -126,6 +126,23 @@ def test_blocks_are_llama_cpps_own(impl):
 
 
 @BOTH
+@pytest.mark.parametrize("gates", [(1.0, 1.0), (1.0, 0.5)])
+def test_blocks_of_b_stay_as_they_are_where_nothing_is_to_be_done_to_them(impl, gates):
+    rng = np.random.default_rng(4)
+    a = [np.zeros((r, 1), np.float32) for r in (32, 64)]
+    b = [quant.quantize(rng.standard_normal((70, r)), "q8_0") for r in (32, 64)]
+    for blocks in b:
+        blocks["qs"] //= 2  # none is 127: made anew they would be others
+    out = rubbish(70, 128, "q8_0")
+    impl.mix(a, b, np.array(gates, np.float32), np.empty((128, 1), np.float32), out)
+    kept = [(out[:, :1] == b[0]).all(), (out[:, 1:3] == b[1]).all()]
+    assert kept == [gates == (1.0, 1.0)] * 2
+    sides = [g * quant.dequantize(blocks) for g, blocks in zip(gates, b)]
+    np.testing.assert_allclose(quant.dequantize(out)[:, :96], np.concatenate(sides, axis=1), atol=0.02)
+    assert not quant.dequantize(out)[:, 96:].any()
+
+
+@BOTH
 def test_half_way_goes_to_even_and_nothing_is_left_of_what_f16_cannot_scale(impl):
     values = np.zeros((2, 32), np.float32)
     values[0, :6] = [127, 0.5, 1.5, 2.5, -0.5, -1.5]
