@@ -205,7 +205,7 @@ class _Run:
             return 0
         self._bank.add(
             memory,
-            key=self._assistant.key(memory.text, memory.title),
+            **self._assistant.found_by(memory.text, memory.title),
             adapter=taught.adapter,
             recipe=taught.recipe,
             activated=taught.activated,

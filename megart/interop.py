@@ -117,7 +117,7 @@ def _commit(bank: Bank, memory: Memory, adapter: Adapter, path: Path, assistant:
         ]
     return bank.add(
         memory,
-        key=assistant.key(memory.text, memory.title),
+        **assistant.found_by(memory.text, memory.title),
         adapter=data,
         recipe="imported",
         activated=activated,

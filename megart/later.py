@@ -52,7 +52,7 @@ def save_pending(
             )
     for done, memory in enumerate(memories, start=1):
         started = time.perf_counter()
-        bank.add(memory, key=assistant.key(memory.text, memory.title), replace=True)
+        bank.add(memory, **assistant.found_by(memory.text, memory.title), replace=True)
         if on_saved:
             on_saved(memory, time.perf_counter() - started, done, len(memories))
     return None

@@ -283,7 +283,7 @@ class Teacher:
             return False
         self.bank.add(
             memory,
-            key=self._assistant.key(memory.text, memory.title),
+            **self._assistant.found_by(memory.text, memory.title),
             adapter=data,
             recipe=recipe.name,
             activated=recipe.activated,

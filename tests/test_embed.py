@@ -1,9 +1,16 @@
-"""Which layer the gate reads."""
+"""Which layer the gate reads, and the whitening that every bank of a base shares."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from megart.bank import Bank
+from megart.models import user_cache_dir
+from megart.runtime import embed
+from megart.runtime.assistant import Assistant
 from megart.runtime.embed import pick_layer
 
 
@@ -11,3 +18,31 @@ from megart.runtime.embed import pick_layer
 def test_a_shallow_model_is_not_read_at_its_last_layer(n_layer: int, layer: int) -> None:
     """There llama.cpp computes only the tokens whose logits were asked for."""
     assert pick_layer(n_layer) == layer
+
+
+def test_the_whitening_is_measured_once_for_a_base(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = embed.corpus()[::20]
+    monkeypatch.setattr(embed, "corpus", lambda: lines)
+    measured: list[None] = []
+    learn = embed.learn_whitening
+    monkeypatch.setattr(embed, "learn_whitening", lambda context: measured.append(None) or learn(context))
+
+    def whitening(name: str) -> embed.Whitening:
+        with Bank.create(tmp_path / name, tiny("llama"), exist_ok=True) as bank, Assistant(bank) as assistant:
+            return assistant.opening.prepare()
+
+    first = whitening("a")
+    assert len(measured) == 1
+    np.testing.assert_array_equal(whitening("b").matrix, first.matrix)
+    whitening("a")
+    assert len(measured) == 1
+    (kept,) = (user_cache_dir() / "whitenings").iterdir()
+    kept.write_bytes(b"half")
+    whitening("c")
+    assert len(measured) == 2 and len([*kept.parent.iterdir()]) == 1
+    lines.pop()  # measured otherwise: what is kept is another's
+    whitening("d")
+    assert len(measured) == 3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "catalog.sqlite"))  # no folder: nothing can be kept
+    whitening("e")
+    assert len(measured) == 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from megart.gate import Candidates, GatePolicy, Index, by_product, decide, partner, read_question, sequence, unit
 from megart.gate.evidence import AGAINST, LEAST, WEIGHTS, Evidence
-from megart.gate.words import root, stem, term_hash
+from megart.gate.words import root, slips, stem, term, term_hash
 
 MEMORIES = [
     ("Morwenna Tregaskis, lighthouse keeper", "Morwenna Tregaskis kept the lighthouse on Gannet Skerry for 34 years."),
@@ -32,8 +33,8 @@ def index(memories: list[tuple[str, str]] = MEMORIES) -> Index:
     )
 
 
-def reading(text: str) -> tuple:
-    question = read_question(text, prior)
+def reading(text: str, known: Callable[[str], bool] = lambda _: True) -> tuple:
+    question = read_question(text, prior, known)
     owner = np.arange(len(question.terms), dtype=np.int32)
     return question, np.full(4, 0.2, np.float32), np.tile(np.array([3, 4], np.int8), (len(owner), 1)), owner
 
@@ -142,15 +143,82 @@ def test_the_partner_is_told_by_its_place_among_the_scores_not_among_the_words()
     [
         ("Did Lazlo Quarmby keep the lighthouse on Gannet Skerry?", {"strange_name", "strange_person"}),
         ("Who keeps the lighthouse on Gannet Skerry in Quarmby?", {"strange_name"}),  # one word is no person
-        ("Did Morwenna Tregaskis meet Casimir Oudekerk of the whistling loaf in Tormel?", {"other_name"}),
-        ("Did Morwenna Tregaskis meet Casimir Oudekerk?", set()),  # the best and its complement hold both
+        ("Did Morwenna Tregaskis meet Casimir Oudekerk of the whistling loaf in Tormel?", {"other_name", "paired"}),
+        ("Did Morwenna Tregaskis meet Casimir Oudekerk?", {"paired"}),  # the best and its complement hold both
     ],
 )
 def test_names_that_nothing_explains_speak_against_all(text: str, speak: set[str]) -> None:
     evidence, best = weigh(text, 0)
-    against = dict(zip(AGAINST, evidence.against(best), strict=True))
+    leads = np.zeros(len(evidence.rows))
+    leads[best] = 1
+    against = dict(zip(AGAINST, evidence.against(leads), strict=True))
     assert {name for name, value in against.items() if value > 0} == {"always"} | speak
-    assert all(AGAINST[name] < 0 for name in speak)
+    assert all((AGAINST[name] > 0) == (name == "paired") for name in speak)
+
+
+def test_among_more_memories_than_a_few_dozen_their_number_speaks_against_all() -> None:
+    strangers = [(f"Stranger {i}", f"Stranger {i} owns nothing.") for i in range(197)]
+    text = "Where did Morwenna Tregaskis keep the lighthouse?"
+
+    def against(text: str = text, **options) -> tuple[float, float]:
+        found = index(MEMORIES + strangers).evidence(*reading(text), **options)
+        assert found is not None
+        made = dict(zip(AGAINST, found.against(np.zeros(len(found.rows))), strict=True))
+        return made["size"], made["nameless"]
+
+    assert AGAINST["size"] < 0 and AGAINST["nameless"] < 0
+    assert against() == pytest.approx((math.log(200 / 50), 0))
+    assert against("who did keep the lighthouse?") == pytest.approx((math.log(4), math.log(4)))
+    assert against(allowed=np.arange(200) < 100)[0] == pytest.approx(math.log(2))  # those in scope count
+    assert against(allowed=np.arange(200) < 30)[0] == 0
+
+
+KNOWN = {"where", "did", "keep", "the", "lighthouse", "what", "invent", "born", "was", "stable", "who"}
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("Where did Mowrenna Trgaskis keep the lighthouse?", 0),  # swapped, left out
+        ("What did Casimiir Oudekerp invent?", 1),  # doubled, wrong
+        ("where was the dona perpettua", 2),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_read_as_what_the_bank_knows(text: str, row: int) -> None:
+    def known(word: str) -> bool:
+        return word.lower() in KNOWN
+
+    assert [o.index for o in decide(index().find(*reading(text, known)), GatePolicy())] == [row]
+    assert decide(index().find(*reading(text)), GatePolicy()) == []  # were the words those of the language
+
+
+def test_only_unknown_words_of_some_length_are_taken_for_slips() -> None:
+    where = index(
+        [("Tables", "A table stood beside the Quarmby clock of Quarnby, a fen behind it, Gabdon and Goadon far.")]
+    )
+    for text, word, meant in [
+        ("Who owns the stable?", "stable", "stable"),  # a word of the language
+        ("Who owns the quarmby clock?", "quarmby", "quarmby"),  # the bank has it
+        ("Who owns the quarby clock?", "quarby", "quarmby"),
+        ("Who owns gaodon?", "gaodon", "goadon"),  # letters swapped sooner than one wrong
+        ("Who owns the fenn?", "fenn", "fenn"),  # too short to tell
+        ("Who owns the quarmbyist?", "quarmbyist", "quarmbyist"),  # further away than one slip
+    ]:
+        question = read_question(text, prior, lambda word: word.lower() in KNOWN)
+        place = [w.lower() for w in question.words].index(word)
+        assert where.mended(question).terms[place] == term_hash(term(meant)), text
+
+
+def test_slips_are_all_words_one_slip_away() -> None:
+    found = slips("ab")
+    assert {"ba", "a", "b", "xb", "ax", "xab", "axb", "abx"} <= set(found)
+    assert found[0] == "ba" and "ab" not in found and len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("asked", ["Remind me of everything on {}.", "Tell me all about {} again.", "Recall {}"])
+def test_words_that_ask_for_a_memory_are_no_evidence_against_it(asked: str) -> None:
+    question = read_question(asked.format("Casimir"), prior)
+    assert [word for word, asks in zip(question.words, question.asking) if not asks] == ["Casimir"]
 
 
 def test_a_partner_is_weighed_by_its_name_and_by_telling_words_only() -> None:

@@ -58,6 +58,7 @@ def test_saved_at_once_and_answered_from_its_text(bank: Bank) -> None:
         ("vess", "pending", None),
     ]
     assert records[1].memory == VESS and bank.verify() == []
+    assert set(bank.words()) == {"orrin", "vess"}  # the first question has nothing to make
     assert [(p.state, p.done, p.total, p.id) for p in seen] == [
         ("loading", 0, 2, ""),
         ("saved", 1, 2, "orrin"),

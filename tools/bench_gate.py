@@ -4,7 +4,7 @@
 
 DATA_DIR holds the files that its README lists. Everything was chosen on wiki2024 partitions 0-4 and the
 like (tools/fit_gate.py); reported are partitions 5-9, all of wiki2024, and sets that chose nothing or in half.
-Parts: partitions, whole, distractors, squad, tofu, fictional, compositional, times. --cache keeps the
+Parts: partitions, slips, whole, distractors, encyclopaedia, squad, tofu, fictional, compositional, times. --cache keeps the
 states that the base gives, so that a second run takes seconds. Results of earlier parts are kept in --out.
 """
 
@@ -24,8 +24,10 @@ from gate_reading import Asked, Bank, Reader, Texts, joined, rows
 from scipy.stats import binomtest
 
 from megart import gate
+from megart.eval.suites.paraphrase import typo
 
-PARTS = ("partitions", "whole", "distractors", "squad", "tofu", "fictional", "compositional", "times")
+PARTS = ("partitions", "slips", "whole", "distractors", "encyclopaedia", "squad", "tofu", "fictional", "compositional",
+         "times")  # fmt: skip
 METHODS = ("paper", "dense", "bm25", "minilm", "minilm+bm25", "default")
 # The default with the threshold that the others get.
 AT_98 = "default at 98 % opens"
@@ -157,6 +159,48 @@ class Bench:
         mine = self.wiki_texts()
         bank, asked = Bank(joined(mine, others), self.reader.whitening), self.wiki_questions()
         return {method: self._of_wiki(bank, asked, method) for method in METHODS if method != "paper"}
+
+    def slips(self) -> dict:
+        """The questions of partitions 5-9 with two letters swapped in each of their two longest words, as `partitions`."""
+        asked = self.wiki_questions()
+        right: dict[str, list[bool]] = {method: [] for method in METHODS[1:]}
+        opened: dict[str, list[bool]] = {method: [] for method in METHODS[1:]}
+        out = []
+        for partition in REPORTED:
+            members = self.of(partition)
+            lines = [typo(q.reading.text) for i in members for q in asked[i]]
+            mistyped = iter(self.reader.questions(f"slips-{partition}", lines))
+            bank = self.bank(members)
+            for place, i in enumerate(members):
+                rest = self.bank([m for m in members if m != i])
+                for question in [next(mistyped) for _ in asked[i]]:
+                    for method in right:
+                        best, sure = bank.top(question, method)
+                        right[method].append(best[0] == place)
+                        opened[method].append(sure >= self.threshold(method))
+                    out.append(rest.top(question, "default")[1] >= self.threshold("default"))
+        found = {method: {"top1": share(right[method]), "opens": share(opened[method])} for method in right}
+        found["default"]["left_out"] = share(out)
+        return found
+
+    def encyclopaedia(self) -> dict:
+        """Partitions 5-9 among SQuAD's paragraphs at odd places: general questions meet memories of general matters."""
+        asked, strangers = self.wiki_questions(), self.strangers()
+        mine = [i for partition in REPORTED for i in self.of(partition)]
+        texts = self.squad()[0]
+        odd = texts.take(range(1, len(texts.means), 2))
+        bank = Bank(joined(self.wiki_texts().take(mine), odd), self.reader.whitening)
+        result: dict = {"memories": len(bank.index)}
+        for method in METHODS[1:]:
+            tops = [(bank.top(q, method), place) for place, i in enumerate(mine) for q in asked[i]]
+            limit = self.threshold(method)
+            result[method] = {
+                "top1": share([best[0] == place for (best, _), place in tops]),
+                "opens": share([sure >= limit for (_, sure), _ in tops]),
+            }
+            for name in ("mmlu", "facts_mcq"):
+                result[method][f"false_{name}"] = share([bank.top(q, method)[1] >= limit for q in strangers[name]])
+        return result
 
     def pieces(self) -> list[str]:
         """Sentences of 8 words and more of wikitext2, SQuAD, TOFU and the questions of MMLU, without doubles."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import llama_cpp
@@ -111,7 +111,13 @@ class Reader:
             old = [self._paper(text) if paper else None for text in questions]
             return [Asked(r, v, p) for r, v, p in zip(readings, vectors, old)]
 
-        return self._kept(f"questions-{name}", make)
+        kept = self._kept(f"questions-{name}", make)
+        return [replace(asked, reading=self._worded(asked.reading)) for asked in kept]
+
+    def _worded(self, reading: embed.Reading) -> embed.Reading:
+        """With its words read anew: what is kept of a question is what the base made of it."""
+        question = gate.read_question(reading.text, self.prior, self.prior.knows)
+        return replace(reading, question=question, parts=(question, *reading.parts[1:]))
 
 
 def joined(first: Texts, second: Texts) -> Texts:

@@ -19,6 +19,8 @@ COLUMNS = (
     "adapter_bytes, adapter_sha256, created_at, learnt_at, training, adapter_file"
 )
 _MAX_RANK = 1 << 20
+# What the gate has of a memory besides its key: words, uint32 [n], and token states, int8.
+Evidence = tuple[np.ndarray, np.ndarray]
 
 
 def new_row(
@@ -102,7 +104,9 @@ def check_length(connection: sqlite3.Connection, vector: bytes, id: str) -> None
         raise InputError(f"the context key has {len(vector) // 4} numbers; the bank's have {row[0] // 4}")
 
 
-def put_row(connection: sqlite3.Connection, row: Mapping[str, Any], vector: bytes, seq: int | None) -> None:
+def put_row(
+    connection: sqlite3.Connection, row: Mapping[str, Any], vector: bytes, evidence: Evidence | None, seq: int | None
+) -> None:
     if seq is None:
         marks = ", ".join(f":{name}" for name in row)
         seq = connection.execute(f"INSERT INTO memory ({', '.join(row)}) VALUES ({marks})", row).lastrowid
@@ -111,3 +115,11 @@ def put_row(connection: sqlite3.Connection, row: Mapping[str, Any], vector: byte
         connection.execute(f"UPDATE memory SET {changes} WHERE seq = :seq", {**row, "seq": seq})
     connection.execute("INSERT OR REPLACE INTO key VALUES (?, ?)", (seq, vector))
     connection.execute("DELETE FROM evidence WHERE seq = ?", (seq,))
+    if evidence is not None:
+        connection.execute("INSERT INTO evidence VALUES (?, ?, ?)", (seq, *evidence_bytes(evidence)))
+
+
+def evidence_bytes(evidence: Evidence) -> tuple[bytes, bytes]:
+    """Words, uint32 [n], and token states, int8, as the catalog keeps them."""
+    words, tokens = evidence
+    return words.astype("<u4").tobytes(), tokens.astype(np.int8).tobytes()

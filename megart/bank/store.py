@@ -6,8 +6,8 @@ deleted only after the commit that stopped naming it: at every moment each row n
 
 from __future__ import annotations
 
-import hashlib
 import difflib
+import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,17 @@ from megart.bank import check
 from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
 from megart.bank.files import AdapterFiles
 from megart.bank.memory import Memory, Record, is_id
-from megart.bank.rows import COLUMNS, check_length, key_bytes, new_row, old_row, put_row, to_record
+from megart.bank.rows import (
+    COLUMNS,
+    Evidence,
+    check_length,
+    evidence_bytes,
+    key_bytes,
+    new_row,
+    old_row,
+    put_row,
+    to_record,
+)
 from megart.errors import BankError, BaseMismatchError, InputError, MemoryNotFoundError
 from megart.models import DEFAULT_MODEL, Model, resolve_model
 
@@ -166,13 +176,13 @@ class Bank:
         found = {id: np.frombuffer(blob, np.int8) for id, blob in self._catalog.read(sql, list(ids))}
         return [found.get(id, np.empty(0, np.int8)) for id in ids]
 
-    def set_evidence(self, made: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    def set_evidence(self, made: Mapping[str, Evidence]) -> None:
         """Stores words, uint32 [n], and token states, int8, of some memories; of ids that are gone nothing."""
         with self._catalog.write() as connection:
-            for id, (words, tokens) in made.items():
+            for id, evidence in made.items():
                 connection.execute(
                     "INSERT OR REPLACE INTO evidence SELECT seq, ?, ? FROM memory WHERE id = ?",
-                    (words.astype("<u4").tobytes(), tokens.astype(np.int8).tobytes(), id),
+                    (*evidence_bytes(evidence), id),
                 )
 
     def set_keys(self, keys: Mapping[str, np.ndarray], states: Mapping[str, bytes | None]) -> None:
@@ -228,6 +238,7 @@ class Bank:
         memory: Memory,
         *,
         key: np.ndarray,
+        evidence: Evidence | None = None,
         adapter: bytes | None = None,
         recipe: str | None = None,
         activated: bool = False,
@@ -237,7 +248,8 @@ class Bank:
     ) -> Record:
         """Stores a memory whole or not at all.
 
-        key: f32 [D], finite, D as in the rest of the bank. adapter: the bytes of its file; None leaves
+        key: f32 [D], finite, D as in the rest of the bank. evidence: as in `set_evidence`; without it the
+        first question that looks at the bank makes it. adapter: the bytes of its file; None leaves
         the memory pending. Raises InputError when the id is taken and `replace` is not set, or an
         argument is wrong; BankError when the bank cannot be written.
         """
@@ -255,7 +267,7 @@ class Bank:
                     version = f"~{secrets.token_hex(4)}" if old and old[3] else ""
                     row["adapter_file"] = f"{row['id']}{version}.gguf"
                     self._files.write(row["adapter_file"], adapter, touched)
-                put_row(connection, row, vector, None if old is None else old[0])
+                put_row(connection, row, vector, evidence, None if old is None else old[0])
         except BaseException:
             self._files.drop(touched)
             raise

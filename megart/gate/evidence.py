@@ -2,22 +2,22 @@
 
 A candidate's evidence is made of shares of the question (how much of its weight in words the memory
 holds, in all, in one sentence, side by side, by words of the same root), of names found whole or in part,
-and of likeness of the base's states (of the whole texts, and token by token). None of it depends on the
-size of the bank, so that the same weights serve one memory and ten thousand. The weights are a conditional
-logit model (McFadden 1974) whose outside option is "no memory applies"; each may only speak in its own
-direction.
+and of likeness of the base's states (of the whole texts, and token by token). The same weights serve one
+memory and ten thousand; but among more memories more hold words of a question by chance, so their number
+speaks against all of them, and more so where the question names nothing. The weights are a conditional logit model (McFadden 1974) whose outside option
+is "no memory applies"; each may only speak in its own direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .. import _core
 from . import partner
-from .words import Question
+from .words import Question, fold, slips, term, term_hash
 
 K1, B = 1.2, 0.5
 # What a word of the same root counts.
@@ -26,33 +26,40 @@ KIN = 0.8
 LEAST = 6.0
 # How the index marks a word that stands in a memory itself.
 _ITSELF = 2
+# Up to so many memories, their number does not speak against them.
+SMALL = 50
 # The prior counts as much as this many memories.
 PRIOR_MEMORIES = 20.0
 LEXICAL, DENSE = 32, 8
+# So many unknown words of a question are looked up as slips of the keyboard; a shorter word is like too many others.
+SLIPS, SHORTEST = 3, 5
 # Nats: a name that carries less (a year) does not stand for a memory of its own.
 _NAME = 4.0
 # Of each candidate, in the order of the columns of ``features``; fitted by tools/fit_gate.py.
 WEIGHTS = {
-    "bm25": 3.842,
-    "sentence": 0.46,
-    "pairs": 1.96,
-    "related": 2.528,
-    "tokens": 3.813,
-    "new_tokens": 5.843,
-    "token_squares": 3.856,
-    "dense": 5.552,
-    "mass": 1.634,
-    "names": 0.56,
-    "rest": 0.933,
-    "elsewhere": -1.018,
-    "broken_name": -5.058,
+    "bm25": 6.439,
+    "sentence": 0.0,
+    "pairs": 1.904,
+    "related": 2.33,
+    "tokens": 4.173,
+    "new_tokens": 6.139,
+    "token_squares": 4.324,
+    "dense": 4.633,
+    "mass": 0.663,
+    "names": 0.994,
+    "rest": 1.517,
+    "elsewhere": -0.999,
+    "broken_name": -4.01,
 }
 # Of the question beside its best two candidates; they raise or lower all candidates against "none".
 AGAINST = {
-    "always": -11.488,
-    "strange_name": -1.996,
-    "other_name": -1.956,
-    "strange_person": -2.082,
+    "always": -11.534,
+    "strange_name": -2.263,
+    "other_name": -3.365,
+    "strange_person": -1.144,
+    "size": -0.371,
+    "nameless": -0.509,
+    "paired": 1.026,
 }
 
 
@@ -133,6 +140,7 @@ class Index:
         """What speaks for each memory that may apply, not yet weighed; None where nothing can."""
         if not len(self) or question.asking.all() or (allowed is not None and not allowed.any()):
             return None
+        question = self.mended(question)
         frequency = self.lexicon.df(question.terms)
         idf = self._idf(question, frequency)
         total = max(float(idf.sum()), LEAST)
@@ -160,13 +168,29 @@ class Index:
             ],
             axis=1,
         )
-        return Evidence(rows, features, question, present, idf, frequency, total, names)
+        count = len(self) if allowed is None else int(allowed.sum())
+        return Evidence(rows, features, question, present, idf, frequency, total, names, count)
 
     def holds(self, row: int, question: Question, names: Sequence[Sequence[int]]) -> bool:
         """Does memory *row* hold a word of each of *names*?"""
+        question = self.mended(question)
         idf = np.ones(len(question.terms), np.float32)
         found, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
         return all((found[0][list(name)] == _ITSELF).any() for name in names)
+
+    def mended(self, question: Question) -> Question:
+        """*question* with words that nobody knows read as words of the bank that are one slip away."""
+        unknown = ~question.known & ~question.asking & (self.lexicon.df(question.terms) == 0)
+        terms = question.terms.copy()
+        for i in np.flatnonzero(unknown)[:SLIPS]:
+            word = fold(question.words[i])
+            if len(word) < SHORTEST or not word.isalpha():
+                continue
+            meant = np.array([term_hash(term(made)) for made in slips(word)], np.uint32)
+            there = np.flatnonzero(self.lexicon.df(meant))
+            if len(there):
+                terms[i] = meant[there[0]]
+        return replace(question, terms=terms)
 
     def _idf(self, question: Question, frequency: np.ndarray) -> np.ndarray:
         """Surprise of each word in nats: what the bank shows, and the prior while it shows little."""
@@ -190,7 +214,10 @@ class Index:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for each candidate: ``features``: float64 [C, F], in the order of WEIGHTS."""
+    """What speaks for each candidate: ``features``: float64 [C, F], in the order of WEIGHTS.
+
+    ``count``: of how many memories the candidates are.
+    """
 
     rows: np.ndarray
     features: np.ndarray
@@ -200,10 +227,13 @@ class Evidence:
     frequency: np.ndarray
     total: float
     names: _Names
+    count: int
 
-    def against(self, best: int) -> np.ndarray:
-        """Float64 [A], in the order of AGAINST, where candidate *best* leads."""
-        return _against(self.question, self.present, self.idf, self.frequency, best)
+    def against(self, scores: np.ndarray) -> np.ndarray:
+        """Float64 [A], in the order of AGAINST, where the candidates have *scores*, float64 [C]."""
+        best = int(scores.argmax())
+        paired = float(partner.needed(self.partner(best, scores)[1]))
+        return np.array([*_against(self.question, self.present, self.idf, self.frequency, best, self.count), paired])
 
     def partner(self, best: int, scores: np.ndarray) -> tuple[int, np.ndarray]:
         """The candidate that explains most of what *best* leaves of the question: see ``partner.features``."""
@@ -214,15 +244,16 @@ class Evidence:
     def weighed(self, weights: Mapping[str, float], against: Mapping[str, float]) -> Candidates:
         """The candidates by their scores, best first."""
         parts = self.features * np.array([*weights.values()])
-        order = np.argsort(-parts.sum(axis=1), kind="stable")
-        nothing = self.against(int(order[0])) @ np.array([*against.values()])
+        alone = parts.sum(axis=1)
+        order = np.argsort(-alone, kind="stable")
+        nothing = self.against(alone) @ np.array([*against.values()])
         parts = np.column_stack([parts, np.full(len(parts), nothing)])[order]
         scores = parts.sum(axis=1)
         top = max(float(scores[0]), 0.0)
         powers = np.exp(scores - top)
         everything = powers.sum() + np.exp(-top)
         p = powers / everything
-        other, found = self.partner(int(order[0]), self.features @ np.array([*weights.values()]))
+        other, found = self.partner(int(order[0]), alone)
         place = int(np.flatnonzero(order == other)[0]) if partner.needed(found) else None
         return Candidates(self.rows[order], scores, p, float(np.exp(-top) / everything), parts, place)
 
@@ -273,7 +304,9 @@ class _Names:
         self.partner_gain = ((1 - present) @ (present * idf).T) * self._partners
 
 
-def _against(question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, best: int) -> np.ndarray:
+def _against(
+    question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, best: int, count: int
+) -> np.ndarray:
     """The features of "none applies", from what the best candidate and its best complement leave open."""
     beyond = ((1 - present[best]) * present) @ idf
     pair = np.maximum(present[best], present[int(beyond.argmax())])
@@ -286,4 +319,6 @@ def _against(question: Question, present: np.ndarray, idf: np.ndarray, frequency
         other += float((idf[name] * ~unknown).sum()) / 10
         if len(name) > 1 and unknown.any():
             person = 1.0
-    return np.array([1.0, min(strange, 2), min(other, 2), person])
+    size = max(0.0, float(np.log(count / SMALL)))
+    nameless = 0.0 if question.names else size
+    return np.array([1.0, min(strange, 2), min(other, 2), person, size, nameless])

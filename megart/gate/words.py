@@ -11,6 +11,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from string import ascii_lowercase
 
 import numpy as np
 
@@ -21,7 +22,8 @@ _INSIDE_NAME = re.compile(r"[\s\-.'’]*")
 _QUESTION_WORDS = """a an the what which who whom whose when where why how did does do done is are was were be been
 being has have had can could would should will shall may might must you your i me my mine we us our it its this that
 these those there please tell give say explain describe know of in on at by for to from with as and or not about into
-between than then if any some name called many much long old"""
+between than then if any some name called many much long old all more everything anything something remind remember
+recall show share detail information again also just"""
 # Endings of words of one family, longest first.
 _ENDINGS = sorted(
     """ational ization isation ation ition tion sion ement ment ness ance ence able ible ical ially ally ive ity ous ful
@@ -84,6 +86,16 @@ def term_hash(text: str) -> int:
     return (zlib.crc32(root(text).encode()) >> ROOT_SHIFT << ROOT_SHIFT | zlib.crc32(text.encode()) >> 20) or 1
 
 
+def slips(word: str) -> list[str]:
+    """What *word* (folded) may have been meant to be: two letters swapped, one wrong, one too many, one missing."""
+    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+    found = [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
+    found += [a + b[1:] for a, b in cuts if b]
+    found += [a + c + b[1:] for a, b in cuts if b for c in ascii_lowercase]
+    found += [a + c + b for a, b in cuts for c in ascii_lowercase]
+    return [made for made in dict.fromkeys(found) if made != word]
+
+
 _ASKING = frozenset(term(word) for word in _QUESTION_WORDS.split())
 
 
@@ -103,7 +115,8 @@ class Question:
     ``terms``: uint32 [Q], each word once; ``words``: the same as the user wrote them; ``asking``:
     bool [Q], words that only make the question; ``prior``: float32 [Q], the share of texts that hold
     the word; ``pairs``: int32 [P, 2], words side by side; ``names``: runs of capitalised words;
-    ``spans``: (first, last, term) of every word, in bytes of the UTF-8 text.
+    ``spans``: (first, last, term) of every word, in bytes of the UTF-8 text; ``known``: bool [Q], words that the
+    language has for certain.
     """
 
     terms: np.ndarray
@@ -113,10 +126,14 @@ class Question:
     pairs: np.ndarray
     names: tuple[tuple[int, ...], ...]
     spans: tuple[tuple[int, int, int], ...]
+    known: np.ndarray
 
 
-def read_question(text: str, prior: Callable[[str], float]) -> Question:
-    """Read *text*; ``prior(word)`` is the share of texts, in (0, 1), that hold a word of the language."""
+def read_question(text: str, prior: Callable[[str], float], known: Callable[[str], bool] = lambda _: True) -> Question:
+    """Read *text*; ``prior(word)`` is the share of texts, in (0, 1), that hold a word of the language.
+
+    ``known(word)``: whether the language has the word for certain; another may be a slip of the keyboard.
+    """
     found = list(WORD.finditer(text))
     numbers: dict[str, int] = {}
     words, priors, order, spans = [], [], [], []
@@ -139,6 +156,7 @@ def read_question(text: str, prior: Callable[[str], float]) -> Question:
         pairs=np.array(pairs, np.int32).reshape(-1, 2),
         names=_names(text, found, order, [*numbers], priors),
         spans=tuple(spans),
+        known=np.array([known(word) for word in words], bool),
     )
 
 

@@ -18,7 +18,7 @@ from .answer import Answer
 from .context import Context
 from .engine import Engine
 from .generate import greedy
-from .opening import EVERYTHING, History, Judged, Scope
+from .opening import EVERYTHING, FoundBy, History, Judged, Scope
 from .respond import ANSWER_TOKENS, MODES, RECALL_TOKENS, Message, Question, Responder
 from .sampling import Options
 from .slot import MAX_RANK, TYPE
@@ -198,6 +198,11 @@ class Assistant:
         """The context key of a memory by the bank's embedder: float32 [D], as stored in the bank."""
         with self.engine.lock:
             return self.opening.embedder.memory(text, title)
+
+    def found_by(self, text: str, title: str | None = None) -> FoundBy:
+        """What the gate finds a memory by: ``bank.add(memory, **assistant.found_by(text, title))``."""
+        with self.engine.lock:
+            return self.opening.found_by(text, title)
 
     def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:
         """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name."""

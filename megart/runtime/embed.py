@@ -8,8 +8,10 @@ whitened by the covariance of the base's token states over a small shipped corpu
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +22,7 @@ from ..bank import Bank
 from ..errors import BankError
 from ..gate import Question, read_question, unit
 from ..gate.words import SENTENCE_END, WORD
+from ..models import user_cache_dir
 from .context import Context
 from .engine import Engine, Prompt
 
@@ -27,6 +30,8 @@ DEFAULT_LAYER = 2
 # Share of the mean eigenvalue added to each one, so that directions the corpus never shows stay small.
 RIDGE = 0.1
 _STATE = "whitening"
+# To be raised when `learn_whitening` measures otherwise: what users have in their caches is then measured anew.
+_MEASURE = 1
 # Token states keep the directions in which the base's states differ most.
 TOKEN_WIDTH = 64
 # Words that stand in more texts than this leave no token states, and a memory keeps so many at most.
@@ -147,13 +152,32 @@ def corpus() -> list[tuple[str, str]]:
 
 
 def bank_whitening(bank: Bank, context: Context) -> Whitening:
-    """The whitening that belongs to *bank*, measured and stored when it has none yet."""
+    """The whitening that belongs to *bank*; one that has none yet gets the base's (seconds, once per base and user)."""
     kept = bank.get_state(_STATE)
     if kept is None:
-        made = learn_whitening(context)
+        made = _base_whitening(context)
         bank.set_state(_STATE, made.to_bytes())
         return made
     return Whitening.from_bytes(kept)
+
+
+def _base_whitening(context: Context) -> Whitening:
+    """The base's own, out of the user's cache; measured, and kept there where that can be written."""
+    corpus_hash = hashlib.sha256(repr(corpus()).encode()).hexdigest()
+    name = f"{context.engine.model.sha256[:32]}-{corpus_hash[:8]}-{_MEASURE}.npz"
+    path = user_cache_dir() / "whitenings" / name
+    try:
+        return Whitening.from_bytes(path.read_bytes())
+    except (OSError, BankError):  # none yet, or damaged
+        made = learn_whitening(context)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{name}.{secrets.token_hex(4)}")
+        new.write_bytes(made.to_bytes())
+        new.replace(path)
+    except OSError:
+        pass
+    return made
 
 
 class Commonness:
@@ -172,6 +196,11 @@ class Commonness:
         if lower not in self._known:
             self._known[lower] = max(self._share(form) for form in {lower, lower.capitalize(), word})
         return self._known[lower]
+
+    def knows(self, word: str) -> bool:
+        """Is *word*, however it is written, one token of the vocabulary?"""
+        forms = {word, word.lower(), word.capitalize()}
+        return any(len(self._engine.tokenize(f" {form}", special=False)) == 1 for form in forms)
 
     def _share(self, form: str) -> float:
         tokens = self._engine.tokenize(f" {form}", special=False)
@@ -195,7 +224,7 @@ def read(context: Context, prompt: Prompt, whitening: Whitening, prior: Commonne
     """Read the question in *prompt*, which *context* holds, as words and states."""
     first, last = _inside(context, prompt.span)
     text, owner_of = _pieces(context, first, last)
-    question = read_question(text, prior)
+    question = read_question(text, prior, prior.knows)
     owner = owner_of([(a, b, term) for a, b, term in question.spans])
     states = whitening.tokens(context.states(first, last), whitening.question)
     query = whitening.query(token_mean(context, prompt.span))

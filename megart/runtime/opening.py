@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypedDict
 
 import numpy as np
 
@@ -77,6 +78,13 @@ class Opened:
             [self.records[j] for j in keep],
             [memory for j, memory in enumerate(self.shown) if j not in keep],
         )
+
+
+class FoundBy(TypedDict):
+    """Context key, float32 [D]; words, uint32 [n], and token states, int8 [m]."""
+
+    key: np.ndarray
+    evidence: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -181,16 +189,24 @@ class Opening:
         missing = [record for record in self.records if record.id not in words]
         self._unsaved = {id: tokens for id, tokens in self._unsaved.items() if id not in words}
         for start in range(0, len(missing), _BATCH):
-            made = {r.id: self._evidence(r) for r in missing[start : start + _BATCH] if r.id not in self._unsaved}
+            made = {
+                r.id: self._evidence(r.text, r.title)
+                for r in missing[start : start + _BATCH]
+                if r.id not in self._unsaved
+            }
             try:
                 self.bank.set_evidence(made)
             except BankError:  # a bank that can only be read still answers
                 self._unsaved |= {id: tokens for id, (_, tokens) in made.items()}
         return words | {r.id: gate.sequence(r.text, r.title) for r in missing}
 
-    def _evidence(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self._commonness, record.text, record.title)
-        return gate.sequence(record.text, record.title), tokens.ravel()
+    def found_by(self, text: str, title: str | None) -> FoundBy:
+        """What the gate finds a memory by, as arguments of ``Bank.add``; one shallow pass over its text."""
+        return {"key": self.embedder.memory(text, title), "evidence": self._evidence(text, title)}
+
+    def _evidence(self, text: str, title: str | None) -> tuple[np.ndarray, np.ndarray]:
+        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self._commonness, text, title)
+        return gate.sequence(text, title), tokens.ravel()
 
     def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:
         ids = [self.records[row].id for row in rows]

@@ -44,7 +44,7 @@ def rewordings(question: Question) -> Iterator[tuple[str, str]]:
     made += [
         ("polite", f"Could you please tell me: {body}?"),
         ("keywords", " ".join(kept)),
-        ("typo", _typo(question.q)),
+        ("typo", typo(question.q)),
     ]
     seen: set[str] = set()
     for kind, words in made:
@@ -53,7 +53,8 @@ def rewordings(question: Question) -> Iterator[tuple[str, str]]:
             yield kind, words
 
 
-def _typo(text: str) -> str:
+def typo(text: str) -> str:
+    """*text* with two letters swapped in the middle of each of its two longest words."""
     for word in sorted(set(re.findall(r"\w{5,}", text)), key=lambda w: (-len(w), w))[:2]:
         middle = len(word) // 2
         wrong = word[: middle - 1] + word[middle] + word[middle - 1] + word[middle + 1 :]

@@ -7,13 +7,16 @@ from ..run import Run, Unit
 from ..tables import Section
 from . import conflict, paper, paraphrase, unrelated
 
-_SKIPPED = {"polite", "typo", "rephrased2", "cue-know"}
+# "original" is what the suite "paper" asks already.
+_SKIPPED = {"original", "polite", "typo", "rephrased2", "cue-know"}
 _CONFLICTS = 2
 
 
 def units(run: Run) -> list[Unit]:
     plain = dict(run.data.partitions)
     found = [unit for unit in paper.units(run) if unit.kind != "train"]
+    if run.options.methods is None:  # in a bank of eight the gate is right: this would say the same as "mega"
+        found = [unit for unit in found if unit.method != "mega-right"]
     taken = {(unit.partition, unit.method, unit.item) for unit in found}
     for unit in [*paraphrase.units(run), *unrelated.units(run)]:
         if unit.method in ("gate", "answer"):
@@ -38,7 +41,9 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
     extra = [row for row in rest if "wording" in row or "cue_kind" in row or "about" in row]
     known = {id(row) for row in extra}
     found = paper.sections([row for row in rest if id(row) not in known], run)
-    reworded = [s for s in paraphrase.sections(rest, run) if s.title.startswith(("Answers", "Recall"))]
+    plain = [row for row in rest if row["method"] == "mega" and paper.is_answer(row) and id(row) not in known]
+    original = [{**row, "wording": "original"} for row in plain]
+    reworded = [s for s in paraphrase.sections([*rest, *original], run) if s.title.startswith(("Answers", "Recall"))]
     found += [Section(f"Reworded. {s.title}", s.text, s.tables, s.figures, s.values) for s in reworded]
     found += [s for s in unrelated.sections(extra, run) if s.tables[0].rows]
     if theirs:
