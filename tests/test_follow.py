@@ -210,6 +210,12 @@ def test_many_questions_on_the_command_line(
     assert found[0]["p_none"] < 0.1 < 0.9 < found[1]["p_none"]
     assert main(["gate", "--bank", str(assistant.bank.path), lines[0]]) == 0
     assert "against" in capsys.readouterr().out
+    slip = "What did Casimir Oudrekerk invent?"
+    assert main(["gate", "--json", "--bank", str(assistant.bank.path), slip]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["open"][0]["id"] == BAKER and made["read_as"] == {"Oudrekerk": "oudekerk"}
+    assert main(["gate", "--bank", str(assistant.bank.path), slip]) == 0
+    assert capsys.readouterr().out.startswith('read "Oudrekerk" as "oudekerk"\n')
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n" + "goat " * 9000))
     assert main(["gate", "-", "--json", "--bank", str(assistant.bank.path)]) == 1
     shown = capsys.readouterr()

@@ -188,7 +188,8 @@ def test_a_slip_of_the_keyboard_is_read_as_what_the_bank_knows(text: str, row: i
     def known(word: str) -> bool:
         return word.lower() in KNOWN
 
-    assert [o.index for o in decide(index().find(*reading(text, known)), GatePolicy())] == [row]
+    found = index().find(*reading(text, known))
+    assert [o.index for o in decide(found, GatePolicy())] == [row] and found.read_as
     assert decide(index().find(*reading(text)), GatePolicy()) == []  # were the words those of the language
 
 
@@ -206,7 +207,9 @@ def test_only_unknown_words_of_some_length_are_taken_for_slips() -> None:
     ]:
         question = read_question(text, prior, lambda word: word.lower() in KNOWN)
         place = [w.lower() for w in question.words].index(word)
-        assert where.mended(question).terms[place] == term_hash(term(meant)), text
+        mended, read_as = where.mended(question)
+        assert mended.terms[place] == term_hash(term(meant)), text
+        assert read_as == ({} if meant == word else {word: meant})
 
 
 def test_slips_are_all_words_one_slip_away() -> None:

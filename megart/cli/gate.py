@@ -114,10 +114,13 @@ def _object(words: str, found: Judged, top: int) -> dict[str, Any]:
             for i, id in enumerate(found.ids[:top])
         ],
         "p_none": round(found.candidates.p_none, 4),
+        **({"read_as": dict(found.candidates.read_as)} if found.candidates.read_as else {}),
     }
 
 
 def _show(found: Judged, top: int) -> None:
+    for word, meant in found.candidates.read_as.items():
+        ui.put(f'read "{word}" as "{meant}"')
     opened = dict(found.opened)
     names = found.candidates.names
     # A gate of one number (the paper's product) has no parts to show.

@@ -70,7 +70,8 @@ class Candidates:
     ``rows``: int64 [C], numbers of memories; ``scores``: float64 [C], log odds against "none";
     ``p``: float64 [C], the probability that each applies; ``p_none``: that none does; ``parts``:
     float64 [C, F], what each feature adds to the score; ``partner``: the place in ``rows`` of a memory
-    that the question needs beside the best one, or None.
+    that the question needs beside the best one, or None; ``read_as``: words of the question that were
+    taken for slips of the keyboard, and for what.
     """
 
     rows: np.ndarray
@@ -80,6 +81,7 @@ class Candidates:
     parts: np.ndarray
     partner: int | None = None
     names: tuple[str, ...] = field(default=(*WEIGHTS, "against"))
+    read_as: Mapping[str, str] = field(default_factory=dict)
 
 
 NOTHING = Candidates(np.empty(0, np.int64), np.empty(0), np.empty(0), 1.0, np.empty((0, len(WEIGHTS) + 1)))
@@ -140,7 +142,7 @@ class Index:
         """What speaks for each memory that may apply, not yet weighed; None where nothing can."""
         if not len(self) or question.asking.all() or (allowed is not None and not allowed.any()):
             return None
-        question = self.mended(question)
+        question, read_as = self.mended(question)
         frequency = self.lexicon.df(question.terms)
         idf = self._idf(question, frequency)
         total = max(float(idf.sum()), LEAST)
@@ -169,28 +171,29 @@ class Index:
             axis=1,
         )
         count = len(self) if allowed is None else int(allowed.sum())
-        return Evidence(rows, features, question, present, idf, frequency, total, names, count)
+        return Evidence(rows, features, question, present, idf, frequency, total, names, count, read_as)
 
     def holds(self, row: int, question: Question, names: Sequence[Sequence[int]]) -> bool:
         """Does memory *row* hold a word of each of *names*?"""
-        question = self.mended(question)
+        question, _ = self.mended(question)
         idf = np.ones(len(question.terms), np.float32)
         found, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
         return all((found[0][list(name)] == _ITSELF).any() for name in names)
 
-    def mended(self, question: Question) -> Question:
-        """*question* with words that nobody knows read as words of the bank that are one slip away."""
+    def mended(self, question: Question) -> tuple[Question, dict[str, str]]:
+        """*question* with words that nobody knows read as words of the bank that are one slip away, and which as what."""
         unknown = ~question.known & ~question.asking & (self.lexicon.df(question.terms) == 0)
-        terms = question.terms.copy()
+        terms, read_as = question.terms.copy(), {}
         for i in np.flatnonzero(unknown)[:SLIPS]:
             word = fold(question.words[i])
             if len(word) < SHORTEST or not word.isalpha():
                 continue
-            meant = np.array([term_hash(term(made)) for made in slips(word)], np.uint32)
+            near = slips(word)
+            meant = np.array([term_hash(term(made)) for made in near], np.uint32)
             there = np.flatnonzero(self.lexicon.df(meant))
             if len(there):
-                terms[i] = meant[there[0]]
-        return replace(question, terms=terms)
+                terms[i], read_as[question.words[i]] = meant[there[0]], near[there[0]]
+        return replace(question, terms=terms), read_as
 
     def _idf(self, question: Question, frequency: np.ndarray) -> np.ndarray:
         """Surprise of each word in nats: what the bank shows, and the prior while it shows little."""
@@ -228,6 +231,7 @@ class Evidence:
     total: float
     names: _Names
     count: int
+    read_as: Mapping[str, str]
 
     def against(self, scores: np.ndarray) -> np.ndarray:
         """Float64 [A], in the order of AGAINST, where the candidates have *scores*, float64 [C]."""
@@ -255,7 +259,8 @@ class Evidence:
         p = powers / everything
         other, found = self.partner(int(order[0]), alone)
         place = int(np.flatnonzero(order == other)[0]) if partner.needed(found) else None
-        return Candidates(self.rows[order], scores, p, float(np.exp(-top) / everything), parts, place)
+        p_none = float(np.exp(-top) / everything)
+        return Candidates(self.rows[order], scores, p, p_none, parts, place, read_as=self.read_as)
 
 
 def _best(bm25: np.ndarray, dense: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
