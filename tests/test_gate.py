@@ -322,6 +322,13 @@ def test_words_of_one_family_share_their_root_and_the_upper_bits_of_their_hash()
     assert related != itself
 
 
+def test_words_have_numbers_of_their_own() -> None:
+    """Of 20 000 short words, which are their own roots; in 20 bits some 190 would share one."""
+    letters = "abcdfghjklmpqrtuvwxz"
+    words = {f"{a}{b}{c}{d}q" for a in letters for b in letters for c in letters[:10] for d in letters[:5]}
+    assert len({term_hash(word) for word in words}) == len(words) == 20_000
+
+
 def test_a_relative_of_a_word_speaks_for_a_memory() -> None:
     texts = [("", "A machine which they invented in the barn."), ("", "A machine which they sold in the barn.")]
     found = find("Whose inventions are the machines in the barn?", index(texts))

@@ -1,11 +1,11 @@
 """The C++ core beside what could stand in for it: scanning keys, and mixing adapters.
 
-    python tools/bench_core.py scan mix
+    python tools/bench_core.py scan mix find
 
 `scan`: a query against 10^3 to 10^6 keys of 576 values in f32, f16 and int8: the core's `scores` (and
 its whole `gate`: scan, top-k, softmax), NumPy, FAISS flat of the same type, and the time that merely
 reading the keys takes at the machine's measured bandwidth. `mix`: `mix_all` against memcpy of the bytes
-it writes. Medians with quartiles, variants in turn; results go into tools/results/core.json.
+it writes. `find`: the whole gate (words, keys, late interaction) over 10^4 to 10^6 made memories. Medians with quartiles, variants in turn; results go into tools/results/core.json.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from megart import _core, quant
+from megart import _core, gate, quant
 from megart.openmp import spin_briefly
 
 spin_briefly()
@@ -183,7 +184,50 @@ def mix_one(ranks: Sequence[int], layers: int, targets: Sequence[tuple[int, int]
     }
 
 
-SECTIONS = {"scan": scan, "mix": mixing}
+# Made memories: words drawn by Zipf's law, in sentences; a question has words of one of them and common ones.
+VOCABULARY, WORDS, SENTENCE, TOKENS_EACH = 200_000, 60, 15, 40
+
+
+def finding(_: argparse.Namespace) -> dict:
+    """Milliseconds of one question against all memories, from its states to its candidates; how long the index takes."""
+    return {f"{count} memories": find_one(count) for count in COUNTS[1:]}
+
+
+def find_one(count: int) -> dict:
+    random, threads = np.random.default_rng(count), len(os.sched_getaffinity(0))
+    hashes = np.array([gate.sequence(f"w{i}")[0] for i in range(VOCABULARY)], np.uint32)
+    ranks = np.minimum(random.zipf(1.1, (count, WORDS)) - 1, VOCABULARY - 1)
+    texts = np.zeros((count, WORDS + WORDS // SENTENCE), np.uint32)
+    for sentence in range(WORDS // SENTENCE):  # 0 ends each
+        first = sentence * (SENTENCE + 1)
+        texts[:, first : first + SENTENCE] = hashes[ranks[:, sentence * SENTENCE : (sentence + 1) * SENTENCE]]
+    keys, _ = made_keys(count, "f16")
+    tokens = random.integers(-127, 128, (TOKENS_EACH, 64), np.int8)
+    started = time.perf_counter()
+    index = gate.Index(list(texts), keys, lambda rows: [tokens] * len(rows))
+    built = time.perf_counter() - started
+
+    def asked(memory: int) -> tuple:
+        words = [f"w{rank}" for rank in ranks[memory, :8]]
+        question = gate.read_question(" ".join(words), lambda word: min(0.9, 2 / (1 + int(word[1:]))))
+        owner = np.arange(len(question.terms), dtype=np.int32)
+        query = keys[memory].astype(np.float32)
+        return question, query, tokens[: len(owner)], owner
+
+    questions = [asked(int(memory)) for memory in random.integers(0, count, 31)]
+    spent = [clock(lambda parts=parts: index.find(*parts, threads=threads)) for parts in questions]
+    scanned = [clock(lambda query=query: _core.scores(query, index.keys, threads)) for _, query, *_ in questions]
+    resident = index.keys.nbytes + sum(text.nbytes for text in texts)
+    print(f"{count:>8} built {built:.1f} s, found in {np.median(spent):.2f} ms", file=sys.stderr)
+    return {
+        "find_ms": summary(spent),
+        "of_which_keys_ms": summary(scanned),
+        "build_s": round(built, 2),
+        "bytes_of_keys_and_words": int(resident),
+    }
+
+
+SECTIONS = {"scan": scan, "mix": mixing, "find": finding}
 
 
 def main() -> None:

@@ -305,15 +305,18 @@ class Bench:
         """Milliseconds from the states to the decision, one thread, medians of 200 questions."""
         others = self.reader.texts("distractors", [(text, None) for text in self.pieces()])
         asked = [q for questions in self.wiki_questions() for q in questions][:200]
+        first = [typo(q.reading.text) for i in self.of(REPORTED[0]) for q in self.wiki_questions()[i]]
+        mistyped = self.reader.questions(f"slips-{REPORTED[0]}", first)
         result = {}
         for count in (50, 1000, 10_000):
             bank = Bank(others.take(list(range(count))), self.reader.whitening)
-            spent = []
-            for question in asked:
-                started = time.perf_counter()
-                gate.decide(bank.index.find(*question.reading.parts), gate.GatePolicy())
-                spent.append((time.perf_counter() - started) * 1000)
-            result[str(count)] = {"median_ms": round(float(np.median(spent)), 3), "n": len(spent)}
+            for name, questions in ((str(count), asked), (f"{count}, letters swapped", mistyped)):
+                spent = []
+                for question in questions:
+                    started = time.perf_counter()
+                    gate.decide(bank.index.find(*question.reading.parts), gate.GatePolicy())
+                    spent.append((time.perf_counter() - started) * 1000)
+                result[name] = {"median_ms": round(float(np.median(spent)), 3), "n": len(spent)}
         sizes = [t.nbytes for t in self.wiki_texts().tokens]
         result["token_bytes_per_memory"] = {
             "mean": round(float(np.mean(sizes))),

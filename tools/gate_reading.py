@@ -93,12 +93,12 @@ class Reader:
             for text, title in memories:
                 tokens.append(embed.memory_tokens(self.context, self.whitening, self.prior, text, title))
                 means.append(embed.memory_key(self.context, text, title))
-            words = [gate.sequence(text, title) for text, title in memories]
             lines = [f"{title}. {text}" if title else text for text, title in memories]
             old = np.stack([self._paper(line) for line in lines]) if paper else None
-            return Texts(np.stack(means), tokens, words, np.asarray(self._minilm(lines)), old)
+            return Texts(np.stack(means), tokens, [], np.asarray(self._minilm(lines)), old)
 
-        return self._kept(f"texts-{name}", make)
+        kept = self._kept(f"texts-{name}", make)
+        return replace(kept, words=[gate.sequence(text, title) for text, title in memories])
 
     def questions(self, name: str, questions: list[str], paper: bool = False) -> list[Asked]:
         def make() -> list[Asked]:

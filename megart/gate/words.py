@@ -82,8 +82,12 @@ def root(term: str) -> str:
 
 
 def term_hash(text: str) -> int:
-    """A term's 32-bit number: 20 bits of its root, 12 of its own. 0 is kept for the end of a sentence."""
-    return (zlib.crc32(root(text).encode()) >> ROOT_SHIFT << ROOT_SHIFT | zlib.crc32(text.encode()) >> 20) or 1
+    """A term's 32-bit number: 20 bits of its root, 12 of its own. 0 is kept for the end of a sentence.
+
+    The two halves are other bits of the checksum: many a term is its own root.
+    """
+    own = zlib.crc32(text.encode()) & ((1 << ROOT_SHIFT) - 1)
+    return (zlib.crc32(root(text).encode()) >> ROOT_SHIFT << ROOT_SHIFT | own) or 1
 
 
 def slips(word: str) -> list[str]:
