@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import _core
 from . import partner
-from .words import Question, fold, slips, term, term_hash
+from .words import Question, fold, slips, stem, term_hash
 
 K1, B = 1.2, 0.5
 # What a word of the same root counts.
@@ -189,7 +189,7 @@ class Index:
             if len(word) < SHORTEST or not word.isalpha():
                 continue
             near = slips(word)
-            meant = np.array([term_hash(term(made)) for made in near], np.uint32)
+            meant = np.array([term_hash(stem(made)) for made in near], np.uint32)
             there = np.flatnonzero(self.lexicon.df(meant))
             if len(there):
                 terms[i], read_as[question.words[i]] = meant[there[0]], near[there[0]]

@@ -24,13 +24,12 @@ being has have had can could would should will shall may might must you your i m
 these those there please tell give say explain describe know of in on at by for to from with as and or not about into
 between than then if any some name called many much long old all more everything anything something remind remember
 recall show share detail information again also just"""
-# Endings of words of one family, longest first.
-_ENDINGS = sorted(
+# Endings of words of one family.
+_ENDINGS = frozenset(
     """ational ization isation ation ition tion sion ement ment ness ance ence able ible ical ially ally ive ity ous ful
-    ian ist ism al er or ic ly en an y i t""".split(),
-    key=len,
-    reverse=True,
+    ian ist ism al er or ic ly en an y i t""".split()
 )
+_LONGEST = max(map(len, _ENDINGS))
 ROOT_SHIFT = 12
 # A first word counts as a name only when it is rarer than this; so does any word typed without capitals.
 _RARE_FIRST, _RARE_QUIET = 1e-3, 2e-4
@@ -74,9 +73,9 @@ def root(term: str) -> str:
     """What a term shares with its relatives (negotiate, negotiation): without its ending, six letters at most."""
     if not term.isalpha():
         return term
-    for ending in _ENDINGS:
-        if term.endswith(ending) and len(term) - len(ending) >= 4:
-            term = term[: -len(ending)]
+    for size in range(min(_LONGEST, len(term) - 4), 0, -1):
+        if term[-size:] in _ENDINGS:
+            term = term[:-size]
             break
     return term[:6]
 
