@@ -10,6 +10,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .openmp import spin_briefly
+
 if TYPE_CHECKING:
     from .bank import Bank, Memory
     from .errors import (
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from .runtime.assistant import Assistant
 
     __version__: str
+
+spin_briefly()  # before anything of megart loads NumPy
 
 __all__ = [
     "AdapterError",

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": {"runtime", "memorize", *POLICY, *LOW} - {"_core"},
     "eval": {"runtime", "train", "memorize", *POLICY, *LOW} - {"_core"},
     "__main__": {"cli"},
-    "": {"bank", "errors", "memorize", "runtime"},
+    "": {"bank", "errors", "memorize", "openmp", "runtime"},
 }
 ONLY_IN = {
     "torch": {"train"},

@@ -510,6 +510,16 @@ def test_an_empty_question_a_foreign_model_and_a_huge_question_are_refused(tiny,
     assert assistant.bare("Who keeps cats?", max_tokens=4).tokens == before
 
 
+def test_openblas_is_told_not_to_spin_before_numpy_is_loaded() -> None:
+    code = (
+        "import os, sys, megart; print('numpy' in sys.modules, os.environ['OPENBLAS_THREAD_TIMEOUT']); "
+        "os.environ['OPENBLAS_THREAD_TIMEOUT'] = '9'; import megart.runtime; print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["False", "4", "9"]
+
+
 def test_openmp_spins_briefly_when_the_runtime_is_loaded() -> None:
     """Set too late it would do nothing: a spinning OpenMP made 28 tokens take 10 s beside torch."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
