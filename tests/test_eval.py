@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -135,6 +136,17 @@ def test_shipped_set_is_whole() -> None:
     for pair in data.conflicts:
         assert contains(pair.old, pair.old_answers) and not contains(pair.old, pair.new_answers)
         assert contains(pair.new, pair.new_answers) and not contains(pair.new, pair.old_answers)
+
+
+def test_quick_leaves_the_right_gate_out_unless_asked_for(learnt: Options, tmp_path: Path) -> None:
+    def methods(**how: object) -> set[str]:
+        options = replace(learnt, suite="quick", work=tmp_path / "quick", **how)
+        run = Run(options)
+        with closing(run):
+            return {unit.method for unit in module("quick").units(run)}
+
+    assert "mega" in methods(methods=None) and "mega-right" not in methods(methods=None)
+    assert "mega-right" in methods(methods=("mega-right",))
 
 
 def test_containment_is_word_for_word() -> None:
@@ -320,13 +332,13 @@ def test_a_killed_run_goes_on(learnt: Options, tmp_path: Path) -> None:
     assert len(keys) == len(set(keys)) == len(after)
 
 
-@pytest.mark.parametrize("suite", ["forgetting", "paraphrase", "conflict", "scale"])
+@pytest.mark.parametrize("suite", ["forgetting", "paraphrase", "conflict", "scale", "quick"])
 def test_other_suites(suite: str, learnt: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchmetrics")
     options = Options(
         **{**vars(learnt), "suite": suite, "methods": ("base", "mega"), "counts": (2, 4), "bank": learnt.bank}
     )
-    if suite == "conflict":  # teach nothing: noise will do
+    if suite in ("conflict", "quick"):  # teach nothing: noise will do
 
         def learn(self: Run, bank: Bank, part: data_module.Partition) -> list[str]:
             with Assistant(bank, threads=1) as assistant:
@@ -343,6 +355,15 @@ def test_other_suites(suite: str, learnt: Options, monkeypatch: pytest.MonkeyPat
     assert "<table" in page.read_text("utf-8")
     if suite == "forgetting":
         assert {row["stage"] for row in found["rows"] if row["method"] == "mega"} == {1, 2}
+    if suite == "quick":  # the plain wording is asked once, and stands beside the others
+        asked = [
+            row
+            for row in found["rows"]
+            if row["method"] == "mega" and row["partition"] not in ("conflict-both", "conflict-replaced")
+        ]
+        assert asked and not any("/original" in row["item"] for row in asked)
+        (reworded,) = [s for s in found["sections"] if s["title"].startswith("Reworded. Answers: MEGa")]
+        assert paraphrase.KINDS["original"] in [row[0] for row in reworded["tables"][0]["rows"]]
     if suite == "scale":
         machine = {row["n"]: row for row in found["rows"] if row["method"] == "machine"}
         # Strangers: a plain text and both sides of a contradiction.

@@ -236,8 +236,12 @@ class Evidence:
     def against(self, scores: np.ndarray) -> np.ndarray:
         """Float64 [A], in the order of AGAINST, where the candidates have *scores*, float64 [C]."""
         best = int(scores.argmax())
-        paired = float(partner.needed(self.partner(best, scores)[1]))
-        return np.array([*_against(self.question, self.present, self.idf, self.frequency, best, self.count), paired])
+        return self._against(best, partner.needed(self.partner(best, scores)[1]))
+
+    def _against(self, best: int, paired: bool) -> np.ndarray:
+        return np.array(
+            [*_against(self.question, self.present, self.idf, self.frequency, best, self.count), paired], float
+        )
 
     def partner(self, best: int, scores: np.ndarray) -> tuple[int, np.ndarray]:
         """The candidate that explains most of what *best* leaves of the question: see ``partner.features``."""
@@ -250,15 +254,16 @@ class Evidence:
         parts = self.features * np.array([*weights.values()])
         alone = parts.sum(axis=1)
         order = np.argsort(-alone, kind="stable")
-        nothing = self.against(alone) @ np.array([*against.values()])
+        other, found = self.partner(int(order[0]), alone)
+        paired = partner.needed(found)
+        nothing = self._against(int(order[0]), paired) @ np.array([*against.values()])
         parts = np.column_stack([parts, np.full(len(parts), nothing)])[order]
         scores = parts.sum(axis=1)
         top = max(float(scores[0]), 0.0)
         powers = np.exp(scores - top)
         everything = powers.sum() + np.exp(-top)
         p = powers / everything
-        other, found = self.partner(int(order[0]), alone)
-        place = int(np.flatnonzero(order == other)[0]) if partner.needed(found) else None
+        place = int(np.flatnonzero(order == other)[0]) if paired else None
         p_none = float(np.exp(-top) / everything)
         return Candidates(self.rows[order], scores, p, p_none, parts, place, read_as=self.read_as)
 
