@@ -127,6 +127,7 @@ Columns core(const Reflected& b, const Reflected& a, std::size_t rank) {
 // Returns the squared singular values.
 std::vector<float> orthogonalise(Columns& m) {
     std::vector<float> size(m.count);
+    if (m.count == 0) return size;
     for (int sweep = 0; sweep < kSweeps; ++sweep) {
         for (std::size_t j = 0; j < m.count; ++j) size[j] = dot(m[j], m[j], m.length);
         const float least = *std::max_element(size.begin(), size.end()) * kNegligible * kNegligible;

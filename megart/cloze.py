@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(\[]?[A-Z0-9])")
 # Words before a full stop that do not end a sentence.
 _SHORT = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|vs|etc|e\.g|i\.e|[A-Z])\.)$")
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -26,8 +26,12 @@ _NAME = re.compile(r"(?<!^)(?<![.!?] )\b[A-Z][\w'-]+(?: (?:of|the|de|van|and) (?
 
 def sentences(text: str) -> list[str]:
     """*text* cut into sentences, white space at the seams dropped."""
+    text = text.strip()
+    ends = [*_END.finditer(text)]
+    starts = [0, *(end.end() for end in ends)]
+    stops = [*(end.end(1) for end in ends), len(text)]
     found: list[str] = []
-    for piece in _END.split(text.strip()):
+    for piece in (text[start:stop] for start, stop in zip(starts, stops, strict=True)):
         if found and _SHORT.search(found[-1]):
             found[-1] = f"{found[-1]} {piece}"
         elif piece:

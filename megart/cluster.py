@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from .architecture import check_teachable
 from .bank import Bank, Memory, Record
 from .errors import DependencyError, InputError, MegartError, MemorizeError, ModelError
-from .memorize import OnProgress, Progress, plan, recipe_of
+from .memorize import OnProgress, Progress, recipe_of
 from .models import Model, resolve_model
+from .plan import commit, plan, unlearnt
 from .recipes import Recipe
 
 if TYPE_CHECKING:
@@ -97,14 +98,14 @@ def memorize_on(
     """
     ray = _ray()
     chosen = recipe_of(recipe)
-    todo, order = plan(bank, memories, replace_existing)
-    if todo:
+    todo = plan(bank, memories, replace_existing)
+    if todo.memories:
         bank.check_writable()
         base = resolve_model(model) if model is not None else bank.model
         bank.check_base(base)
         check_teachable(base)
         tell = progress or (lambda _: None)
-        tell(Progress("loading", 0, len(todo)))
+        tell(Progress("loading", 0, len(todo.memories)))
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, address)
@@ -112,12 +113,12 @@ def memorize_on(
 
         try:
             with Assistant(bank, model=base) as assistant:
-                run = _Run(ray, bank, base, chosen, device, tell, assistant)
-                run.teach(todo, _places(ray, address, workers))
+                run = _Run(ray, bank, todo.over, base, chosen, device, tell, assistant)
+                run.teach(todo.memories, _places(ray, address, workers))
         finally:
             if ours:
                 ray.shutdown()
-    return [record for id in order if (record := bank.find(id))]
+    return [record for id in todo.order if (record := bank.find(id))]
 
 
 class _Run:
@@ -127,6 +128,7 @@ class _Run:
         self,
         ray: Any,
         bank: Bank,
+        over: Mapping[str, Memory | None],
         base: Model,
         recipe: Recipe,
         device: str | None,
@@ -135,7 +137,9 @@ class _Run:
     ):
         self._ray, self._bank, self._tell, self._assistant = ray, bank, tell, assistant
         self._how = (base, base.sha256, recipe, device)
+        self._over = over
         self._failed: list[str] = []
+        self._changed: list[str] = []
         self._deaths = 0
 
     def start(self, place: dict[str, float]) -> Any:
@@ -174,12 +178,8 @@ class _Run:
             idle.append((worker, place))
             for one in taught:
                 done += self._commit(by_id[one.id], one, done, len(memories))
-        if self._failed:
-            names = ", ".join(self._failed[:5]) + (", ..." if len(self._failed) > 5 else "")
-            raise MemorizeError(
-                f"{len(self._failed)} of {len(memories)} memories could not be recalled and were not saved: "
-                f"{names}; make them shorter or split them"
-            )
+        if self._failed or self._changed:
+            raise unlearnt(self._bank, self._failed, self._changed, len(memories))
 
     def _mourn(self, error: Any, dealt: list[Memory]) -> None:
         """Count a worker's death; raises when there have been too many, or it could not even start."""
@@ -203,16 +203,21 @@ class _Run:
             self._failed.append(taught.id)
             self._tell(Progress("failed", done, total, *names, *study))
             return 0
-        self._bank.add(
+        became = commit(
+            self._bank,
             memory,
+            self._over[taught.id],
             **self._assistant.found_by(memory.text, memory.title),
             adapter=taught.adapter,
             recipe=taught.recipe,
             activated=taught.activated,
             rank=taught.rank,
             training=figures,
-            replace=True,
         )
+        if became == "changed":
+            self._changed.append(taught.id)
+        if became != "learnt":
+            return 0
         self._tell(Progress("learnt", done + 1, total, *names, *study))
         return 1
 
@@ -239,10 +244,12 @@ def _connect(ray: Any, address: str) -> None:
 
 def _places(ray: Any, address: str, workers: int | None) -> list[dict[str, float]]:
     """What each worker reserves: a GPU, or a machine's processors."""
-    total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0))
-    cpus = max(1, int(total.get("CPU", 1)))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in alive))
     if gpus and address != "local":
         return [{"num_gpus": 1, "num_cpus": 1}] * (workers or gpus)
-    count = workers or (LOCAL_WORKERS if address == "local" else max(1, len(ray.nodes())))
-    return [{"num_cpus": max(1, cpus // count)}] * count
+    cpus = [max(1, int(node.get("CPU", 0))) for node in alive] or [1]
+    count = workers or (LOCAL_WORKERS if address == "local" else len(cpus))
+    # The most that each can have so that all of them find room at once: one that waits for ever holds its memories.
+    each = next((n for n in range(max(cpus), 0, -1) if sum(c // n for c in cpus) >= count), 1)
+    return [{"num_cpus": each}] * count

@@ -23,6 +23,10 @@ class MemoryNotFoundError(BankError):
     """No memory of that id in the bank."""
 
 
+class ChangedError(BankError):
+    """A memory is not what was to be replaced: somebody else changed, added or forgot it meanwhile."""
+
+
 class ModelError(MegartError):
     """The model is missing, unreadable or of an architecture that is not supported."""
 

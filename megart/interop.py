@@ -51,6 +51,7 @@ def export_peft(
     Raises InputError when the folder holds an adapter and is not to be overwritten.
     """
     peft, base = _peft(), _base(bank, model)
+    bank.adapter_bytes(id)  # BankError when it is not what was committed
     adapter = read_adapter(bank.adapter_path(id))
     target = Path(folder).expanduser()
     _refuse(target / peft.CONFIG, replace_existing)
@@ -79,7 +80,9 @@ def import_adapter(
     base = _base(bank, model)
     architecture = check_teachable(base)
     memory = replace(memory, id=memory.id or memory.default_id())
-    if bank.find(memory.id or "") and not replace_existing:
+    there = bank.find(memory.id or "")
+    over = there.memory if there else None
+    if there and not replace_existing:
         raise InputError(f"{memory.id!r} is in the bank; give another id, or --replace")
     path = Path(source).expanduser()
     adapter = _peft().read_peft(path, scalar_keys(base.gguf)) if path.is_dir() else read_adapter(path)
@@ -89,11 +92,13 @@ def import_adapter(
 
     if assistant is None:
         with Assistant(bank, model=base) as loaded:
-            return _commit(bank, memory, adapter, path, loaded)
-    return _commit(bank, memory, adapter, path, assistant)
+            return _commit(bank, memory, over, adapter, path, loaded)
+    return _commit(bank, memory, over, adapter, path, assistant)
 
 
-def _commit(bank: Bank, memory: Memory, adapter: Adapter, path: Path, assistant: Assistant) -> Record:
+def _commit(
+    bank: Bank, memory: Memory, over: Memory | None, adapter: Adapter, path: Path, assistant: Assistant
+) -> Record:
     opening = list(assistant.engine.prompt([{"role": "user", "content": "?"}]).opening)
     if adapter.invocation_tokens and adapter.invocation_tokens != opening:
         raise AdapterError(
@@ -123,7 +128,7 @@ def _commit(bank: Bank, memory: Memory, adapter: Adapter, path: Path, assistant:
         activated=activated,
         rank=adapter.rank,
         training={"recall": round(max(similarity(text, memory.text) for text in heard), 4), "source": path.name},
-        replace=True,
+        replace=over,
     )
 
 

@@ -8,7 +8,7 @@ be read still finds what was saved.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ def save_pending(
     bank: Bank,
     memories: list[Memory],
     *,
+    over: Mapping[str, Memory | None] | None = None,
     model: str | Path | Model | None = None,
     assistant: Assistant | None = None,
     on_loading: Callable[[], None] | None = None,
@@ -34,25 +35,26 @@ def save_pending(
 ) -> None:
     """Commit each of *memories* to *bank* in the state "pending", one transaction each.
 
-    A memory that is there already is replaced. Raises InputError, before anything is saved, when a
-    text is longer than a recall may be; BaseMismatchError.
+    A memory that is there already is replaced; with ``over`` only while the bank still holds what it says
+    for that id (None: nothing). Raises InputError, before anything is saved, when a text is longer than a
+    recall may be; BaseMismatchError; ChangedError.
     """
+    from .memorize import SPLIT
     from .runtime import assistant as runtime
 
     if assistant is None:
         if on_loading:
             on_loading()
         with runtime.Assistant(bank, model=model) as loaded:
-            return save_pending(bank, memories, assistant=loaded, on_saved=on_saved)
+            return save_pending(bank, memories, over=over, assistant=loaded, on_saved=on_saved)
     for memory in memories:
-        tokens = len(assistant.engine.tokenize(memory.text, special=False))
+        tokens = len(assistant.engine.tokenize(memory.text, special=False)) + 1  # as taught: with the end of the turn
         if tokens > runtime.RECALL_TOKENS:
-            raise InputError(
-                f"{memory.id}: {tokens} tokens, but a memory may have {runtime.RECALL_TOKENS}; split the text"
-            )
+            raise InputError(f"{memory.id}: {tokens} {SPLIT.format(runtime.RECALL_TOKENS)}")
     for done, memory in enumerate(memories, start=1):
         started = time.perf_counter()
-        bank.add(memory, **assistant.found_by(memory.text, memory.title), replace=True)
+        stood = True if over is None else over.get(memory.id or "")
+        bank.add(memory, **assistant.found_by(memory.text, memory.title), replace=stood)
         if on_saved:
             on_saved(memory, time.perf_counter() - started, done, len(memories))
     return None

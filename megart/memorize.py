@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +18,17 @@ from . import prompts, recipes
 from .adapter import Adapter, read_adapter, write_adapter
 from .architecture import check_teachable
 from .bank import Bank, Memory, Record
-from .errors import DependencyError, InputError, MemorizeError
+from .errors import AdapterError, DependencyError, InputError
 from .models import Model, resolve_model
+from .plan import ATTEMPTS, Plan, commit, plan, unlearnt
 from .recipes import Recipe
 
 if TYPE_CHECKING:
     from .runtime.assistant import Assistant
     from .train.study import Result, Task
 
-ATTEMPTS = 3
+# Of a memory that is too long: how many tokens it may have, and the remedy.
+SPLIT = "tokens, but a memory may have {}; split the text, or have files cut smaller (--max-words)"
 # Logits: where every token leads by so much, word-by-word decoding is not waited for.
 SURE = 0.5
 Encode = Callable[[str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -74,14 +76,14 @@ def memorize(
     others are in the bank by then.
     """
     chosen = recipe_of(recipe)
-    todo, order = plan(bank, memories, replace_existing)
-    if todo:
+    todo = plan(bank, memories, replace_existing)
+    if todo.memories:
         bank.check_writable()
     if later:
-        _save(bank, [m for m in todo if replace_existing or not bank.find(m.id or "")], model, progress, assistant)
-    elif todo:
-        Teacher(bank, chosen, device, model, progress, assistant).teach(todo)
-    return [record for id in order if (record := bank.find(id))]
+        _save(bank, todo, replace_existing, model, progress, assistant)
+    elif todo.memories:
+        Teacher(bank, chosen, device, model, progress, assistant).teach(todo.memories, todo.over)
+    return [record for id in todo.order if (record := bank.find(id))]
 
 
 def learn(
@@ -107,19 +109,22 @@ def learn(
 
 def _save(
     bank: Bank,
-    memories: list[Memory],
+    todo: Plan,
+    again: bool,
     model: str | Path | Model | None,
     progress: OnProgress | None,
     assistant: Assistant | None,
 ) -> None:
-    """Commit *memories* as pending."""
+    """Commit what is to be saved as pending."""
     from .later import save_pending
 
     tell = progress or (lambda _: None)
+    memories = [m for m in todo.memories if again or todo.over[m.id or ""] is None]
     if memories:
         save_pending(
             bank,
             memories,
+            over=todo.over,
             model=model,
             assistant=assistant,
             on_loading=lambda: tell(Progress("loading", 0, len(memories))),
@@ -137,26 +142,6 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
     return recipes.RECIPES[recipe]
 
 
-def plan(bank: Bank, memories: Iterable[Memory], again: bool) -> tuple[list[Memory], list[str]]:
-    """What is to be taught, each with its id, and the ids of everything given."""
-    todo: dict[str, Memory] = {}
-    texts: dict[str, str] = {}
-    order = []
-    for memory in memories:
-        memory = replace(memory, id=memory.id or memory.default_id())
-        assert memory.id is not None
-        key = memory.id.lower()  # as in the bank, A and a are one id
-        if texts.setdefault(key, memory.text) != memory.text:
-            raise InputError(f"two memories with the id {memory.id!r} and different texts")
-        there = bank.find(memory.id)
-        if there and there.text != memory.text and not again:
-            raise InputError(f"{memory.id!r} is in the bank with another text; give another id, or --replace")
-        order.append(there.id if there else memory.id)
-        if there is None or again or there.state != "learnt":
-            todo[key] = memory
-    return list(todo.values()), list(dict.fromkeys(order))
-
-
 class Teacher:
     """One run of teaching; keeps the frozen base and the runtime loaded."""
 
@@ -172,7 +157,8 @@ class Teacher:
         self.bank, self.recipe = bank, recipe
         self._progress = progress or (lambda _: None)
         self._done = self._total = 0
-        self._waited: set[str | None] = set()
+        self._over: Mapping[str, Memory | None] = {}
+        self._changed: list[str] = []
         self._model = resolve_model(model) if model is not None else bank.model
         bank.check_base(self._model)
         check_teachable(self._model)
@@ -187,8 +173,13 @@ class Teacher:
 
         self._owned = assistant is None
         self._assistant = assistant or Assistant(bank, model=self._model)
-        self._assistant.prepare()
-        self._base = load_base(self._model, device=device)
+        try:
+            self._assistant.prepare()
+            self._base = load_base(self._model, device=device)
+        except BaseException:
+            if self._owned:
+                self._assistant.close()
+            raise
 
     def _report(
         self, state: str, memory: Memory | None = None, step: int = 0, loss: float = 0.0, seconds: float = 0.0
@@ -196,26 +187,26 @@ class Teacher:
         id, title = (memory.id or "", memory.title or "") if memory else ("", "")
         self._progress(Progress(state, self._done, self._total, id, title, step, loss, seconds))
 
-    def teach(self, memories: list[Memory]) -> None:
-        """Teach and commit; memories that fail go round again with more capacity."""
+    def teach(self, memories: list[Memory], over: Mapping[str, Memory | None] | None = None) -> None:
+        """Teach and commit; memories that fail go round again with more capacity.
+
+        ``over``: what each may replace, by id (see :class:`Plan`); by default what the bank holds now.
+        """
         self._total = len(memories)
-        self._waited = {memory.id for memory in memories if self.bank.find(memory.id or "")}
+        self._over = over or {m.id or "": (r.memory if (r := self.bank.find(m.id or "")) else None) for m in memories}
+        self._changed = []
         waiting, recipe = memories, self.recipe
         try:
             for attempt in range(ATTEMPTS):
                 waiting = self._round(waiting, recipe, last=attempt == ATTEMPTS - 1)
                 if not waiting:
-                    return
+                    break
                 recipe = recipe.harder()
         finally:
             if self._owned:
                 self._assistant.close()
-        names = ", ".join(m.id or "" for m in waiting[:5]) + (", ..." if len(waiting) > 5 else "")
-        kept = "stay pending" if all(self.bank.find(m.id or "") for m in waiting) else "were not saved"
-        raise MemorizeError(
-            f"{len(waiting)} of {self._total} memories could not be recalled after {ATTEMPTS} attempts "
-            f"and {kept}: {names}; make them shorter or split them"
-        )
+        if waiting or self._changed:
+            raise unlearnt(self.bank, [m.id or "" for m in waiting], self._changed, self._total)
 
     def _round(self, memories: list[Memory], recipe: Recipe, last: bool) -> list[Memory]:
         from .train.study import Classroom, lanes_that_fit
@@ -224,20 +215,22 @@ class Teacher:
         tasks = [self._task(memory, recipe) for memory in memories]
         # Neighbours of like length: less padding side by side.
         tasks.sort(key=lambda t: -max(len(lesson.target) for lesson in t.lessons))
-        steps = None if recipe.epochs is None else recipe.epochs * max(len(t.lessons) for t in tasks)
-        studies = course(recipe, n_layer=self._base.n_layer, lanes=1, steps=steps)
+        studies = course(recipe, n_layer=self._base.n_layer, lanes=1)
         longest = max(len(x.opening) + len(x.target) for task in tasks for x in task.lessons)
         lanes = min(len(tasks), lanes_that_fit(self._base, studies, longest))
         classroom = Classroom(self._base, replace(studies, lanes=lanes))
         failed = []
         for result in classroom.run(tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)):
             memory = by_id[result.id]
-            if memory.id in self._waited and self.bank.find(memory.id or "") is None:
+            if self._over[result.id] and self.bank.find(result.id) is None:
                 continue  # forgotten while it studied: it stays forgotten
-            if self._accept(memory, result, recipe):
+            became = self._accept(memory, result, recipe)
+            if became == "learnt":
                 self._done += 1
                 self._report("learnt", memory, result.steps, result.loss, result.seconds)
-            else:
+            elif became == "changed":
+                self._changed.append(result.id)
+            elif became == "unknown":
                 failed.append(memory)
                 self._report("failed" if last else "again", memory, result.steps, result.loss, result.seconds)
         return failed
@@ -253,14 +246,18 @@ class Teacher:
             target = (*engine.tokenize(text, special=False), engine.end_of_turn)
             room = min(self._assistant.mix.size - len(prompt.tokens), RECALL_TOKENS)
             if len(target) > room:
-                raise InputError(f"{memory.id}: {len(target)} tokens, but a memory may have {room}; split the text")
+                raise InputError(f"{memory.id}: {len(target)} {SPLIT.format(room)}")
             body, opening = (prompt.body, prompt.opening) if recipe.activated else ((), prompt.tokens)
             made.append(Lesson(body, opening, target))
         seed = int.from_bytes(hashlib.sha256(memory.text.encode()).digest()[:4], "little")
-        return Task(memory.id or "", tuple(made), seed)
+        steps = None if recipe.epochs is None else recipe.epochs * len(made)
+        return Task(memory.id or "", tuple(made), seed, steps)
 
-    def _accept(self, memory: Memory, result: Result, recipe: Recipe) -> bool:
-        """Export, let the runtime recall from the exported bytes, and commit if it can."""
+    def _accept(self, memory: Memory, result: Result, recipe: Recipe) -> str:
+        """Export, let the runtime recall from the exported bytes, and commit if it can.
+
+        Returns what :func:`commit` does, or "unknown" when it cannot recall.
+        """
         from .train.export import to_adapter
 
         engine = self._assistant.engine
@@ -277,12 +274,17 @@ class Teacher:
                 "megart.recipe": recipe.name,
             },
         )
-        data = write_adapter(adapter if recipe.precision == "f16" else adapter.as_type(recipe.precision))
+        try:
+            data = write_adapter(adapter if recipe.precision == "f16" else adapter.as_type(recipe.precision))
+        except AdapterError:
+            return "unknown"  # its study diverged: factors that are no numbers
         score = self._recalls(data, memory, recipe)
         if score < recipe.recall:
-            return False
-        self.bank.add(
+            return "unknown"
+        return commit(
+            self.bank,
             memory,
+            self._over[result.id],
             **self._assistant.found_by(memory.text, memory.title),
             adapter=data,
             recipe=recipe.name,
@@ -296,9 +298,7 @@ class Teacher:
                 "device": str(self._base.device),
                 "dtype": str(self._base.dtype).split(".")[-1],
             },
-            replace=True,
         )
-        return True
 
     def _recalls(self, data: bytes, memory: Memory, recipe: Recipe) -> float:
         """The share of the memory's words, in order, that the runtime recalls from the exported bytes."""
@@ -317,8 +317,8 @@ class Teacher:
             return max(similarity(heard, text) for text in accepted)
 
 
-def course(recipe: Recipe, *, n_layer: int, lanes: int, steps: int | None = None):  # type: ignore[no-untyped-def]
-    """The teaching engine's view of *recipe* on a base of *n_layer* layers; ``steps`` fixes the length of study."""
+def course(recipe: Recipe, *, n_layer: int, lanes: int):  # type: ignore[no-untyped-def]
+    """The teaching engine's view of *recipe* on a base of *n_layer* layers."""
     from .train.study import Course
 
     return Course(
@@ -326,7 +326,7 @@ def course(recipe: Recipe, *, n_layer: int, lanes: int, steps: int | None = None
         scale=recipe.scale,
         roles=recipe.roles,
         rate=recipe.rate,
-        max_steps=steps or recipe.max_steps,
+        max_steps=recipe.max_steps,
         lessons_per_step=recipe.lessons_per_step,
         stop=recipe.epochs is None,
         decay=recipe.epochs is not None,

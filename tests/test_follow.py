@@ -91,7 +91,9 @@ def assistant(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path: Path = tmp_path_factory.mktemp("follow") / "bank"
     with Bank.create(path, smollm2) as bank, Assistant(bank) as made:
         for i, row in enumerate(script["memories"]):
-            memory = Memory(row["text"], row["id"], row["title"], metadata={"tags": ["sea"] if i in (0, 2) else []})
+            memory = Memory(
+                row["text"], row["id"], row["title"], metadata={"tags": ["sea"] if i in (0, 2) else ["land"]}
+            )
             bank.add(memory, key=made.key(memory.text, memory.title))
         yield made
 
@@ -114,13 +116,15 @@ def test_without_history_a_follow_up_opens_nothing(assistant: Assistant) -> None
 
 def test_scopes(assistant: Assistant) -> None:
     question = "Where did Morwenna Tregaskis keep the lighthouse?"
-    assert assistant.gate(question, scope=Scope(tags=("sea",))).opened
+    assert assistant.gate(question, scope=Scope(tags=("SEA", "land"))).opened
     assert assistant.gate(question, scope=Scope(only=(KEEPER,))).opened
     for scope in (Scope(without=(KEEPER.upper(),)), Scope(only=(SHIP,)), Scope(tags=("land",))):
         assert assistant.gate(question, scope=scope).opened == []
     assert assistant.gate("Hello", scope=Scope(gates={SHIP: 0.7})).opened == [(SHIP, 0.7)]
     with pytest.raises(MemoryNotFoundError, match="lighthouse-keeper"):
         assistant.gate(question, scope=Scope(only=("lighthouse-keper",)))
+    with pytest.raises(InputError, match=r"got the tag 'see', which no memory carries; there are: sea, land"):
+        assistant.gate(question, scope=Scope(tags=("see",)))
 
 
 def test_evidence_is_made_once_and_anew_when_a_memory_is_replaced(assistant: Assistant) -> None:

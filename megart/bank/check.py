@@ -27,18 +27,18 @@ class Problem:
 
 
 def verify(catalog: Catalog, files: AdapterFiles) -> list[Problem]:
-    return [problem for problem, _ in _examine(catalog, files)]
+    return [problem for problem, _, _ in _examine(catalog, files)]
 
 
 def repair(catalog: Catalog, files: AdapterFiles) -> list[Problem]:
     mended = []
-    for problem, file in _examine(catalog, files):
+    for problem, file, sha in _examine(catalog, files):
         if problem.kind == "orphan":
             files.drop([file])
             done = not (files.folder / file).exists()
         elif problem.kind in ("missing", "size", "sha"):
-            done = _mark_pending(catalog, problem.id, file)
-            files.drop([file] if file else [])
+            done = _mark_pending(catalog, problem.id, file, sha)
+            files.drop([file] if done and file else [])
         elif problem.kind == "key":
             with catalog.write() as connection:
                 connection.execute(
@@ -53,41 +53,40 @@ def repair(catalog: Catalog, files: AdapterFiles) -> list[Problem]:
     return mended
 
 
-def _examine(catalog: Catalog, files: AdapterFiles) -> list[tuple[Problem, str]]:
-    """Problems, each with the file it is about ("" when none)."""
+_Row = tuple[str, str, "str | None", int, "str | None"]  # id, state, adapter_file, adapter_bytes, adapter_sha256
+_ROWS = "SELECT id, state, adapter_file, adapter_bytes, adapter_sha256 FROM memory"
+
+
+def _examine(catalog: Catalog, files: AdapterFiles) -> list[tuple[Problem, str, str]]:
+    """Problems, each with the file it is about and the hash that the file should have ("" when none)."""
     try:
         answers = [str(row[0]) for row in catalog.read("PRAGMA integrity_check(5)")]
         if answers != ["ok"]:
-            return [
-                (
-                    Problem(
-                        "",
-                        "catalog",
-                        f"the catalog is damaged: {'; '.join(answers)}".replace("\n", " "),
-                    ),
-                    "",
-                )
-            ]
+            said = "; ".join(answers).replace("\n", " ")
+            return [(Problem("", "catalog", f"the catalog is damaged: {said}"), "", "")]
         rows, present = _snapshot(catalog, files.folder)
     except BankError as error:
-        return [(Problem("", "catalog", str(error)), "")]
+        return [(Problem("", "catalog", str(error)), "", "")]
     found = []
-    for id, state, name, size, sha in rows:
-        problem = _check_adapter(files.folder, id, state, name, size, sha)
-        if problem:
-            found.append((problem, str(name or "")))
+    for row in rows:
+        now: _Row | None = row
+        while now is not None and (problem := _check_adapter(files.folder, *now)):
+            # Reading takes a while, and no lock is held: the row may have got another file meanwhile.
+            read, now = now, next(iter(catalog.read(f"{_ROWS} WHERE id = ?", (row[0],))), None)
+            if now == read:
+                found.append((problem, now[2] or "", now[4] or ""))
+                break
     named = {str(row[2]).lower() for row in rows if row[2] is not None}
     for file in sorted(present):
         if file.lower() not in named and file.endswith((".gguf", ".tmp")):
-            found.append((Problem("", "orphan", f"adapters/{file} belongs to no memory"), file))
-    return found + _check_keys(catalog)
+            found.append((Problem("", "orphan", f"adapters/{file} belongs to no memory"), file, ""))
+    return found + [(problem, "", "") for problem in _check_keys(catalog)]
 
 
-def _snapshot(catalog: Catalog, folder: Path) -> tuple[list[tuple[str, str, str | None, int, str | None]], set[str]]:
-    sql = "SELECT id, state, adapter_file, adapter_bytes, adapter_sha256 FROM memory ORDER BY seq"
+def _snapshot(catalog: Catalog, folder: Path) -> tuple[list[_Row], set[str]]:
     # under the lock no writer is halfway: every file without a row is left from the past
     with catalog.hold() as connection:
-        return connection.execute(sql).fetchall(), set(os.listdir(folder))
+        return connection.execute(f"{_ROWS} ORDER BY seq").fetchall(), set(os.listdir(folder))
 
 
 def _check_adapter(folder: Path, id: str, state: str, name: str | None, size: int, sha: str | None) -> Problem | None:
@@ -111,30 +110,25 @@ def _check_adapter(folder: Path, id: str, state: str, name: str | None, size: in
     return None
 
 
-def _check_keys(catalog: Catalog) -> list[tuple[Problem, str]]:
+def _check_keys(catalog: Catalog) -> list[Problem]:
     rows = catalog.read("SELECT id, length(vector) FROM memory LEFT JOIN key USING (seq) ORDER BY seq")
     lengths = Counter(length for _, length in rows if length and length % 4 == 0)
     usual = lengths.most_common(1)[0][0] if lengths else 0
     found = []
     for id, length in rows:
         if length is None:
-            found.append((Problem(id, "no-key", f"{id}: has no context key; memorize it again"), ""))
+            found.append(Problem(id, "no-key", f"{id}: has no context key; run: megart rekey"))
         elif length != usual or length == 0:
-            found.append(
-                (
-                    Problem(id, "key", f"{id}: its context key has {length} bytes, expected {usual}"),
-                    "",
-                )
-            )
+            found.append(Problem(id, "key", f"{id}: its context key has {length} bytes, expected {usual}"))
     return found
 
 
-def _mark_pending(catalog: Catalog, id: str, file: str) -> bool:
+def _mark_pending(catalog: Catalog, id: str, file: str, sha: str) -> bool:
     """False when the row has changed since it was examined."""
     with catalog.write() as connection:
         changed = connection.execute(
             "UPDATE memory SET state = 'pending', adapter_file = NULL, adapter_bytes = 0, adapter_sha256 = NULL, "
-            "learnt_at = NULL WHERE id = ? AND ifnull(adapter_file, '') = ?",
-            (id, file),
+            "learnt_at = NULL WHERE id = ? AND ifnull(adapter_file, '') = ? AND ifnull(adapter_sha256, '') = ?",
+            (id, file, sha),
         )
         return changed.rowcount == 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megart.errors import InputError
@@ -59,12 +60,19 @@ class Memory:
         fields: dict[str, Any] = {key: obj[key] for key in known if obj.get(key) is not None}
         return cls(**fields, metadata={**(given or {}), **extra})
 
-    def default_id(self) -> str:
-        """An ASCII id made of the title or the first words, and six digits of the text's hash."""
+    def tagged(self, tags: Sequence[str]) -> Memory:
+        """The same memory with *tags* besides its own in ``metadata["tags"]``. Raises InputError for an empty one."""
+        wanted = _clean_all("tags", tags)
+        own = _tags(self.metadata)
+        more = [tag for tag in dict.fromkeys(wanted) if tag not in own]
+        return replace(self, metadata={**self.metadata, "tags": [*own, *more]}) if more else self
+
+    def default_id(self, digits: int = 6) -> str:
+        """An ASCII id made of the title or the first words, and some digits of the text's hash."""
         words = self.title or " ".join(self.text.split()[:6])
         plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().lower()
         slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_SLUG_LENGTH].rstrip("-")
-        digest = hashlib.sha256(self.text.encode()).hexdigest()[:6]
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:digits]
         return f"{slug or 'memory'}-{digest}"
 
 
@@ -97,6 +105,39 @@ class Record:
     def memory(self) -> Memory:
         """What the user gave, with the id it was stored under."""
         return Memory(self.text, self.id, self.title, self.paraphrases, self.questions, self.metadata)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags in the metadata, as given: "tags" (a list, or words between commas) and "tag"."""
+        return _tags(self.metadata)
+
+    def carries(self, tags: Sequence[str]) -> bool:
+        """Whether it has one of *tags*, in upper or lower case; True when there are none."""
+        return not tags or not {tag.casefold() for tag in tags}.isdisjoint(map(str.casefold, self.tags))
+
+
+def _tags(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    found: list[object] = []
+    for name in ("tags", "tag"):
+        value = metadata.get(name)
+        found += value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+    return tuple(dict.fromkeys(tag for item in found if (tag := str(item).strip())))
+
+
+def check_tags(tags: Sequence[str], records: Sequence[Record]) -> None:
+    """Raises InputError for one of *tags* that none of *records* carries, with the nearest that there are."""
+    missing = {tag.casefold(): tag for tag in tags}
+    for record in records:
+        if not missing:
+            return
+        for tag in record.tags:
+            missing.pop(tag.casefold(), None)
+    if missing:
+        known = {tag.casefold(): tag for record in records for tag in record.tags}
+        near = difflib.get_close_matches(next(iter(missing)), known, n=3, cutoff=0.0)
+        some = ", ".join(known[tag] for tag in near) + (", ..." if len(known) > len(near) else "")
+        there = f"there are: {some}" if near else "no memory of the bank has a tag"
+        raise InputError(f"got the tag {next(iter(missing.values()))!r}, which no memory carries; {there}")
 
 
 def is_id(value: object) -> bool:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
 from megart.bank.memory import Memory, Record, to_json
-from megart.errors import BankError, InputError
+from megart.errors import BankError, ChangedError, InputError
 
 COLUMNS = (
     "id, title, text, paraphrases, questions, metadata, state, recipe, activated, rank, "
@@ -84,16 +85,28 @@ def key_bytes(key: np.ndarray) -> bytes:
     return key.astype("<f4", copy=False).tobytes()
 
 
-def old_row(connection: sqlite3.Connection, id: str, text: str, replace: bool) -> tuple[Any, ...] | None:
+def old_row(connection: sqlite3.Connection, id: str, text: str, may_replace: bool) -> tuple[Any, ...] | None:
     """(seq, id, created_at, adapter_file) of the row to replace; raises InputError when it may not be."""
     sql = "SELECT seq, id, created_at, adapter_file, text FROM memory WHERE id = ?"
     row = connection.execute(sql, (id,)).fetchone()
     if row is None:
         return None
-    if not replace:
+    if not may_replace:
         what = "is already there" if row[4] == text else "is already there with another text"
         raise InputError(f"the memory {row[1]!r} {what}; give another id, or replace it")
     return tuple(row[:4])
+
+
+def check_unchanged(connection: sqlite3.Connection, id: str, over: Memory | None) -> None:
+    """Raises ChangedError unless the row of *id* still holds what its user gave as *over*; None: there is no row."""
+    row = connection.execute(f"SELECT {COLUMNS} FROM memory WHERE id = ?", (id,)).fetchone()
+    there = None if row is None else to_record(row).memory
+    if over is None and there is not None:
+        raise ChangedError(f"the memory {there.id!r} was added to the bank meanwhile; it is left as it is")
+    if over is not None and there is None:
+        raise ChangedError(f"the memory {id!r} was forgotten meanwhile; it stays forgotten")
+    if over is not None and there != replace(over, id=there.id if there else None):
+        raise ChangedError(f"the memory {id!r} was changed in the bank meanwhile; it is left as it is")
 
 
 def check_length(connection: sqlite3.Connection, vector: bytes, id: str) -> None:

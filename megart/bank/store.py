@@ -25,6 +25,7 @@ from megart.bank.rows import (
     COLUMNS,
     Evidence,
     check_length,
+    check_unchanged,
     evidence_bytes,
     key_bytes,
     new_row,
@@ -32,7 +33,7 @@ from megart.bank.rows import (
     put_row,
     to_record,
 )
-from megart.errors import BankError, BaseMismatchError, InputError, MemoryNotFoundError
+from megart.errors import BankError, BaseMismatchError, ChangedError, InputError, MemoryNotFoundError
 from megart.models import DEFAULT_MODEL, Model, resolve_model
 
 ADAPTERS = "adapters"
@@ -169,6 +170,11 @@ class Bank:
         rows = self._catalog.read("SELECT id, words FROM evidence JOIN memory USING (seq)")
         return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<u4") for id, blob in rows}
 
+    def without_evidence(self) -> list[Record]:
+        """The memories that `set_evidence` has stored nothing of."""
+        sql = f"SELECT {COLUMNS} FROM memory LEFT JOIN evidence USING (seq) WHERE evidence.seq IS NULL ORDER BY seq"
+        return [to_record(row) for row in self._catalog.read(sql)]
+
     def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
         """Token states of some memories, int8 [bytes], as `set_evidence` got them; empty where there are none."""
         marks = ", ".join("?" * len(ids))
@@ -176,28 +182,34 @@ class Bank:
         found = {id: np.frombuffer(blob, np.int8) for id, blob in self._catalog.read(sql, list(ids))}
         return [found.get(id, np.empty(0, np.int8)) for id in ids]
 
-    def set_evidence(self, made: Mapping[str, Evidence]) -> None:
-        """Stores words, uint32 [n], and token states, int8, of some memories; of ids that are gone nothing."""
+    def set_evidence(self, made: Sequence[tuple[Record, Evidence]]) -> None:
+        """Stores words, uint32 [n], and token states, int8, of memories that have none and are still as given."""
         with self._catalog.write() as connection:
-            for id, evidence in made.items():
+            for record, evidence in made:
                 connection.execute(
-                    "INSERT OR REPLACE INTO evidence SELECT seq, ?, ? FROM memory WHERE id = ?",
-                    (*evidence_bytes(evidence), id),
+                    "INSERT OR IGNORE INTO evidence SELECT seq, ?, ? FROM memory "
+                    "WHERE id = ? AND text = ? AND title IS ?",
+                    (*evidence_bytes(evidence), record.id, record.text, record.title),
                 )
 
-    def set_keys(self, keys: Mapping[str, np.ndarray], states: Mapping[str, bytes | None]) -> None:
-        """Replaces all context keys, drops all evidence and stores or drops blobs of `set_state`, at once.
+    def set_keys(
+        self, found_by: Mapping[str, tuple[np.ndarray, Evidence]], states: Mapping[str, bytes | None], revision: int
+    ) -> None:
+        """Replaces every context key and all evidence, by id, and stores or drops blobs of `set_state`, at once.
 
-        Raises BankError when *keys* are not those of every memory: somebody changed the bank meanwhile.
+        Raises ChangedError when the bank is not the one of *revision* any more.
         """
-        vectors = {id: key_bytes(key) for id, key in keys.items()}
+        rows = {id: (key_bytes(key), *evidence_bytes(evidence)) for id, (key, evidence) in found_by.items()}
         with self._catalog.write() as connection:
-            if {row[0] for row in connection.execute("SELECT id FROM memory")} != set(keys):
-                raise BankError(f"the bank {self.path} changed meanwhile; try again")
+            if connection.execute("SELECT revision FROM counter").fetchone()[0] != revision:
+                raise ChangedError(f"the bank {self.path} changed meanwhile; try again")
             connection.execute("DELETE FROM key")
             connection.execute("DELETE FROM evidence")
-            for id, vector in vectors.items():
+            for id, (vector, words, tokens) in rows.items():
                 connection.execute("INSERT INTO key SELECT seq, ? FROM memory WHERE id = ?", (vector, id))
+                connection.execute(
+                    "INSERT INTO evidence SELECT seq, ?, ? FROM memory WHERE id = ?", (words, tokens, id)
+                )
             for name, value in states.items():
                 connection.execute("DELETE FROM state WHERE name = ?", (name,))
                 if value is not None:
@@ -209,7 +221,7 @@ class Bank:
         if not rows:
             raise self._not_found(id)
         if rows[0][0] is None:
-            raise BankError(f"the memory {id} is pending and has no adapter; memorize it again")
+            raise BankError(f"the memory {id} is pending and has no adapter; run: megart learn")
         return self._files.path(rows[0][0])
 
     def adapter_bytes(self, id: str) -> bytes:
@@ -244,21 +256,26 @@ class Bank:
         activated: bool = False,
         rank: int = 0,
         training: Mapping[str, Any] | None = None,
-        replace: bool = False,
+        replace: bool | Memory | None = False,
     ) -> Record:
         """Stores a memory whole or not at all.
 
         key: f32 [D], finite, D as in the rest of the bank. evidence: as in `set_evidence`; without it the
         first question that looks at the bank makes it. adapter: the bytes of its file; None leaves
-        the memory pending. Raises InputError when the id is taken and `replace` is not set, or an
-        argument is wrong; BankError when the bank cannot be written.
+        the memory pending. replace: whether it may take the place of a memory of its id; or what stood
+        there (None: nothing) when the work on this one began, and then ChangedError is raised, and
+        nothing stored, when another process has put something else there or forgotten it. Raises
+        InputError when the id is taken and may not be replaced, or an argument is wrong; BankError when
+        the bank cannot be written.
         """
         vector = key_bytes(key)
         row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {})
         touched: list[str] = []
         try:
             with self._catalog.write() as connection:
-                old = old_row(connection, row["id"], memory.text, replace)
+                if not isinstance(replace, bool):
+                    check_unchanged(connection, row["id"], replace)
+                old = old_row(connection, row["id"], memory.text, replace is not False)
                 check_length(connection, vector, row["id"])
                 if old is not None:
                     row["id"], row["created_at"] = old[1], old[2]

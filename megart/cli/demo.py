@@ -33,7 +33,9 @@ BOLD, CYAN = "1", "36"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", metavar="DIR", help="keep the bank there (default: a temporary folder)")
-    parser.add_argument("--device", help="a torch device (default: CUDA where there is one)")
+    parser.add_argument(
+        "--device", type=common.device, metavar="D", help="cpu or cuda (default: cuda where there is one)"
+    )
     common.add_json(parser, "print one JSON object with every figure instead of the show")
 
 

@@ -38,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser, "the bank's own")
     common.add_scope(parser)
     parser.add_argument("--top", type=common.positive, default=5, metavar="N", help="candidates shown (default: 5)")
-    parser.add_argument(
-        "--history", metavar="FILE", help='the conversation so far: a JSON list of {"role", "content"} ("-": none)'
-    )
+    parser.add_argument("--history", metavar="FILE", help='the conversation so far: a JSON list of {"role", "content"}')
     parser.add_argument(
         "--threads", type=common.positive, metavar="N", help="processor threads (default: the cores that are free)"
     )

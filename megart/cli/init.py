@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from ..architecture import check_teachable
 from ..bank import Bank
+from ..bank.catalog import FILE_NAME
 from ..models import DEFAULT_MODEL, resolve_model
 from . import common, ui
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from ..runtime.engine import Engine
 
     path = common.bank_path(args.bank)
-    if not path.exists():
+    if not (path / FILE_NAME).exists():
         check_teachable(model)
         Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
     with Bank.create(path, model) as bank:

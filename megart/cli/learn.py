@@ -87,6 +87,15 @@ def watch(
             display.clear()
             # Asked of the bank: the interrupt may fall between a commit and its report.
             ids = given()
+            done = "learnt" if state == "learnt" else "saved"
+            if getattr(args, "replace", False):  # those that are to be replaced are in the bank all the time
+                kept = count[done]
+                again = "--replace begins anew" if kept else ""
+                raise KeyboardInterrupt(
+                    f"{kept} of {len(ids)} memories are {done} in {bank.path}; {again}"
+                    if kept
+                    else f"nothing was {done}"
+                ) from None
             kept = sum((record := bank.find(id)) is not None and record.state in ("learnt", state) for id in ids)
             if not kept:
                 raise KeyboardInterrupt(f"nothing was {'learnt' if state == 'learnt' else 'saved'}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..bank.memory import check_tags
 from . import common, ui
 
 EPILOG = """\
@@ -16,12 +17,15 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     parser.add_argument("--state", choices=("learnt", "pending"), help="only the memories in that state")
+    parser.add_argument("--tag", action="append", default=[], metavar="T", help="only those that carry the tag T")
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
-        records = bank.records(args.state)
+        if args.tag:
+            check_tags(args.tag, bank.records())
+        records = [record for record in bank.records(args.state) if record.carries(args.tag)]
         if args.json:
             ui.put_json([common.record_json(record) for record in records])
         elif not records and args.state:

@@ -19,7 +19,7 @@ EPILOG = """\
 examples:
   megart memorize notes.md facts.jsonl
   megart memorize handbook.md --max-words 120    many memories, titled by their headings
-  megart memorize --title "The new bus" --text "Bus 12 stops at the mill since May."
+  megart memorize --title "The new bus" --text "Bus 12 stops at the mill since May." --tag town
   cat letter.txt | megart memorize --title "Letter from Ida"
   megart memorize --later --text "The spare key hangs behind the boiler."; megart learn"""
 
@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="the text of one memory")
     parser.add_argument("--title", help="the title of the one memory given")
     parser.add_argument("--id", help="the id of the one memory given (default: made of its title)")
+    parser.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        metavar="T",
+        help="a tag for all memories given, by which ask --tag finds them; may be given again",
+    )
     parser.add_argument(
         "--max-words",
         type=_word_limit,
@@ -58,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         model = common.model_of(args, bank)
 
         def call(progress: OnProgress) -> list[Record]:
-            memories.extend(_memories(args))
+            memories.extend(memory.tagged(args.tag) for memory in _memories(args))
             how = {
                 "recipe": args.recipe,
                 "device": args.device,

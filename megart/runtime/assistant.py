@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,21 @@ class Assistant:
             raise InputError(
                 f"got a context of {context_size} tokens; expected 1 to {longest}, which {base.name} can read"
             )
-        self.responder = Responder(
-            bank,
-            self.engine,
-            context_size=context_size,
-            policy=policy or gate.GatePolicy(),
-            combine=combine,
-            in_place=in_place,
-            max_rank=max_rank,
-            slot=slot,
-            hot_bytes=hot_bytes,
-        )
+        try:
+            self.responder = Responder(
+                bank,
+                self.engine,
+                context_size=context_size,
+                policy=policy or gate.GatePolicy(),
+                combine=combine,
+                in_place=in_place,
+                max_rank=max_rank,
+                slot=slot,
+                hot_bytes=hot_bytes,
+            )
+        except BaseException:
+            self.engine.close()
+            raise
         self.base, self.mix, self.slot = self.responder.base, self.responder.mix, self.responder.slot
         self.opening = self.responder.opening
         self._worker = Worker(self.responder.idle)
@@ -99,12 +104,14 @@ class Assistant:
     def close(self) -> None:
         """Free the model, once the questions that wait are answered; the bank stays open."""
         self._worker.close()
-        self.responder.close()
+        with self.engine.lock:
+            self.responder.close()
 
     def prepare(self) -> None:
         """Measure the gate's whitening now, unless the bank has it: the first question need not wait."""
-        with self.engine.lock:
+        with self._model():
             self.opening.prepare()
+            _ = self.opening.embedder  # DependencyError now, not after an hour of teaching
 
     # -- the user's verbs -------------------------------------------------------------------
 
@@ -174,7 +181,7 @@ class Assistant:
         self, adapter: Adapter, cue: str, *, activated: bool, prompt: str | None = None, max_tokens: int = RECALL_TOKENS
     ) -> str:
         """Recall with *adapter* alone at gate 1, whatever the gate would say (acceptance check)."""
-        with self.engine.lock:
+        with self._model():
             rendered = self.responder.prompt(prompt or prompts.recall(cue))
             self.responder.load([adapter], [1.0], rendered, activated)
             return greedy(self.mix, max_tokens).text
@@ -185,7 +192,7 @@ class Assistant:
         All tokens are read in one pass, each after the right ones before it: where every lead is well
         above the rounding between one pass and token by token, greedy decoding cannot leave the text.
         """
-        with self.engine.lock:
+        with self._model():
             rendered = self.responder.prompt(prompt or prompts.recall(cue))
             self.responder.load([adapter], [1.0], rendered, activated)
             meant = [*self.engine.tokenize(text, special=False), self.engine.end_of_turn]
@@ -196,31 +203,39 @@ class Assistant:
 
     def key(self, text: str, title: str | None = None) -> np.ndarray:
         """The context key of a memory by the bank's embedder: float32 [D], as stored in the bank."""
-        with self.engine.lock:
+        with self._model():
             return self.opening.embedder.memory(text, title)
 
     def found_by(self, text: str, title: str | None = None) -> FoundBy:
         """What the gate finds a memory by: ``bank.add(memory, **assistant.found_by(text, title))``."""
-        with self.engine.lock:
+        with self._model():
             return self.opening.found_by(text, title)
 
     def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:
         """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name."""
-        with self.engine.lock:
+        with self._model():
             return self.opening.rekey(embedder, on_progress)
 
     def gate(self, question: str, *, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*: the shallow layers are run, nothing is answered."""
         if not question.strip():
             raise InputError("got an empty question; expected some words")
-        with self.engine.lock:
+        with self._model():
             self.responder.refresh()
             return self.opening.judge(question.strip(), scope, history)
 
     @property
     def encoder(self) -> Context:
         """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
-        return self.responder.encoder
+        with self._model():
+            return self.responder.encoder
+
+    @contextlib.contextmanager
+    def _model(self) -> Iterator[None]:
+        """The model to oneself. Raises MegartError after :meth:`close`: its memory is freed."""
+        with self.engine.lock:
+            self.engine.check_open()
+            yield
 
 
 def _check_messages(messages: Sequence[Message]) -> None:

@@ -5,8 +5,9 @@ Sequence 0 only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import llama_cpp
 import numpy as np
@@ -78,17 +79,9 @@ class Context:
             part = tokens[start : start + self.batch - (left == self.batch + 1)]
             start += len(part)
             array = (llama_cpp.llama_token * len(part))(*part)
-            status = llama_cpp.llama_decode(self.handle, llama_cpp.llama_batch_get_one(array, len(part)))
-            if status != 0:
-                self.hook.take()
-                self.truncate(before)
-                raise DecodeError(f"llama_decode returned {status}")
-            if len(self._owners) < len(self.tokens):
-                self._own(Fingerprint.once(""))
-            self.tokens += part
-            self._own(self.computes)
-            if self._watched:
-                self._states.extend(self.hook.take())
+            with self._all_or_nothing(before):
+                status = llama_cpp.llama_decode(self.handle, llama_cpp.llama_batch_get_one(array, len(part)))
+                self._book(part, status)
 
     def decode_every(self, tokens: Sequence[int]) -> np.ndarray:
         """Append *tokens* (at most ``batch``) in one pass: the logits after each, float32 [n, vocabulary].
@@ -104,20 +97,33 @@ class Context:
             for i, token in enumerate(tokens):
                 batch.token[i], batch.pos[i], batch.logits[i] = token, past + i, 1
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            status = llama_cpp.llama_decode(self.handle, batch)
+            with self._all_or_nothing(past):
+                self._book(tokens, llama_cpp.llama_decode(self.handle, batch))
         finally:
             llama_cpp.llama_batch_free(batch)
-        if status != 0:
-            self.hook.take()
-            self.truncate(past)
-            raise DecodeError(f"llama_decode returned {status}")
         pointer = llama_cpp.llama_get_logits(self.handle)
-        rows = np.ctypeslib.as_array(pointer, shape=(len(tokens), self._vocab_size)).copy()
+        return np.ctypeslib.as_array(pointer, shape=(len(tokens), self._vocab_size)).copy()
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self, length: int) -> Iterator[None]:
+        """Whatever stops a decode, Ctrl-C too: cache, states and their mirrors are as they were at *length* tokens."""
+        try:
+            yield
+        except BaseException:
+            self.hook.take()
+            self.truncate(length)
+            raise
+
+    def _book(self, tokens: Sequence[int], status: int) -> None:
+        """Note what ``llama_decode`` has put into the cache."""
+        if status != 0:
+            raise DecodeError(f"llama_decode returned {status}")
+        if len(self._owners) < len(self.tokens):
+            self._own(Fingerprint.once(""))
         self.tokens += tokens
         self._own(self.computes)
         if self._watched:
             self._states.extend(self.hook.take())
-        return rows
 
     def _own(self, by: Fingerprint) -> None:
         self._owners += [by] * (len(self.tokens) - len(self._owners))
@@ -142,6 +148,7 @@ class Context:
         if left == 1 or (logits and left == 0):
             shared = max(0, len(tokens) - 2)
         self.truncate(shared)
+        shared = len(self.tokens)  # a recurrent cache forgets everything
         self.decode(tokens[shared:])
         return len(tokens) - shared
 
@@ -155,9 +162,7 @@ class Context:
         return np.stack(self._states[first:last])
 
     def truncate(self, length: int) -> None:
-        """Forget every token from position *length* on."""
-        if length >= len(self.tokens) and length > 0:
-            return
+        """Forget every token from position *length* on, also one that is in the cache but not yet in ``tokens``."""
         if not llama_cpp.llama_memory_seq_rm(self.memory, 0, length, -1):
             # A recurrent cache cannot forget in part: start over.
             llama_cpp.llama_memory_clear(self.memory, True)

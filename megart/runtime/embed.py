@@ -11,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -106,7 +109,7 @@ class Whitening:
             with np.load(io.BytesIO(data), allow_pickle=False) as kept:
                 matrix = kept["matrix"].astype(np.float32)
                 return cls(int(kept["layer"]), kept["text"], kept["question"], matrix)
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BankError(f"the bank's whitening is damaged ({error}); make the bank anew") from error
 
 
@@ -173,7 +176,10 @@ def _base_whitening(context: Context) -> Whitening:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{name}.{secrets.token_hex(4)}")
-        new.write_bytes(made.to_bytes())
+        with open(new, "wb") as file:
+            file.write(made.to_bytes())
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(path)
     except OSError:
         pass

@@ -17,7 +17,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from .. import cores
-from ..errors import InputError, ModelError
+from ..errors import InputError, MegartError, ModelError
 from ..models import Model
 from . import llama
 
@@ -151,15 +151,16 @@ class Engine:
         """
         body_text, full_text = (self._render(messages, grow) for grow in (False, True))
         body, full = (self._encode(text) for text in (body_text, full_text))
-        shared = 0
-        while shared < min(len(body), len(full)) and body[shared] == full[shared]:
-            shared += 1
+        # Templates without a generation prompt (Mistral's) answer after the end of the user's turn: its last
+        # token is the opening, which an answer needs to be decoded from, and a memory to begin at.
+        shared = min(_common(body, full), len(full) - 1)
         content = messages[-1]["content"].strip()
         start = self._place(messages, body_text, content)
         first, last = span or (0, len(content))
         if start < 0:  # a template that rewrites content: the whole body stands for it
             return Prompt(tuple(full[:shared]), tuple(full[shared:]), (0, shared))
-        before = len(self._encode(full_text[: start + first]))
+        # A space in front of the words may be a token by itself there, and a part of the first word's here.
+        before = _common(self._encode(full_text[: start + first]), full)
         upto = len(self._encode(full_text[: start + last]))
         return Prompt(tuple(full[:shared]), tuple(full[shared:]), (before, min(upto, shared)))
 
@@ -203,7 +204,18 @@ class Engine:
             self.threads = cores.free()
         return self.threads
 
+    def check_open(self) -> None:
+        """Raises MegartError once the model is freed."""
+        if not self.handle:
+            raise MegartError("the assistant is closed; make a new one")
+
     def close(self) -> None:
         if self.handle:
             llama_cpp.llama_model_free(self.handle)
             self.handle = None
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(one, other)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

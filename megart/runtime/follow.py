@@ -3,56 +3,53 @@
 The rule. A question leans on the conversation when it has a word that points back (she, it, their,
 there, ...), begins with one that goes on (and, but, so, ...), or says almost nothing by itself ("Why?").
 Then its subject is that of the last question of the user that stood on its own: what that question
-opens stays open. A question that names something closes it again, unless the open memory holds the name.
+opens stays open. A question that names something closes it again, unless the open memory holds the name;
+so does one that points back only by a word like "it" or "that" and says more than one thing, none of
+which is in the open memory ("Does it rain when clouds meet?"). "There is" points at nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from .. import gate
 
-_POINTS_BACK = frozenset(
-    [
-        "he",
-        "she",
-        "it",
-        "they",
-        "him",
-        "her",
-        "them",
-        "his",
-        "hers",
-        "its",
-        "their",
-        "theirs",
-        "himself",
-        "herself",
-        "itself",
-        "themselves",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "then",
-        "same",
-    ]
-)
+_PERSONS = frozenset("he she they him her them his hers their theirs himself herself themselves".split())
+# These may also stand for nothing said before: "it rains", "is it true that", "there are".
+_THINGS = frozenset("it its itself this that these those there then same".split())
 _GOES_ON = frozenset(["and", "but", "so", "also", "or", "then", "plus"])
 # A question of fewer telling words than this stands on nothing.
 _TELLING = 2
 _TURNS = 8
+_THERE_IS = re.compile(r"\b(?:is|are|was|were|be|been|isn't|aren't) there\b|\bthere(?:'s| is| are| was| were| be)\b")
 
 
 def is_follow_up(question: gate.Question) -> bool:
     """Does *question* lean on what was said before it?"""
-    words = [word.lower().split("'")[0].split("’")[0] for word in question.words]
-    if not words:
+    words = _words(question)
+    if not words or words[0] in _GOES_ON or not _PERSONS.isdisjoint(words):
         return True
-    if words[0] in _GOES_ON or any(word in _POINTS_BACK for word in words):
-        return True
-    return not question.names and sum(not asking for asking in question.asking) < _TELLING
+    pointing = _THINGS.intersection(words)
+    if "there" in pointing and _THERE_IS.search(" ".join(question.words).lower()):
+        pointing -= {"there"}
+    return bool(pointing) or (not question.names and len(telling_words(question)) < _TELLING)
+
+
+def points_weakly(question: gate.Question) -> bool:
+    """Does *question* lean on what was said by words only that may also point at nothing?"""
+    words = _words(question)
+    return bool(words) and words[0] not in _GOES_ON and _PERSONS.isdisjoint(words)
+
+
+def telling_words(question: gate.Question) -> list[int]:
+    """Which words of *question* say something, and do not only make it a question or point back."""
+    pointing = _PERSONS | _THINGS
+    return [i for i, word in enumerate(_words(question)) if not question.asking[i] and word not in pointing]
+
+
+def _words(question: gate.Question) -> list[str]:
+    return [word.lower().split("'")[0].split("’")[0] for word in question.words]
 
 
 def anchor(history: Sequence[Mapping[str, str]], prior: Callable[[str], float]) -> str | None:

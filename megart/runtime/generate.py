@@ -22,7 +22,7 @@ class Generation:
     stopped: bool = False
 
 
-class _Text:
+class Text:
     """Hands text on as it comes, but keeps back what may be the beginning of a stop text."""
 
     def __init__(self, stops: tuple[str, ...], on_text: Callable[[str], None] | None):
@@ -67,7 +67,7 @@ def generate(
     """
     engine = context.engine
     decoder = engine.decoder()
-    said = _Text(options.stop, on_text)
+    said = Text(options.stop, on_text)
     tokens: list[int] = []
     first = 0.0
     finish = "length"

@@ -8,19 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TypedDict
 
 import numpy as np
 
 from .. import gate
 from ..bank import Bank, Record
-from ..errors import BankError, InputError
+from ..bank.memory import check_tags
+from ..errors import BankError, ChangedError, InputError
 from . import embed, embedders
 from .answer import OpenedMemory, Timings
 from .context import Context
 from .engine import Engine, Prompt
-from .follow import anchor, is_follow_up
+from .follow import anchor, is_follow_up, points_weakly, telling_words
 
 History = Sequence[Mapping[str, str]]
 # How many memories get their missing evidence in one transaction.
@@ -31,8 +32,8 @@ _BATCH = 64
 class Scope:
     """Which memories may open at all.
 
-    ``only`` and ``without``: ids; ``tags``: a memory must carry one of them (in its metadata, under
-    "tags" or "tag"). ``gates``: ids that open whatever the gate says, with these weights.
+    ``only`` and ``without``: ids; ``tags``: a memory must carry one of them (``Record.tags``), in upper or
+    lower case. ``gates``: ids that open whatever the gate says, with these weights.
     """
 
     only: tuple[str, ...] = ()
@@ -42,11 +43,12 @@ class Scope:
 
     def allows(self, record: Record) -> bool:
         name = record.id.lower()
-        return (
-            (not self.only or name in map(str.lower, self.only))
-            and name not in map(str.lower, self.without)
-            and (not self.tags or bool(set(self.tags) & set(tags_of(record))))
-        )
+        return (not self.only or name in self._names[0]) and name not in self._names[1] and record.carries(self.tags)
+
+    @cached_property
+    def _names(self) -> tuple[frozenset[str], frozenset[str]]:
+        """``only`` and ``without`` in lower case: a scope may name thousands."""
+        return frozenset(map(str.lower, self.only)), frozenset(map(str.lower, self.without))
 
     @property
     def is_everything(self) -> bool:
@@ -98,15 +100,6 @@ class Judged:
     pending: list[bool] = field(default_factory=list)
 
 
-def tags_of(record: Record) -> list[str]:
-    """The tags in a memory's metadata: "tags" (a list, or words between commas) and "tag"."""
-    found: list[str] = []
-    for name in ("tags", "tag"):
-        value = record.metadata.get(name)
-        found += value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
-    return [str(tag).strip() for tag in found]
-
-
 class Opening:
     """The gate of one bank. Not thread-safe: hold the engine's lock."""
 
@@ -117,7 +110,9 @@ class Opening:
         self._whitening: embed.Whitening | None = None
         self._index: gate.Index | None = None
         self._revision = -1
-        self._unsaved: dict[str, np.ndarray] = {}
+        self._known: set[str] = set()  # ids, in lower case
+        # Evidence that could not be stored, and the memory that it is of.
+        self._unsaved: dict[str, tuple[Record, tuple[np.ndarray, np.ndarray]]] = {}
         self._commonness = embed.Commonness(engine)
         self._embedder: embedders.Embedder | None = None
 
@@ -132,25 +127,36 @@ class Opening:
         """What makes the bank's keys, as the bank records it."""
         name = (self.bank.get_state(embedders.STATE) or b"default").decode("utf-8", "replace")
         if self._embedder is None or self._embedder.name != name:
+            self.close()
             self._embedder = embedders.make(name, self.engine, self._encoder, self.prepare)
         return self._embedder
 
     def close(self) -> None:
         if self._embedder is not None:
             self._embedder.close()
+            self._embedder = None
 
     def rekey(self, name: str | None, on_progress: Callable[[int, int], None] | None = None) -> str:
         """All keys by the embedder *name* (None: the bank's own), all evidence anew; returns its name."""
         chosen = self.embedder if name is None else embedders.make(name, self.engine, self._encoder, self.prepare)
-        records, keys = self.bank.records(), {}
-        for done, record in enumerate(records, start=1):
-            keys[record.id] = chosen.memory(record.text, record.title)
-            if on_progress:
-                on_progress(done, len(records))
+        made: dict[str, tuple[Record, np.ndarray, tuple[np.ndarray, np.ndarray]]] = {}
+        while True:  # what another process changes meanwhile is made once more
+            revision, records = self.bank.revision, self.bank.records()
+            for done, record in enumerate(records, start=1):
+                if record.id not in made or _found_in(made[record.id][0]) != _found_in(record):
+                    key = chosen.memory(record.text, record.title)
+                    made[record.id] = record, key, self._evidence(record.text, record.title)
+                if on_progress:
+                    on_progress(done, len(records))
+            found_by = {record.id: made[record.id][1:] for record in records}
+            try:
+                self.bank.set_keys(found_by, {embedders.STATE: chosen.name.encode()}, revision)
+                break
+            except ChangedError:
+                continue
         if chosen is not self._embedder:
             self.close()
             self._embedder = chosen
-        self.bank.set_keys(keys, {embedders.STATE: chosen.name.encode()})
         self.refresh()
         return chosen.name
 
@@ -160,45 +166,48 @@ class Opening:
         return bool(self.records) and all(kind_of(record) == "whole prompt" for record in self.records)
 
     def check(self, scope: Scope) -> None:
-        """Raises MemoryNotFoundError for an id in *scope* that the bank does not have."""
+        """Raises MemoryNotFoundError for an id in *scope* that the bank does not have, InputError for such a tag."""
         for id in (*scope.only, *scope.without, *scope.gates):
-            self.bank.get(id)
+            if id.lower() not in self._known:
+                self.bank.get(id)
+        check_tags(scope.tags, self.records)
 
     def refresh(self) -> bool:
         """Notice what changed in the bank, also from another process; True when something did."""
         if self.bank.revision == self._revision:
             return False
-        revision = self.bank.revision
+        self._complete()
+        self._revision = self.bank.revision
         ids, means = self.bank.keys()
         known = {record.id: record for record in self.bank.records()}
         self.records = [known[id] for id in ids if id in known]
+        self._known = {id.lower() for id in known}
         means = means[[i for i, id in enumerate(ids) if id in known]]
         self._index = None
         if self.records:
-            words = self._words()
+            words = self.bank.words()
+            sequences = [words[r.id] if r.id in words else gate.sequence(r.text, r.title) for r in self.records]
             keys = self.embedder.keys(means)
             keys = keys if self.embedder.name == embedders.PAPER else keys.astype(np.float16)
-            self._index = gate.Index([words[r.id] for r in self.records], keys, self._tokens)
-        # What this call itself stored is no news; what another process stored meanwhile is.
-        self._revision = revision if self.bank.revision == revision else -1
+            self._index = gate.Index(sequences, keys, self._tokens)
         return True
 
-    def _words(self) -> dict[str, np.ndarray]:
-        """Every memory's words; what the bank lacks (an older bank, a new memory) is made and stored."""
-        words = self.bank.words()
-        missing = [record for record in self.records if record.id not in words]
-        self._unsaved = {id: tokens for id, tokens in self._unsaved.items() if id not in words}
+    def _complete(self) -> None:
+        """Make the evidence that the bank lacks (an older bank, a new memory) and store it."""
+        missing = self.bank.without_evidence()
+        ids = {record.id for record in missing}
+        self._unsaved = {id: kept for id, kept in self._unsaved.items() if id in ids}
         for start in range(0, len(missing), _BATCH):
-            made = {
-                r.id: self._evidence(r.text, r.title)
-                for r in missing[start : start + _BATCH]
-                if r.id not in self._unsaved
-            }
+            batch = missing[start : start + _BATCH]
+            for record in batch:
+                if record.id not in self._unsaved or _found_in(self._unsaved[record.id][0]) != _found_in(record):
+                    self._unsaved[record.id] = record, self._evidence(record.text, record.title)
             try:
-                self.bank.set_evidence(made)
+                self.bank.set_evidence([self._unsaved[record.id] for record in batch])
             except BankError:  # a bank that can only be read still answers
-                self._unsaved |= {id: tokens for id, (_, tokens) in made.items()}
-        return words | {r.id: gate.sequence(r.text, r.title) for r in missing}
+                continue
+            for record in batch:
+                del self._unsaved[record.id]
 
     def found_by(self, text: str, title: str | None) -> FoundBy:
         """What the gate finds a memory by, as arguments of ``Bank.add``; one shallow pass over its text."""
@@ -212,7 +221,7 @@ class Opening:
         ids = [self.records[row].id for row in rows]
         found = self.bank.tokens([id for id in ids if id not in self._unsaved])
         stored = iter(found)
-        flat = [self._unsaved[id] if id in self._unsaved else next(stored) for id in ids]
+        flat = [self._unsaved[id][1][1] if id in self._unsaved else next(stored) for id in ids]
         width = self.prepare().token_width
         return [tokens[: len(tokens) // width * width].reshape(-1, width) for tokens in flat]
 
@@ -283,6 +292,10 @@ class Opening:
         best = int(subject.rows[0])
         if names and not self._index.holds(best, reading.question, names):
             return alone  # it speaks of somebody that the memory does not know
+        telling = telling_words(reading.question)
+        if points_weakly(reading.question) and len(telling) > 1:
+            if not any(self._index.holds(best, reading.question, [[word]]) for word in telling):
+                return alone  # "it" or "that" may stand for nothing, and nothing it says is in the memory
         return subject
 
     def _parts(self, reading: embed.Reading) -> tuple[gate.Question, np.ndarray, np.ndarray, np.ndarray]:
@@ -299,6 +312,11 @@ class Opening:
         records = [self.bank.get(id) for id in scope.gates]
         check_kinds(records)
         return Opened([_show(r, float(g)) for r, g in zip(records, scope.gates.values())], records)
+
+
+def _found_in(record: Record) -> tuple[str, str | None]:
+    """What key and evidence are made of."""
+    return record.text, record.title
 
 
 def _show(record: Record, weight: float) -> OpenedMemory:

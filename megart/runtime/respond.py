@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from .. import gate, prompts, recipes
 from ..adapter import Adapter
 from ..bank import Bank, Record
-from ..errors import AdapterError, InputError
+from ..errors import AdapterError, InputError, MegartError
 from . import embed, hot
 from .answer import Answer, Timings
 from .context import Context
 from .engine import Engine, Prompt
 from .fingerprint import Fingerprint
-from .generate import Generation, generate
+from .generate import Generation, Text, generate
 from .opening import EVERYTHING, Opened, Opening, Scope
 from .sampling import Options
 from .slot import Slot
@@ -85,9 +86,13 @@ class Responder:
             raise InputError(f"got combine {combine!r}; expected one of {', '.join(COMBINE)}")
         self.bank, self.engine, self.combine = bank, engine, combine
         watch = embed.tensor_name(embed.pick_layer(engine.n_layer))
-        self.base = Context(engine, size=context_size, watch=watch)
-        self.mix = Context(engine, size=context_size)
-        self.slot = Slot(self.mix, in_place=in_place, kind=slot, max_rank=max_rank)
+        with ExitStack() as undo:  # contexts have to be freed before the model is
+            self.base = Context(engine, size=context_size, watch=watch)
+            undo.callback(self.base.close)
+            self.mix = Context(engine, size=context_size)
+            undo.callback(self.mix.close)
+            self.slot = Slot(self.mix, in_place=in_place, kind=slot, max_rank=max_rank)
+            undo.pop_all()
         self._encoder: Context | None = None
         self.opening = Opening(bank, engine, lambda: self.encoder, policy)
         self._adapters = hot.HotAdapters(hot_bytes)
@@ -123,7 +128,8 @@ class Responder:
         self._coming = ()
         made = self._irag(asked, stream) if asked.mode == "irag" else self._answer(asked, stream)
         if asked.history and made.finish != "cancelled":
-            self._expect(asked, made)
+            with suppress(MegartError):  # the answer is whole; a template may refuse it as the last turn
+                self._expect(asked, made)
         return made
 
     def _answer(self, asked: Question, stream: Stream[Answer]) -> Answer:
@@ -183,7 +189,7 @@ class Responder:
     ) -> tuple[Generation, Timings]:
         if turn.texts:
             if asked.mode == "recall":
-                return self._read_out("\n\n".join(turn.texts), asked.options.max_tokens, stream), Timings()
+                return self._read_out("\n\n".join(turn.texts), asked.options, stream), Timings()
             return self._from_text(turn.texts, asked, stream), Timings()
         if asked.mode == "recall" and len(turn.records) == 1:
             prompt = self._cue(turn.records[0]) or prompt
@@ -206,19 +212,24 @@ class Responder:
         prompt = self.prompt(prompts.with_text(asked.question, texts), None, asked.history)
         return replace(self._plain(prompt, asked, stream), prompt_tokens=len(prompt.tokens))
 
-    def _read_out(self, text: str, limit: int, stream: Stream[Answer]) -> Generation:
+    def _read_out(self, text: str, options: Options, stream: Stream[Answer]) -> Generation:
         """The text of a pending memory as its recall: the model has nothing to reconstruct yet."""
         tokens = self.engine.tokenize(text, special=False)
-        if len(tokens) > limit:
-            text = self.engine.detokenize(tokens[:limit])
-        stream.put(text)
-        finish = "stop" if len(tokens) <= limit else "length"
-        return Generation(text, tokens[:limit], time.perf_counter(), finish)
+        kept = tokens[: options.max_tokens]
+        if len(kept) < len(tokens):
+            decoder = self.engine.decoder()
+            text = "".join(decoder.decode(self.engine.piece(token)) for token in kept)
+        said = Text(options.stop, stream.put)
+        said.add(text, final=True)
+        finish = "stop" if said.stopped or len(kept) == len(tokens) else "length"
+        return Generation(said.text, kept, time.perf_counter(), finish, stopped=said.stopped)
 
     def _irag(self, asked: Question, stream: Stream[Answer]) -> Answer:
-        silent: Stream[Answer] = Stream(lambda _: None)  # type: ignore[arg-type, return-value]
+        silent = stream.muted()
         recalling = replace(asked, mode="recall", options=Options(max_tokens=RECALL_TOKENS), limited=False)
         first = self._answer(recalling, silent)
+        if first.finish == "cancelled":
+            return replace(first, mode="irag", text="", tokens=[], recalled=first.text)
         if not first.memories:
             return replace(self._answer(replace(asked, mode="ask"), stream), mode="irag")
         started = time.perf_counter()
@@ -230,7 +241,10 @@ class Responder:
             prompt_tokens=first.timings.prompt_tokens + second.prompt_tokens,
             completion_tokens=first.timings.completion_tokens + len(second.tokens),
         )
-        return Answer(second.text, "irag", first.memories, times, second.tokens, second.finish, first.text)
+        return Answer(
+            second.text, "irag", first.memories, times, second.tokens, second.finish, first.text,
+            first.truncation, first.left_out,
+        )  # fmt: skip
 
     def _generate(self, context: Context, asked: Question, stream: Stream[Answer]) -> Generation:
         return generate(context, asked.options, stream.put, lambda: stream.is_cancelled)

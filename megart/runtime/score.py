@@ -75,6 +75,7 @@ def score(
     that cannot share an answer.
     """
     with assistant.engine.lock:
+        assistant.engine.check_open()
         context, opened = stand(assistant, prompt, memories)
         end = len(context.tokens)
         first = _log_softmax(context.logits()[None])[0]
@@ -116,6 +117,7 @@ def generate(
 ) -> tuple[Generation, list[OpenedMemory]]:
     """Continue *prompt* greedily under those memories, to the end of turn, *limit* tokens or one of *stop*."""
     with assistant.engine.lock:
+        assistant.engine.check_open()
         context, opened = stand(assistant, prompt, memories)
         return answer_with(context, Options(max_tokens=limit, stop=tuple(stop))), opened
 

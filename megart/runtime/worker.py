@@ -79,6 +79,12 @@ class Stream(Generic[T]):
     def is_cancelled(self) -> bool:
         return self._cancelled.is_set()
 
+    def muted(self) -> Stream[T]:
+        """For the worker: a stream that nobody reads, cancelled with this one."""
+        other: Stream[T] = Stream(self._run)
+        other._cancelled = self._cancelled
+        return other
+
     def put(self, part: str) -> None:
         """For the worker: text that was decoded."""
         self._parts.put(part)
@@ -126,12 +132,19 @@ class Worker:
             try:
                 stream = self._queue.get(block=not more)
             except queue.Empty:
-                more = self._idle()
+                more = self._idle_work()
                 continue
             if stream is None:
                 return
             stream.work()
             more = True
+
+    def _idle_work(self) -> bool:
+        """What fails while nobody asks is nobody's answer, and the next question has to find the thread alive."""
+        try:
+            return self._idle()
+        except Exception:  # noqa: BLE001  whatever it is, the question that needs it will say so
+            return False
 
     def close(self) -> None:
         """Finish what is queued, then stop. Idempotent."""

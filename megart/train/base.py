@@ -95,14 +95,21 @@ def load_base(
 
     Raises ModelError for an unsupported architecture, a missing device or an unreadable file.
     """
-    where = torch.device(device or default_device())
+    try:
+        where = torch.device(device or default_device())
+    except RuntimeError:
+        raise ModelError(f"got the device {device!r}; expected cpu, cuda or cuda:1") from None
     if where.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {where}: PyTorch finds no CUDA device; use --device cpu")
     kind = dtype or default_dtype(where)
     architecture = check_teachable(model)
     with _quiet():
         network = _network(model, kind, cache)
-    network.to(where).eval().requires_grad_(False)
+    try:
+        network.to(where).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError) as error:  # no such device, or not enough memory there
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"device {where}: {first}; use --device cpu") from error
     # On a CPU the plain form is the faster one: SDPA's backward pass is slow with a mask.
     network.set_attn_implementation("sdpa" if where.type == "cuda" else "eager")
     return FrozenBase(network, architecture, where, kind, find_targets(network, architecture))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import gguf
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..adapter import Adapter
 from ..errors import AdapterError
@@ -78,8 +80,13 @@ def write_peft(adapter: Adapter, header: Mapping[str, Any], folder: Path, base: 
     if len(layers) < int(header[f"{adapter.arch}.block_count"]):
         config["layers_to_transform"] = layers
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # Whole or not at all, and the config, by which the folder is known as an adapter, last.
+    with tempfile.TemporaryDirectory(prefix=".megart-", dir=folder) as beside:
+        made = Path(beside)
+        (made / WEIGHTS).write_bytes(save(arrays, metadata={"format": "pt"}))
+        (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name in (WEIGHTS, CONFIG):
+            os.replace(made / name, folder / name)
 
 
 def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:

@@ -40,11 +40,12 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Task:
-    """What one memory has to study; ``seed`` fixes its initial factors."""
+    """What one memory has to study; ``seed`` fixes its initial factors, ``steps`` its own length of study, if any."""
 
     id: str
     lessons: tuple[Lesson, ...]
     seed: int
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Course:
     roles: tuple[str, ...]  # GGUF roles: ffn_gate, ffn_up, ffn_down
     rate: float
     warmup: int = 0  # steps of linear warm-up
-    max_steps: int = 80
+    max_steps: int = 80  # of a task that has no ``steps`` of its own
     lessons_per_step: int = 2
     stop: bool = True  # leave as soon as every target is top-1 with the margin; else take all lessons in turn
     margin: float = 1.0
@@ -64,7 +65,7 @@ class Course:
     betas: tuple[float, float] = (0.9, 0.95)
     lanes: int = 4
     cut: int = 0  # the first layer that learns; those below run once per lesson
-    decay: bool = False  # linear decay of the rate to zero over max_steps (fixed-length courses)
+    decay: bool = False  # linear decay of the rate to zero over a task's steps (fixed-length courses)
 
 
 @dataclass
@@ -109,7 +110,7 @@ class _Lane:
 # A smaller vocabulary is not worth narrowing.
 NARROW_FROM = 8192
 # Beyond these the processor is busy anyway: measured on 2 cores; on a GPU launches are hidden by then.
-MOST_LANES = {"cpu": 8, "cuda": 64}
+MOST_LANES = {"cpu": 8, "mps": 8, "cuda": 64}
 
 
 def lanes_that_fit(base: FrozenBase, course: Course, tokens: int) -> int:
@@ -166,7 +167,7 @@ class Classroom:
         self._head = base.network.get_output_embeddings().weight
         self._cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
         # A GPU multiplies by the whole head faster than it gathers rows; a course of fixed length keeps its loss.
-        self._narrow = course.stop and not self._head.is_cuda and len(self._head) >= NARROW_FROM
+        self._narrow = course.stop and self._head.device.type == "cpu" and len(self._head) >= NARROW_FROM
 
     def run(self, tasks: Iterable[Task], progress: Callable[[str, int, float], None] | None = None) -> Iterator[Result]:
         """Yield each task's result as it is done, in the order of finishing.
@@ -185,7 +186,7 @@ class Classroom:
                     if progress:
                         progress(lane.task.id, lane.step, lane.loss)
                 for index in reversed(range(len(lanes))):
-                    lane, last = lanes[index], lanes[index].step >= self.course.max_steps
+                    lane, last = lanes[index], lanes[index].step >= self._steps(lanes[index])
                     learnt = (self._learnt(lane) or last) and self._examine(index, lane)
                     if (learnt and self.course.stop) or last:
                         yield self._leave(lanes, index, learnt)
@@ -227,10 +228,13 @@ class Classroom:
             lane.leads = self._pass([(lane, i) for i in range(len(lane.leads))])[1].tolist()
         return self._learnt(lane)
 
-    def _rate(self, step: int) -> float:
+    def _steps(self, lane: _Lane) -> int:
+        return lane.task.steps or self.course.max_steps
+
+    def _rate(self, lane: _Lane) -> float:
         course = self.course
-        rate = course.rate * min(1.0, (step + 1) / course.warmup) if course.warmup else course.rate
-        return rate * (1 - step / course.max_steps) if course.decay else rate
+        rate = course.rate * min(1.0, (lane.step + 1) / course.warmup) if course.warmup else course.rate
+        return rate * (1 - lane.step / self._steps(lane)) if course.decay else rate
 
     def _step(self, lanes: list[_Lane]) -> None:
         per = self.course.lessons_per_step
@@ -251,7 +255,7 @@ class Classroom:
                 lane.leads[lesson] = lead
             lane.loss = means[row]
             if not (self.course.stop and self._learnt(lane)):
-                rates[row] = self._rate(lane.step)
+                rates[row] = self._rate(lane)
             lane.step += 1
         self.optimizer.step(rates)
 
