@@ -39,7 +39,7 @@ def save_pending(
     for that id (None: nothing). Raises InputError, before anything is saved, when a text is longer than a
     recall may be; BaseMismatchError; ChangedError.
     """
-    from .memorize import SPLIT
+    from .plan import SPLIT
     from .runtime import assistant as runtime
 
     if assistant is None:

@@ -20,15 +20,13 @@ from .architecture import check_teachable
 from .bank import Bank, Memory, Record
 from .errors import AdapterError, DependencyError, InputError
 from .models import Model, resolve_model
-from .plan import ATTEMPTS, Plan, commit, plan, unlearnt
+from .plan import ATTEMPTS, SPLIT, Plan, commit, plan, unlearnt
 from .recipes import Recipe
 
 if TYPE_CHECKING:
     from .runtime.assistant import Assistant
     from .train.study import Result, Task
 
-# Of a memory that is too long: how many tokens it may have, and the remedy.
-SPLIT = "tokens, but a memory may have {}; split the text, or have files cut smaller (--max-words)"
 # Logits: where every token leads by so much, word-by-word decoding is not waited for.
 SURE = 0.5
 Encode = Callable[[str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]

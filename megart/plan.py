@@ -14,6 +14,8 @@ from .bank import Bank, Memory, Record
 from .errors import ChangedError, InputError, MemorizeError
 
 ATTEMPTS = 3
+# Of a memory that is too long: how many tokens it may have, and the remedy.
+SPLIT = "tokens, but a memory may have {}; split the text, or have files cut smaller (--max-words)"
 # Hexadecimal digits of the hash in an id that is made; more only where another memory has that id.
 ID_DIGITS = (6, 12, 20)
 

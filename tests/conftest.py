@@ -6,15 +6,15 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import importlib.util  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
-from types import ModuleType  # noqa: E402
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
-import pytest  # noqa: E402
+import pytest
 
-from megart.errors import DependencyError  # noqa: E402
-from megart.models import Model, resolve_model  # noqa: E402
+from megart.errors import DependencyError
+from megart.models import Model, resolve_model
 
 ROOT = Path(__file__).resolve().parent.parent
 

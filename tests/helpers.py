@@ -152,3 +152,9 @@ def seat(classroom, task):  # type: ignore[no-untyped-def]
     prepared = classroom.upper.prepare([(x.prompt, x.opening + x.target[:-1]) for x in task.lessons])
     classroom.lora.active = active
     return _Lane(task, prepared, 0.0)
+
+
+def quiet_again() -> None:
+    """After a test that listened to llama.cpp's log: megart's silence, whatever ran before."""
+    llama._logger = None
+    llama.quiet()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import quiet_again
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -215,6 +216,4 @@ def test_llama_cpp_takes_it(tmp_path: Path) -> None:
         assert not llama_cpp.llama_adapter_lora_init(model, bytes(path))
     finally:
         llama_cpp.llama_model_free(model)
-        from llama_cpp._logger import llama_log_callback
-
-        llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
+        quiet_again()

@@ -10,13 +10,21 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from megart.bank import Bank, Memory, catalog
-from megart.errors import BankError, BaseMismatchError, InputError, MemoryNotFoundError, ModelError
+from megart.bank import Bank, Memory, catalog, check
+from megart.errors import (
+    BankError,
+    BaseMismatchError,
+    ChangedError,
+    InputError,
+    MemoryNotFoundError,
+    ModelError,
+)
 
 D = 8
 NOTE = Memory(
@@ -547,3 +555,65 @@ def test_a_bank_that_may_only_be_read_can_be_read(bank: Bank) -> None:
         for path, mode in modes.items():
             path.chmod(mode)
     assert done.returncode == 0, done.stderr
+
+
+# -- two at once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meanwhile", ["title", "text", "added", "forgotten"])
+def test_a_replacement_over_what_stood_there_stores_nothing_when_that_has_changed(bank: Bank, meanwhile: str) -> None:
+    over = None if meanwhile == "added" else NOTE
+    if meanwhile != "forgotten":
+        there = NOTE if meanwhile == "added" else replace(NOTE, **{meanwhile: "Something newer."})
+        bank.add(there, key=key())
+    before = bank.records()
+    with pytest.raises(ChangedError, match="'ada' was .* meanwhile"):
+        bank.add(replace(NOTE, text="Ours."), key=key(1), adapter=b"GGUF ours", replace=over)
+    assert bank.records() == before and files(bank) == {}
+    bank.add(
+        replace(NOTE, text="Ours."), key=key(1), adapter=b"GGUF ours", replace=before[0].memory if before else None
+    )
+    assert bank.get("ada").text == "Ours." and bank.verify() == []
+
+
+def test_repair_leaves_alone_what_was_replaced_while_it_looked(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file has the old one's name, so that the name does not tell."""
+    bank.add(NOTE, key=key(), adapter=b"GGUF old")
+    snapshot = check._snapshot
+
+    def slow(*given: object) -> object:
+        found = snapshot(*given)
+        bank.add(NOTE, key=key(), adapter=b"GGUF new", replace=True)
+        return found
+
+    monkeypatch.setattr(check, "_snapshot", slow)
+    assert bank.verify() == [] and bank.repair() == []
+    assert bank.get("ada").state == "learnt" and files(bank) == {"ada.gguf": b"GGUF new"}
+    examine = check._examine
+
+    def slower(*given: object) -> object:
+        (bank.path / "adapters" / "ada.gguf").write_bytes(b"GGUF bad")
+        found = examine(*given)
+        bank.add(NOTE, key=key(), adapter=b"GGUF own", replace=True)
+        return found
+
+    monkeypatch.setattr(check, "_snapshot", snapshot)
+    monkeypatch.setattr(check, "_examine", slower)
+    assert bank.repair() == []
+    assert bank.get("ada").state == "learnt" and files(bank) == {"ada.gguf": b"GGUF own"}
+
+
+def test_evidence_of_a_replaced_text_is_not_stored(bank: Bank) -> None:
+    old = bank.add(NOTE, key=key())
+    made = np.array([7, 0], np.uint32), np.ones(4, np.int8)
+    bank.add(replace(NOTE, text="Something newer."), key=key(), replace=True)
+    bank.set_evidence([(old, made)])
+    assert bank.words() == {} and [r.id for r in bank.without_evidence()] == ["ada"]
+    bank.set_evidence([(bank.get("ada"), made)])
+    bank.set_evidence([(bank.get("ada"), (np.array([9], np.uint32), made[1]))])  # what is there stays
+    assert bank.words()["ada"].tolist() == [7, 0] and bank.without_evidence() == []
+    revision = bank.revision
+    bank.set_state("x", b"")
+    with pytest.raises(ChangedError):
+        bank.set_keys({"ada": (key(2), made)}, {}, revision)
+    assert (bank.keys()[1][0] == key()).all()

@@ -116,8 +116,8 @@ class FakeRay:
     def is_initialized(self) -> bool:
         return True
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+    def nodes(self) -> list[dict]:
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}]
 
     def wait(self, refs: list[object], num_returns: int) -> tuple[list[object], list[object]]:
         return refs[-1:], refs[:-1]
@@ -188,9 +188,47 @@ def test_too_many_deaths_and_errors_of_workers_are_told(bank: Bank, fake_ray) ->
         memorize_on("local", bank, MEMORIES)
     assert len(bank) == 0
     fake_ray(FakeRay(fails=("bo",)))
-    with pytest.raises(MemorizeError, match="1 of 6 memories could not be recalled and were not saved: bo"):
+    with pytest.raises(
+        MemorizeError, match="1 of 6 memories could not be recalled after 3 attempts and were not saved: bo;"
+    ):
         memorize_on("local", bank, MEMORIES)
     assert sorted(r.id for r in bank.records()) == ["ada", "cy", "di", "ed", "flo"]
+
+
+def test_what_is_forgotten_or_changed_while_it_is_dealt_out_stays_so(bank: Bank, fake_ray) -> None:
+    from megart.cluster import memorize_on
+
+    for memory in MEMORIES[:3]:
+        bank.add(memory, key=np.ones(64, np.float32))
+    newer = replace(MEMORIES[1], text="Something newer.")
+
+    def change(event: Progress) -> None:
+        if event.state == "loading":
+            bank.remove(MEMORIES[0].id or "")
+            bank.add(newer, key=np.ones(64, np.float32), replace=True)
+
+    fake_ray(FakeRay())
+    with pytest.raises(MemorizeError, match=f"1 of 3 memories were changed in the bank meanwhile .*: {newer.id}$"):
+        memorize_on("local", bank, MEMORIES[:3], progress=change)
+    assert [(r.text, r.state) for r in bank.records()] == [
+        (newer.text, "pending"),
+        (MEMORIES[2].text, "learnt"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [([4, 16], [8, 8]), ([16, 16], [16, 16]), ([8, 4, 0], [4, 4, 4]), ([2], [2])],
+)
+def test_every_worker_finds_room_at_once(nodes: list[int], expected: list[int]) -> None:
+    from megart.cluster import _places
+
+    class Nodes:
+        def nodes(self) -> list[dict]:
+            dead = [{"Alive": False, "Resources": {"CPU": 99.0, "GPU": 8.0}}]
+            return dead + [{"Alive": True, "Resources": {"CPU": float(n)} if n else {}} for n in nodes]
+
+    assert [int(place["num_cpus"]) for place in _places(Nodes(), "there:1", None)] == expected
 
 
 needs_ray = pytest.mark.skipif(

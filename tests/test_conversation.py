@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import llama_cpp
 import pytest
 from helpers import ANYTHING, FIRST, NOTHING, SECOND, noise_adapter, save
 
@@ -350,3 +351,108 @@ def test_hot_adapters_keep_to_their_budget(tmp_path) -> None:
     tight = HotAdapters(1)
     tight.get(("0", "x"), paths[0])
     assert len(tight) == 1
+
+
+def test_what_fails_while_nobody_asks_ends_no_question() -> None:
+    failed = threading.Event()
+
+    def idle() -> bool:
+        failed.set()
+        raise MemoryError
+
+    worker = Worker(idle)
+    assert worker.submit(lambda _: 1).answer == 1 and failed.wait(5)
+    assert worker.submit(lambda _: 2).answer == 2
+    worker.close()
+
+
+def test_irag_is_cancelled_while_it_recalls(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    expected = ready(policy=ANYTHING).ask(SECOND.text, max_tokens=6).tokens
+    decoded = []
+    decode = assistant.mix.decode
+
+    def watched(tokens) -> None:
+        decoded.append(len(tokens))
+        if len(decoded) == 4:
+            stream.cancel()
+        decode(tokens)
+
+    assistant.mix.decode = watched
+    stream = assistant.stream(FIRST.text, mode="irag")
+    made = stream.answer
+    assert (made.text, made.finish, made.mode) == ("", "cancelled", "irag") and len(decoded) < 6
+    assistant.mix.decode = decode
+    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
+
+
+def test_a_closed_assistant_says_so_and_frees_nothing_under_a_thread(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    running, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with assistant.engine.lock:
+            running.set()
+            go.wait(5)
+            assert assistant.engine.handle
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    running.wait(5)
+    closing = threading.Thread(target=assistant.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    go.set()
+    closing.join(5)
+    thread.join(5)
+    for call in (
+        lambda: assistant.gate("x"),
+        lambda: assistant.key("x"),
+        lambda: assistant.found_by("x"),
+        lambda: assistant.rekey(),
+        lambda: assistant.prepare(),
+        lambda: assistant.encoder,
+    ):
+        with pytest.raises(MegartError, match="closed"):
+            call()
+
+
+def test_ctrl_c_in_a_decode_leaves_the_cache_as_it_was(ready, monkeypatch) -> None:
+    """Python raises it right after llama.cpp has returned: the tokens are in the cache already."""
+    assistant, other = ready(policy=ANYTHING), ready(policy=ANYTHING)
+    assistant.key(FIRST.text)
+    real = llama_cpp.llama_decode
+
+    def interrupted(*given: object) -> int:
+        real(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama_cpp, "llama_decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        assistant.key(SECOND.text + " And much more of it.")
+    monkeypatch.undo()
+    assert (assistant.key(SECOND.text) == other.key(SECOND.text)).all()
+
+
+def test_a_template_without_a_generation_prompt_has_an_opening_all_the_same(ready, tool, tmp_path, monkeypatch) -> None:
+    """Mistral's templates: the answer begins after [/INST], whose last token every answer is decoded from."""
+    maker = tool("tiny_gguf")
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    )
+    monkeypatch.setattr(maker, "TEMPLATE", template)
+    model = Model("inst", maker.make(tmp_path / "inst.gguf"))
+    assistant = ready(model, policy=ANYTHING)
+    prompt = assistant.engine.prompt([{"role": "user", "content": FIRST.text}])
+    assert len(prompt.opening) == 1 and assistant.engine.detokenize(prompt.tokens).endswith("[/INST]")
+    first, last = prompt.span
+    assert assistant.engine.detokenize(prompt.body[first:last]).strip() == FIRST.text
+    assert assistant.engine.detokenize(prompt.body[:first]).rstrip().endswith("[INST]")
+    for verb in ("bare", "ask"):
+        once = getattr(assistant, verb)(FIRST.text, max_tokens=6).tokens
+        getattr(assistant, verb)(SECOND.text, max_tokens=6)
+        assert getattr(assistant, verb)(FIRST.text, max_tokens=6).tokens == once
+        assert getattr(assistant, verb)(FIRST.text, max_tokens=6).tokens == once
+        assert once == getattr(ready(model, policy=ANYTHING), verb)(FIRST.text, max_tokens=6).tokens

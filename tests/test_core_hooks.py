@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import quiet_again
 
 from megart import _core, quant
 
@@ -56,7 +57,7 @@ def model():
     assert handle
     yield handle
     llama_cpp.llama_model_free(handle)
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), None)
+    quiet_again()
 
 
 @contextmanager

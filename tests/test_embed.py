@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import few_lines
 
 from megart.bank import Bank
 from megart.models import user_cache_dir
@@ -46,3 +47,17 @@ def test_the_whitening_is_measured_once_for_a_base(tiny, tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "catalog.sqlite"))  # no folder: nothing can be kept
     whitening("e")
     assert len(measured) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_cache_of_the_whitening_is_made_anew(tiny, tmp_path: Path, monkeypatch, damage: str) -> None:
+    lines = few_lines()
+    monkeypatch.setattr(embed, "corpus", lambda: lines)
+    whole = {}
+    for name in ("a", "b"):
+        with Bank.create(tmp_path / name, tiny("llama")) as bank, Assistant(bank) as assistant:
+            whole[name] = assistant.opening.prepare().matrix
+        (kept,) = (user_cache_dir() / "whitenings").iterdir()
+        data = bytearray(kept.read_bytes())
+        kept.write_bytes(data[: len(data) // 2] if damage == "cut" else data[:-60] + bytes(b ^ 255 for b in data[-60:]))
+    np.testing.assert_array_equal(whole["a"], whole["b"])

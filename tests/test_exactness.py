@@ -23,10 +23,10 @@ from megart.runtime.slot import Slot
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from megart.memorize import course  # noqa: E402
-from megart.train.export import to_adapter  # noqa: E402
-from megart.train.lora import StackedLora  # noqa: E402
-from megart.train.study import Classroom, Lesson, Task  # noqa: E402
+from megart.memorize import course
+from megart.train.export import to_adapter
+from megart.train.lora import StackedLora
+from megart.train.study import Classroom, Lesson, Task
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 # Rank 16 instead of the paper's 128: sqrt(r) is 4, and a tiny model is not swamped.
@@ -114,7 +114,9 @@ def test_a_trained_adapter_gives_the_same_logits(
     recipe, base = SMALL[name], tiny_base(arch)
     with runtime(tiny(arch)) as (engine, bare, mix):
         given = lesson(engine, recipe)
-        studies = replace(course(recipe, n_layer=base.n_layer, lanes=1, steps=12), rate=1e-2, decay=False, stop=False)
+        studies = replace(
+            course(recipe, n_layer=base.n_layer, lanes=1), max_steps=12, rate=1e-2, decay=False, stop=False
+        )
         (result,) = Classroom(base, studies).run([Task("t", (given,), 1)])
         exported = to_adapter(result.factors, architecture=base.architecture, scale=recipe.scale, dtype=np.float32)
         adapter = through_a_file(exported, tmp_path / "a.gguf")

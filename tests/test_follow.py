@@ -81,6 +81,25 @@ DIALOGUES = [
         "When was he born?",
         "",
     ),
+    # What points at nothing, or at something in the question itself, changes the subject.
+    (
+        ["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."],
+        "How many days are there in a week?",
+        "",
+    ),
+    (["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."], "Is it possible to freeze milk?", ""),
+    (
+        ["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."],
+        "How does the heart pump blood and how does it get oxygen?",
+        "",
+    ),
+    (["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."], "What did she grow there?", KEEPER),
+    (["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."], "When was that?", KEEPER),
+    (
+        ["Where did Morwenna Tregaskis keep the lighthouse?", "On Gannet Skerry."],
+        "Which goat lived there then?",
+        KEEPER,
+    ),
 ]
 
 

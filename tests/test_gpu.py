@@ -10,13 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from helpers import few_lines  # noqa: E402
+from helpers import few_lines
 
-from megart.bank import Bank, Memory  # noqa: E402
-from megart.memorize import memorize  # noqa: E402
-from megart.models import Model  # noqa: E402
-from megart.recipes import FAST  # noqa: E402
-from megart.runtime import embed  # noqa: E402
+from megart.bank import Bank, Memory
+from megart.memorize import memorize
+from megart.models import Model
+from megart.recipes import FAST
+from megart.runtime import embed
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,15 +14,15 @@ from helpers import FAST_ROLES, FFN, HIDDEN, LAYERS, Stock, few_lines, noise, no
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from megart.adapter import Adapter, read_adapter, write_adapter  # noqa: E402
-from megart.architecture import scalar_keys  # noqa: E402
-from megart.bank import Bank, Memory  # noqa: E402
-from megart.cli import main  # noqa: E402
-from megart.errors import AdapterError, BankError, InputError  # noqa: E402
-from megart.interop import export_gguf, export_peft, import_adapter  # noqa: E402
-from megart.models import Model  # noqa: E402
-from megart.runtime import embed  # noqa: E402
-from megart.train import peft as folders  # noqa: E402
+from megart.adapter import Adapter, read_adapter, write_adapter
+from megart.architecture import scalar_keys
+from megart.bank import Bank, Memory
+from megart.cli import main
+from megart.errors import AdapterError, BankError, InputError
+from megart.interop import export_gguf, export_peft, import_adapter
+from megart.models import Model
+from megart.runtime import embed
+from megart.train import peft as folders
 
 # of peft, about transformers
 pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.filterwarnings("ignore::UserWarning")]

@@ -132,6 +132,41 @@ def test_what_is_forgotten_while_it_is_learnt_stays_forgotten(bank: Bank) -> Non
     assert [(r.id, r.state) for r in bank.records()] == [("vess", "learnt")] and bank.verify() == []
 
 
+@needs_torch
+def test_what_is_changed_while_it_is_learnt_stays_as_it_was_changed(bank: Bank) -> None:
+    memorize(bank, [ORRIN, VESS], later=True)
+    newer = replace(ORRIN, text="Orrin sold his cats.")
+
+    def change(event: Progress) -> None:
+        if event.state == "studying" and bank.get("orrin").text == ORRIN.text:
+            memorize(bank, [newer], later=True, replace_existing=True)
+
+    with pytest.raises(MemorizeError, match="^1 of 2 memories were changed in the bank meanwhile .*: orrin$"):
+        learn(bank, recipe=QUICK, device="cpu", progress=change)
+    assert [(r.text, r.state) for r in bank.records()] == [(newer.text, "pending"), (VESS.text, "learnt")]
+    assert [r.text for r in learn(bank, recipe=QUICK, device="cpu")] == [newer.text]
+
+
+def test_an_id_that_nobody_gave_grows_where_another_text_has_it(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Memory.default_id
+    monkeypatch.setattr(Memory, "default_id", lambda self, digits=6: "m" if digits == 6 else default(self, digits))
+    texts = [Memory("Ада держит пчёл."), Memory("Мельница стоит."), Memory("Паром идёт.")]
+    ids = [r.id for r in memorize(bank, texts[:2], later=True)]
+    assert ids[0] == "m" and len(ids[1].rpartition("-")[2]) == 12
+    assert [r.id for r in memorize(bank, texts[::-1], later=True)][1:] == ids[::-1]  # each is known again
+    assert len(memorize(bank, texts, later=True, replace_existing=True)) == len(bank) == 3
+    assert {r.text for r in bank.records()} == {m.text for m in texts}
+
+
+def test_a_recall_of_what_is_pending_ends_at_stop_texts_and_between_characters(bank: Bank) -> None:
+    memorize(bank, [Memory("Zoë keeps owls. They are grey.", id="zoe")], later=True)
+    with Assistant(bank, policy=OPEN) as assistant:
+        made = assistant.recall("Zoë", stop=["owls"])
+        assert (made.text, made.finish) == ("Zoë keeps ", "stop")
+        cut = [assistant.recall("Zoë", max_tokens=n).text for n in range(1, 8)]
+        assert all("Zoë keeps owls. They are grey.".startswith(text) for text in cut) and cut[-1]
+
+
 def test_a_bank_that_cannot_be_written_is_refused_before_anything_is_loaded(
     bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:

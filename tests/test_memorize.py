@@ -14,18 +14,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers import Stock, few_lines  # noqa: E402
+from helpers import Stock, few_lines
 
-from megart import recipes  # noqa: E402
-from megart.adapter import read_adapter  # noqa: E402
-from megart.bank import Bank, Memory  # noqa: E402
-from megart.errors import BaseMismatchError, InputError, MemorizeError  # noqa: E402
-from megart.gate import GatePolicy  # noqa: E402
-from megart.memorize import Progress, memorize, similarity  # noqa: E402
-from megart.recipes import FAST, PAPER, check_cue  # noqa: E402
-from megart.runtime import embed  # noqa: E402
-from megart.runtime.assistant import Assistant  # noqa: E402
-from megart.train import export  # noqa: E402
+from megart import recipes
+from megart.adapter import read_adapter
+from megart.bank import Bank, Memory
+from megart.errors import BaseMismatchError, InputError, MemorizeError
+from megart.gate import GatePolicy
+from megart.memorize import Progress, memorize, similarity
+from megart.recipes import FAST, PAPER, check_cue
+from megart.runtime import embed
+from megart.runtime.assistant import Assistant
+from megart.train import export
 
 # A random model knows nothing: it learns longer, and only the text itself.
 # Tiny models have few layers and learn best with all of them.

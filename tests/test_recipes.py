@@ -37,7 +37,14 @@ def test_questions_in_a_paraphrases_words_are_answered_in_the_texts_words() -> N
 
 @pytest.mark.parametrize("text", ["x", "one two", "...", "No full stop", "A? B! C."])
 def test_any_text_gives_questions_about_its_own_sentences(text: str) -> None:
-    assert all(answer in text for _, answer in cloze.questions(text, None))
+    made = cloze.questions(text, None)
+    assert all(answer in text for _, answer in made) and bool(made) == (text != "...")
+
+
+def test_sentences_keep_their_closing_quotes() -> None:
+    text = 'Ines said, "Keep it dry." Then she left. (It rained.) The key rusted.'
+    cut = ['Ines said, "Keep it dry."', "Then she left.", "(It rained.)", "The key rusted."]
+    assert cloze.sentences(text) == cut and cloze.passage(text, cut[0], 8) == " ".join(cut[:2])
 
 
 def test_fast_lessons_are_the_whole_text_and_direct_answers() -> None:

@@ -344,7 +344,8 @@ def test_nothing_opens_and_llama_cpp_pythons_own_class_says_the_same(tiny, ready
         stock.close()
 
 
-def test_an_opened_memory_changes_the_answer_and_nothing_after_it(ready) -> None:
+def test_an_opened_memory_changes_the_answer_and_nothing_after_it(ready, monkeypatch) -> None:
+    monkeypatch.setattr("megart.runtime.worker.IDLE_AFTER", 60.0)  # nothing is encoded meanwhile
     strict, loose = ready(policy=NOTHING), ready(policy=ANYTHING)
     question = "Who keeps cats?"
     bare = strict.ask(question, max_tokens=8)

@@ -44,7 +44,7 @@ block = st.one_of(
     st.just("[link]: https://example.org/a/long/address"),
 )
 document = st.lists(block, min_size=1, max_size=14).map("\n\n".join)
-any_text = st.text(st.sampled_from("ab \n#-|`>.:[]()*_\\~!<\t1é漢。"), max_size=300)  # noqa: RUF001
+any_text = st.text(st.sampled_from("ab \n#-|`>.:[]()*_\\~!<\t1é漢。"), max_size=300)
 
 
 @given(document, st.integers(20, PIECE_WORDS))

@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import llama_cpp  # noqa: E402
-from helpers import Stock  # noqa: E402
+import llama_cpp
+from helpers import Stock
 
-from megart import prompts, recipes  # noqa: E402
-from megart.bank import Bank, Memory  # noqa: E402
-from megart.memorize import memorize, similarity  # noqa: E402
-from megart.models import Model  # noqa: E402
-from megart.runtime.assistant import Assistant  # noqa: E402
+from megart import prompts, recipes
+from megart.bank import Bank, Memory
+from megart.memorize import memorize, similarity
+from megart.models import Model
+from megart.runtime.assistant import Assistant
 
 FERRY = Memory(
     "Ottla Brandeis has run the ferry at Kesterholm since 1962. Her boat is called the Blue Heron, "

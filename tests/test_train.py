@@ -11,14 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers import FAST_ROLES, PAPER_ROLES, seat  # noqa: E402
+from helpers import FAST_ROLES, PAPER_ROLES, seat
 
-from megart.errors import ModelError  # noqa: E402
-from megart.models import Model  # noqa: E402
-from megart.train import base as bases  # noqa: E402
-from megart.train.base import FrozenBase, load_base  # noqa: E402
-from megart.train.lora import LaneAdam, StackedLora  # noqa: E402
-from megart.train.study import Classroom, Course, Lesson, Result, Task  # noqa: E402
+from megart.errors import ModelError
+from megart.models import Model
+from megart.train import base as bases
+from megart.train.base import FrozenBase, load_base
+from megart.train.lora import LaneAdam, StackedLora
+from megart.train.study import Classroom, Course, Lesson, Result, Task, _Lane
 
 COURSE = Course(
     rank=4,
@@ -194,8 +194,6 @@ def test_the_optimizer_is_adamw(tiny_base) -> None:
         stock[0].step()
         if not resting:
             stock[1].step()
-        else:
-            break
     for got, expected in zip(lora.factors(0)[base.targets[0].name], twins[0], strict=True):
         np.testing.assert_allclose(got, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
     for got, expected in zip(lora.factors(1)[base.targets[0].name], twins[1], strict=True):
@@ -210,10 +208,17 @@ def test_only_the_roles_of_the_recipe_are_taught(tiny_base) -> None:
 
 def test_decay_and_warm_up(tiny_base) -> None:
     base = tiny_base("llama")
+
+    def rate(room: Classroom, step: int, steps: int | None = None) -> float:
+        return room._rate(_Lane(replace(task(1, 4), steps=steps), [], 0.0, step))
+
     room = Classroom(base, replace(COURSE, decay=True, max_steps=10))
-    assert [room._rate(s) for s in (0, 5, 9)] == pytest.approx([1e-2, 5e-3, 1e-3])
+    assert [rate(room, s) for s in (0, 5, 9)] == pytest.approx([1e-2, 5e-3, 1e-3])
+    assert [rate(room, s, 20) for s in (0, 5, 10)] == pytest.approx([1e-2, 7.5e-3, 5e-3])  # a task's own length
+    own = [replace(task(1, 4), id="long", steps=3), replace(task(2, 4), id="short", steps=1)]
+    assert {r.id: r.steps for r in Classroom(base, replace(COURSE, stop=False)).run(own)} == {"long": 3, "short": 1}
     room = Classroom(base, replace(COURSE, warmup=4))
-    assert [room._rate(s) for s in (0, 1, 3, 7)] == pytest.approx([2.5e-3, 5e-3, 1e-2, 1e-2])
+    assert [rate(room, s) for s in (0, 1, 3, 7)] == pytest.approx([2.5e-3, 5e-3, 1e-2, 1e-2])
 
 
 def test_the_same_seed_gives_the_same_start_and_another_seed_another(tiny_base) -> None:

@@ -36,6 +36,7 @@ from megart.runtime.slot import Slot, _file_of
 
 REPEATS = 11
 TOKENS = 24
+TALKS = 6  # conversations of each kind
 PROMPT = tuple(range(400, 432))
 
 
@@ -292,35 +293,47 @@ def first(_: argparse.Namespace) -> dict:
 
 
 def turns(_: argparse.Namespace) -> dict:
-    """First token over five turns of one conversation, against the bare model, which keeps its cache."""
-    found: dict[str, list[list[float]]] = {"ask at once": [], "ask after a pause": [], "bare": []}
+    """First token over five turns of one conversation, against the bare model, which keeps its cache.
+
+    By the asker's clock, from the question to the first text. Both are asked at once and after pauses, each against
+    its like: after a pause a processor is slower. At once nobody has encoded what the memory just said.
+    Every conversation goes on from what it said itself, cut at TOKENS: the bare model has its own words cached.
+    """
+    ways = {"at once": 0.0, "after a pause": 0.8}
+    found: dict[tuple[str, str], list[list[float]]] = {(verb, way): [] for way in ways for verb in ("ask", "bare")}
     with tempfile.TemporaryDirectory() as folder, noise_bank(Path(folder) / "bank", 10) as bank:
         assistants = {name: Assistant(bank) for name in found}
-        for start in range(4):  # the first conversation does not count
-            for name, assistant in assistants.items():
+        for start in range(TALKS + 1):  # the first conversation does not count
+            for (verb, way), assistant in assistants.items():
                 history: list[dict[str, str]] = []
                 spent = []
                 with assistant.engine.lock:
                     assistant.base.truncate(0)
                 for turn in range(5):
                     question = ASKED[(start + turn) % len(ASKED)][2]
-                    verb = assistant.bare if name == "bare" else assistant.ask
-                    made = verb(question, history=history, max_tokens=TOKENS)
-                    spent.append(made.timings.first_token_ms)
-                    # Every conversation hears the same answers: the prompts compare.
+                    began, heard = time.perf_counter(), []
+                    made = getattr(assistant, verb)(
+                        question,
+                        history=history,
+                        max_tokens=TOKENS,
+                        on_text=lambda _: heard.append(time.perf_counter()),
+                    )
+                    spent.append(((heard or [time.perf_counter()])[0] - began) * 1000)
                     history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
-                    if name != "ask at once":
-                        time.sleep(0.8)
-                found[name].append(spent)
+                    time.sleep(ways[way])
+                found[verb, way].append(spent)
         for assistant in assistants.values():
             assistant.close()
-    later = {name: np.array(values[1:])[:, 1:] for name, values in found.items()}
-    bare = float(np.median(later["bare"]))
-    return {
-        "turns_2_to_5_ms": {name: summary(values.ravel()) for name, values in later.items()},
-        "by_turn_ms": {name: np.round(np.median(values[1:], axis=0), 1).tolist() for name, values in found.items()},
-        "ratio": {name: round(float(np.median(values)) / bare, 3) for name, values in later.items()},
-    }
+    result = {}
+    for way in ways:
+        later = {verb: np.array(found[verb, way][1:])[:, 1:] for verb in ("ask", "bare")}
+        medians = {verb: float(np.median(values)) for verb, values in later.items()}
+        result[way] = {
+            "turns_2_to_5_ms": {verb: summary(values.ravel()) for verb, values in later.items()},
+            "by_turn_ms": {v: np.round(np.median(found[v, way][1:], axis=0), 1).tolist() for v in ("ask", "bare")},
+            "ratio": round(medians["ask"] / medians["bare"], 3),
+        }
+    return result
 
 
 def rag(args: argparse.Namespace) -> dict:

@@ -28,7 +28,7 @@ VERBS = {
     "list": "list the memories of a bank",
     "show": "show all about one memory",
     "forget": "remove memories from a bank",
-    "export": "write a memory's adapter for llama.cpp, PEFT or vLLM",
+    "export": "write a memory's adapter for llama.cpp or PEFT",
     "import": "take in an adapter that was trained elsewhere",
     "rekey": "make the keys of all memories anew, perhaps by another embedder",
     "verify": "check that a bank is whole, and mend it",

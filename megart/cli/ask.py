@@ -61,7 +61,12 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """How an answer is generated: greedily unless told otherwise."""
     group = parser.add_argument_group("generation")
-    group.add_argument("--max-tokens", type=common.positive, metavar="N", help="the longest answer, in tokens")
+    group.add_argument(
+        "--max-tokens",
+        type=common.positive,
+        metavar="N",
+        help="the longest answer, in tokens (default: 128 a memory; recall: 768)",
+    )
     group.add_argument("--temperature", type=common.number, metavar="T", help="0 is greedy (default: 0)")
     group.add_argument(
         "--top-k", type=common.whole, metavar="N", help="of the N likeliest tokens (default: 40; 0: all)"
@@ -69,7 +74,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=common.number, metavar="P", help="of those that make up P (default: 0.95)")
     group.add_argument("--min-p", type=common.number, metavar="P", help="at least P of the likeliest (default: 0.05)")
     group.add_argument("--repeat-penalty", type=common.number, metavar="X", help="1 is none (default: 1)")
-    group.add_argument("--seed", type=common.whole, metavar="N", help="make chance repeat itself")
+    group.add_argument(
+        "--seed", type=common.whole, metavar="N", help="repeat the same random choices (default: others each time)"
+    )
     group.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; may be given again")
     form = group.add_mutually_exclusive_group()
     form.add_argument("--grammar", metavar="FILE", help="a GBNF grammar that the answer must follow")

@@ -9,7 +9,7 @@ from . import common, ui
 EPILOG = """\
 examples:
   megart export --gguf lighthouse-keeper keeper.gguf    for llama.cpp: --lora keeper.gguf
-  megart export --peft lighthouse-keeper keeper/        for PEFT and vLLM
+  megart export --peft lighthouse-keeper keeper/        a PEFT folder
 
 An activated memory ("megart show" says so) works from the generation prompt on: llama.cpp's server
 and PEFT read that from what is written (aLoRA)."""

@@ -27,8 +27,8 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help='.txt, .md or .jsonl; "-" is standard input')
     parser.add_argument("--text", help="the text of one memory")
-    parser.add_argument("--title", help="the title of the one memory given")
-    parser.add_argument("--id", help="the id of the one memory given (default: made of its title)")
+    parser.add_argument("--title", help="the title of the memory given; of all its pieces when it is cut")
+    parser.add_argument("--id", help="the id of the one memory given (default: made of its title and text)")
     parser.add_argument(
         "--tag",
         action="append",
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"cut longer texts into memories of at most N words (default: {PIECE_WORDS})",
     )
-    parser.add_argument("--no-split", action="store_true", help="each file is one memory, whatever its length")
+    parser.add_argument("--no-split", action="store_true", help="each file is one memory (of at most 400 words)")
     parser.add_argument(
         "--later",
         action="store_true",

@@ -127,7 +127,7 @@ class Responder:
                 context.use_threads(self.engine.threads)
         self._coming = ()
         made = self._irag(asked, stream) if asked.mode == "irag" else self._answer(asked, stream)
-        if asked.history and made.finish != "cancelled":
+        if made.finish != "cancelled":
             with suppress(MegartError):  # the answer is whole; a template may refuse it as the last turn
                 self._expect(asked, made)
         return made

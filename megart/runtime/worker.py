@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from ..errors import MegartError
 
 T = TypeVar("T")
+IDLE_AFTER = 0.05
 
 
 class CancelledError(MegartError):
@@ -104,7 +105,8 @@ class Stream(Generic[T]):
 class Worker:
     """Runs streams one after the other, first come first served, on a thread of its own.
 
-    ``idle`` is called when nothing is left to do; it does a little work and says whether there is more.
+    ``idle`` is called when nothing has come for ``IDLE_AFTER`` seconds; it does a little work and says whether
+    there is more. Who asks at once, or closes, does not wait for it.
     """
 
     def __init__(self, idle: Callable[[], bool] = lambda: False):
@@ -127,17 +129,17 @@ class Worker:
         return stream
 
     def _work(self) -> None:
-        more = False
+        wait: float | None = None
         while True:
             try:
-                stream = self._queue.get(block=not more)
+                stream = self._queue.get(timeout=wait)
             except queue.Empty:
-                more = self._idle_work()
+                wait = 0.0 if self._idle_work() else None
                 continue
             if stream is None:
                 return
             stream.work()
-            more = True
+            wait = IDLE_AFTER
 
     def _idle_work(self) -> bool:
         """What fails while nobody asks is nobody's answer, and the next question has to find the thread alive."""

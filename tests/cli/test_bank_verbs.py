@@ -190,3 +190,11 @@ def test_verify_of_a_damaged_catalog(run: Run, bank: Path) -> None:
     (bank / "catalog.sqlite").write_bytes(data)
     _, out, err = run("verify", "--bank", bank, code=1)
     assert len((out + err).splitlines()) in (1, 2) and "Traceback" not in err
+
+
+def test_init_in_an_empty_folder_checks_the_model_too(run: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    (tmp_path / "b").mkdir()
+    run("init", "--bank", tmp_path / "b", "--model", broken, code=1)
+    assert not any((tmp_path / "b").iterdir())
