@@ -418,10 +418,12 @@ def test_a_closed_assistant_says_so_and_frees_nothing_under_a_thread(ready) -> N
             call()
 
 
-def test_ctrl_c_in_a_decode_leaves_the_cache_as_it_was(ready, monkeypatch) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_ctrl_c_in_a_decode_leaves_the_cache_as_it_was(ready, monkeypatch, whole: bool) -> None:
     """Python raises it right after llama.cpp has returned: the tokens are in the cache already."""
-    assistant, other = ready(policy=ANYTHING), ready(policy=ANYTHING)
-    assistant.key(FIRST.text)
+    context, other = ready(policy=ANYTHING).base, ready(policy=ANYTHING).base
+    begin, first, second = list(range(60, 70)), list(range(80, 95)), list(range(100, 112))
+    context.advance(begin)
     real = llama_cpp.llama_decode
 
     def interrupted(*given: object) -> int:
@@ -430,9 +432,13 @@ def test_ctrl_c_in_a_decode_leaves_the_cache_as_it_was(ready, monkeypatch) -> No
 
     monkeypatch.setattr(llama_cpp, "llama_decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        assistant.key(SECOND.text + " And much more of it.")
+        context.decode(first) if whole else context.decode_every(first)
     monkeypatch.undo()
-    assert (assistant.key(SECOND.text) == other.key(SECOND.text)).all()
+    assert context.tokens == begin
+    for one in (context, other):
+        one.advance(begin + second)
+    size = len(begin + second)
+    assert (context.states(0, size) == other.states(0, size)).all() and (context.logits() == other.logits()).all()
 
 
 def test_a_template_without_a_generation_prompt_has_an_opening_all_the_same(ready, tool, tmp_path, monkeypatch) -> None:

@@ -14,9 +14,11 @@ import pytest
 from megart.bank import Bank, Memory
 from megart.cli import main
 from megart.errors import InputError, MemoryNotFoundError
+from megart.gate import read_question
 from megart.models import Model
 from megart.runtime import embedders
 from megart.runtime.assistant import Assistant
+from megart.runtime.follow import is_follow_up
 from megart.runtime.opening import Scope
 
 KEEPER, VILLAGE, SHIP, BAKER, FESTIVAL = (
@@ -246,3 +248,14 @@ def test_many_questions_on_the_command_line(
     monkeypatch.setattr("sys.stdin", io.StringIO('{"question": "?"}'))
     assert main(["gate", "-", "--bank", str(assistant.bank.path)]) == 1
     assert "standard input:1: no question" in capsys.readouterr().err
+
+
+def test_there_is_points_at_nothing() -> None:
+    for text, leans in (
+        ("How many days are there in a week?", False),
+        ("There are how many days in a week?", False),
+        ("How many goats and hens lived there?", True),
+        ("Are there goats there in winter, and hens?", False),
+        ("Does the moon change its shape every month?", True),
+    ):
+        assert is_follow_up(read_question(text, lambda _: 1e-2)) is leans, text
