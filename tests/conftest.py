@@ -82,6 +82,14 @@ def tiny_base(tiny: Callable[..., Model]) -> Callable[..., object]:
     return base
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A file that passes for a model until somebody loads it."""
+    path = tmp_path / "base.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    return path
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Model:
     """The real model, embedded in a package; skips where that is absent."""

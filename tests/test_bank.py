@@ -42,13 +42,6 @@ def key(seed: int = 0, size: int = D) -> np.ndarray:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "base.gguf"
-    path.write_bytes(b"GGUF" + bytes(100))
-    return path
-
-
-@pytest.fixture
 def bank(tmp_path: Path, model: Path):
     with Bank.create(tmp_path / "bank", model) as made:
         made._catalog.connection.execute("PRAGMA synchronous = OFF")  # the tests' time, not a claim

@@ -308,7 +308,9 @@ def test_two_workers_fill_one_bank_and_a_death_is_survived(
 def test_what_workers_cannot_do_is_one_line(bank: Bank, cluster, tiny, tmp_path: Path) -> None:
     from megart.cluster import memorize_on
 
-    with pytest.raises(MemorizeError, match="1 of 1 memories could not be recalled after 3 attempts and were not saved: ada;"):
+    with pytest.raises(
+        MemorizeError, match="1 of 1 memories could not be recalled after 3 attempts and were not saved: ada;"
+    ):
         memorize_on("local", bank, MEMORIES[:1], recipe=replace(FAST, max_steps=1), device="cpu")
     with pytest.raises(MegartError, match="no device|cuda") as caught:
         memorize_on("local", bank, MEMORIES[:1], recipe=QUICK, device="cuda")

@@ -96,11 +96,12 @@ def test_the_prompts_prefix_stays_valid_whatever_opens(ready, monkeypatch) -> No
     assert sum(decoded) < len(assistant.engine.tokenize(SECOND.text)) + 16 < len(prompt.body) / 2
 
 
-def test_what_was_said_is_encoded_while_nobody_asks(ready) -> None:
+@pytest.mark.parametrize("history", [HISTORY, []])
+def test_what_was_said_is_encoded_while_nobody_asks(ready, history: list[dict[str, str]]) -> None:
     assistant = ready(policy=ANYTHING)
-    said = assistant.ask(FIRST.text, history=HISTORY, max_tokens=8)
+    said = assistant.ask(FIRST.text, history=history, max_tokens=8)
     wait_idle(assistant)
-    messages = [*HISTORY, {"role": "user", "content": FIRST.text}, {"role": "assistant", "content": said.text}]
+    messages = [*history, {"role": "user", "content": FIRST.text}, {"role": "assistant", "content": said.text}]
     assert assistant.base.tokens == list(assistant.engine.prompt(messages).body)
     follow_up = [*messages, {"role": "user", "content": SECOND.text}]
     fresh = ready(policy=ANYTHING).chat(follow_up, max_tokens=8)
@@ -110,9 +111,10 @@ def test_what_was_said_is_encoded_while_nobody_asks(ready) -> None:
 def wait_idle(assistant: Assistant) -> None:
     for _ in range(500):
         with assistant.engine.lock:
+            coming = assistant.responder._coming
             if (
-                assistant.base.match(assistant.responder._coming, assistant.base.bare)
-                >= len(assistant.responder._coming) - 1
+                assistant.responder._said is None
+                and assistant.base.match(coming, assistant.base.bare) >= len(coming) - 1
             ):
                 return
         time.sleep(0.01)
@@ -362,7 +364,8 @@ def test_what_fails_while_nobody_asks_ends_no_question() -> None:
 
     worker = Worker(idle)
     assert worker.submit(lambda _: 1).answer == 1 and failed.wait(5)
-    assert worker.submit(lambda _: 2).answer == 2
+    second = worker.submit(lambda _: 2)
+    assert second._done.wait(5) and second.answer == 2
     worker.close()
 
 

@@ -88,21 +88,14 @@ def watch(
             # Asked of the bank: the interrupt may fall between a commit and its report.
             ids = given()
             done = "learnt" if state == "learnt" else "saved"
-            if getattr(args, "replace", False):  # those that are to be replaced are in the bank all the time
-                kept = count[done]
-                again = "--replace begins anew" if kept else ""
-                raise KeyboardInterrupt(
-                    f"{kept} of {len(ids)} memories are {done} in {bank.path}; {again}"
-                    if kept
-                    else f"nothing was {done}"
-                ) from None
-            kept = sum((record := bank.find(id)) is not None and record.state in ("learnt", state) for id in ids)
+            if getattr(args, "replace", False):  # what is to be replaced is in the bank all the time
+                kept, rest = count[done], "--replace begins anew"
+            else:
+                kept = sum((record := bank.find(id)) is not None and record.state in ("learnt", state) for id in ids)
+                rest = "the same command goes on from there"
             if not kept:
-                raise KeyboardInterrupt(f"nothing was {'learnt' if state == 'learnt' else 'saved'}") from None
-            raise KeyboardInterrupt(
-                f"{kept} of {len(ids)} memories are {'learnt' if state == 'learnt' else 'saved'} in {bank.path}; "
-                "the same command goes on from there"
-            ) from None
+                raise KeyboardInterrupt(f"nothing was {done}") from None
+            raise KeyboardInterrupt(f"{kept} of {len(ids)} memories are {done} in {bank.path}; {rest}") from None
         known = len(records) - sum(count.values())
         pending = len(bank.records("pending"))
         display.finish(**count, known=known, pending=pending, where=str(bank.path))

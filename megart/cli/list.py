@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             ui.put_json([common.record_json(record) for record in records])
         elif not records and args.state:
-            ui.say(f"no memory of {len(bank)} in the bank {bank.path} is {args.state}")
+            ui.say(
+                f"no memory of {len(bank)} in the bank {bank.path} is {args.state}{' and carries that tag' if args.tag else ''}"
+            )
         elif not records:
             ui.say(f"the bank {bank.path} is empty; megart memorize fills it")
         else:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from .. import gate, prompts, recipes
 from ..adapter import Adapter
 from ..bank import Bank, Record
-from ..errors import AdapterError, InputError, MegartError
+from ..errors import AdapterError, InputError
 from . import embed, hot
 from .answer import Answer, Timings
 from .context import Context
@@ -96,7 +96,9 @@ class Responder:
         self._encoder: Context | None = None
         self.opening = Opening(bank, engine, lambda: self.encoder, policy)
         self._adapters = hot.HotAdapters(hot_bytes)
-        self._coming: tuple[int, ...] = ()  # the conversation so far, for idle moments
+        # For idle moments: what was said last, and the tokens of the conversation so far.
+        self._said: tuple[Question, Answer] | None = None
+        self._coming: tuple[int, ...] = ()
 
     def close(self) -> None:
         self.opening.close()
@@ -125,11 +127,10 @@ class Responder:
         if self.engine.fit_threads() != before:
             for context in self._contexts:
                 context.use_threads(self.engine.threads)
-        self._coming = ()
+        self._said, self._coming = None, ()
         made = self._irag(asked, stream) if asked.mode == "irag" else self._answer(asked, stream)
         if made.finish != "cancelled":
-            with suppress(MegartError):  # the answer is whole; a template may refuse it as the last turn
-                self._expect(asked, made)
+            self._said = asked, made
         return made
 
     def _answer(self, asked: Question, stream: Stream[Answer]) -> Answer:
@@ -324,17 +325,12 @@ class Responder:
 
     # -- between questions --------------------------------------------------------------------
 
-    def _expect(self, asked: Question, made: Answer) -> None:
-        """The conversation goes on: what was just said will stand in the next prompt."""
-        said = [*asked.history, {"role": "user", "content": asked.worded()[0]}]
-        said.append({"role": "assistant", "content": made.text})
-        tokens = self.engine.prompt(said).body
-        if len(tokens) <= self.base.size:
-            self._coming = tokens
-
     def idle(self) -> bool:
-        """Let the base encode some of what was said; whether there is more to do."""
+        """Let the base encode some of what was said, which will stand in the next prompt; whether there is more to do."""
         with self.engine.lock:
+            if self._said is not None:
+                said, self._said = self._said, None
+                self._coming = self._so_far(*said)
             done = self.base.match(self._coming, self.base.computes)
             left = len(self._coming) - done
             if left < 2:  # never one token alone, see Context.decode
@@ -342,6 +338,13 @@ class Responder:
             upto = len(self._coming) if left < 2 * _IDLE_TOKENS else done + _IDLE_TOKENS
             embed.advance(self.base, self._coming[:upto])
             return upto < len(self._coming)
+
+    def _so_far(self, asked: Question, made: Answer) -> tuple[int, ...]:
+        """The conversation up to *made* as tokens, none where they do not fit. Raises what the template raises."""
+        said = [*asked.history, {"role": "user", "content": asked.worded()[0]}]
+        said.append({"role": "assistant", "content": made.text})
+        tokens = self.engine.prompt(said).body
+        return tokens if len(tokens) <= self.base.size else ()
 
 
 def _turns(opened: Opened, together: bool) -> list[_Turn]:

@@ -41,14 +41,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A file that passes for a model until somebody loads it."""
-    path = tmp_path / "base.gguf"
-    path.write_bytes(b"GGUF" + bytes(100))
-    return path
-
-
-@pytest.fixture
 def loadable(tmp_path: Path, tiny: Callable[..., Model]) -> Path:
     """A random model that llama.cpp loads."""
     return Path(shutil.copy(tiny().gguf, tmp_path / "base.gguf"))

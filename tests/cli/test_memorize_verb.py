@@ -130,6 +130,20 @@ def test_memorize_interrupted(run: Run, empty: Path, teach: list[dict[str, objec
     assert err.splitlines()[-1] == "megart: interrupted; nothing was learnt"
 
 
+def test_memorize_replace_interrupted_counts_what_is_new(
+    run: Run, bank: Path, teach: list[dict[str, object]], tmp_path: Path
+) -> None:
+    """The memory to be replaced is in the bank already, learnt, with its old text."""
+    (tmp_path / "two.jsonl").write_text('{"text": "Newer.", "id": "ada"}\n{"text": "stop"}\n')
+    said = run("memorize", "--bank", bank, "--replace", tmp_path / "two.jsonl", code=130)[2]
+    assert said.splitlines()[-1] == "megart: interrupted; nothing was learnt"
+    (tmp_path / "two.jsonl").write_text('{"text": "Quite new."}\n{"text": "stop"}\n')
+    said = run("memorize", "--bank", bank, "--replace", tmp_path / "two.jsonl", code=130)[2]
+    assert said.splitlines()[-1] == (
+        f"megart: interrupted; 1 of 2 memories are learnt in {bank}; --replace begins anew"
+    )
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT")
 def test_ctrl_c_from_outside(empty: Path) -> None:
     code = """
