@@ -111,14 +111,59 @@ def test_what_was_said_is_encoded_while_nobody_asks(ready, history: list[dict[st
 def wait_idle(assistant: Assistant) -> None:
     for _ in range(500):
         with assistant.engine.lock:
-            coming = assistant.responder._coming
-            if (
-                assistant.responder._said is None
-                and assistant.base.match(coming, assistant.base.bare) >= len(coming) - 1
-            ):
+            idle = assistant.responder.idle_reader
+            if idle.settled:
                 return
         time.sleep(0.01)
     raise AssertionError("the conversation was not encoded")
+
+
+def test_only_what_the_mix_lacks_is_copied_to_it(ready, monkeypatch) -> None:
+    """A long conversation's beginning stays where it is, and what is decoded after it is the same to the last bit."""
+    sizes: list[int] = []
+    real = llama_cpp.llama_state_seq_get_data
+
+    def copied(handle, buffer, size, sequence):
+        sizes.append(size)
+        return real(handle, buffer, size, sequence)
+
+    monkeypatch.setattr(llama_cpp, "llama_state_seq_get_data", copied)
+    whole, parts = (ready(policy=NOTHING) for _ in range(2))
+    begin, tail, more, end = [*range(60, 140)], [*range(150, 170)], [*range(200, 230)], [3, 4, 5]
+    parts.base.advance(begin)
+    parts.base.copy_to(parts.mix)
+    parts.mix.decode(tail)  # an answer, which the next turn takes back
+    for assistant in (parts, whole):
+        assistant.base.advance(begin + more)
+        assistant.base.copy_to(assistant.mix)
+        assert assistant.mix.tokens == begin + more
+        assistant.mix.decode(end)
+    assert (parts.mix.logits() == whole.mix.logits()).all()
+    assert sizes[1] < sizes[2] / 3, "80 of the 110 tokens were there"
+    count = len(sizes)
+    parts.mix.truncate(len(begin + more))
+    parts.base.copy_to(parts.mix)
+    assert len(sizes) == count, "nothing was missing"
+    parts.base.advance(begin[:40])
+    parts.base.copy_to(parts.mix)
+    assert parts.mix.tokens == begin[:40] and len(sizes) == count
+    parts.mix.decode(end)
+    whole.mix.truncate(0)
+    whole.base.advance(begin[:40])
+    whole.base.copy_to(whole.mix)
+    whole.mix.decode(end)
+    assert (parts.mix.logits() == whole.mix.logits()).all()
+
+
+def test_what_another_mix_computed_is_copied_over(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    tokens = [*range(60, 100)]
+    with assistant.engine.lock:
+        assistant.slot.install([noise_adapter("llama", 8, 5)], [1.0])
+        assistant.mix.advance(tokens)
+        assistant.base.advance(tokens)
+        assistant.base.copy_to(assistant.mix)
+    assert assistant.mix.match(tokens, assistant.base.bare) == len(tokens)
 
 
 def test_the_same_question_again_writes_no_slot(ready, monkeypatch) -> None:

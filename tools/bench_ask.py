@@ -1,11 +1,12 @@
 """What opening memories costs: decoding, installing, the first token, and RAG on the same llama.cpp.
 
-    python tools/bench_ask.py decode install first turns neighbour
+    python tools/bench_ask.py decode recite install first turns neighbour
     python tools/bench_ask.py rag --bank BANK --data wiki2024.jsonl
 
 Each section is written into --out (default tools/results/ask.json) under its name; the others stay.
 All figures of a section come from one run, its variants in turn; medians, with the quartiles. The
-adapters of all sections but `rag` are noise of the real sizes: time does not depend on values.
+adapters of `decode`, `install`, `first` and `neighbour` are noise of the real sizes: their time does not depend on
+values.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from megart.runtime.slot import Slot, _file_of
 
 REPEATS = 11
 TOKENS = 24
-TALKS = 6  # conversations of each kind
 PROMPT = tuple(range(400, 432))
 
 
@@ -292,48 +292,18 @@ def first(_: argparse.Namespace) -> dict:
     return result
 
 
-def turns(_: argparse.Namespace) -> dict:
-    """First token over five turns of one conversation, against the bare model, which keeps its cache.
+def recite(args: argparse.Namespace) -> dict:
+    """How fast memories say what they were taught (see bench_talk.py)."""
+    import bench_talk
 
-    By the asker's clock, from the question to the first text. Both are asked at once and after pauses, each against
-    its like: after a pause a processor is slower. At once nobody has encoded what the memory just said.
-    Every conversation goes on from what it said itself, cut at TOKENS: the bare model has its own words cached.
-    """
-    ways = {"at once": 0.0, "after a pause": 0.8}
-    found: dict[tuple[str, str], list[list[float]]] = {(verb, way): [] for way in ways for verb in ("ask", "bare")}
-    with tempfile.TemporaryDirectory() as folder, noise_bank(Path(folder) / "bank", 10) as bank:
-        assistants = {name: Assistant(bank) for name in found}
-        for start in range(TALKS + 1):  # the first conversation does not count
-            for (verb, way), assistant in assistants.items():
-                history: list[dict[str, str]] = []
-                spent = []
-                with assistant.engine.lock:
-                    assistant.base.truncate(0)
-                for turn in range(5):
-                    question = ASKED[(start + turn) % len(ASKED)][2]
-                    began, heard = time.perf_counter(), []
-                    made = getattr(assistant, verb)(
-                        question,
-                        history=history,
-                        max_tokens=TOKENS,
-                        on_text=lambda _: heard.append(time.perf_counter()),
-                    )
-                    spent.append(((heard or [time.perf_counter()])[0] - began) * 1000)
-                    history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
-                    time.sleep(ways[way])
-                found[verb, way].append(spent)
-        for assistant in assistants.values():
-            assistant.close()
-    result = {}
-    for way in ways:
-        later = {verb: np.array(found[verb, way][1:])[:, 1:] for verb in ("ask", "bare")}
-        medians = {verb: float(np.median(values)) for verb, values in later.items()}
-        result[way] = {
-            "turns_2_to_5_ms": {verb: summary(values.ravel()) for verb, values in later.items()},
-            "by_turn_ms": {v: np.round(np.median(found[v, way][1:], axis=0), 1).tolist() for v in ("ask", "bare")},
-            "ratio": round(medians["ask"] / medians["bare"], 3),
-        }
-    return result
+    return bench_talk.recite(args)
+
+
+def turns(args: argparse.Namespace) -> dict:
+    """Five turns of one conversation (see bench_talk.py)."""
+    import bench_talk
+
+    return bench_talk.turns(args)
 
 
 def rag(args: argparse.Namespace) -> dict:
@@ -350,7 +320,10 @@ def neighbour(args: argparse.Namespace) -> dict:
     return bench_neighbour.run(args)
 
 
-SECTIONS = {"decode": decode, "install": install, "first": first, "turns": turns, "neighbour": neighbour, "rag": rag}
+SECTIONS = {
+    "decode": decode, "recite": recite, "install": install, "first": first, "turns": turns, "neighbour": neighbour,
+    "rag": rag,
+}  # fmt: skip
 
 
 def machine() -> dict[str, object]:

@@ -29,23 +29,24 @@ class Retriever:
 
     def __init__(self, name: str, assistant: Assistant, rows: Sequence[dict]):
         opening = assistant.opening
-        self._lock = assistant.engine.lock
         self._embedder = make(name, assistant.engine, lambda: assistant.encoder, opening.prepare)
-        self._whitening = opening.prepare() if name == "default" else None
-        with self._lock:
+        self._whitening = assistant.on_model(opening.prepare) if name == "default" else None
+
+        def keys_of_all() -> np.ndarray:
             stored = np.stack([self._embedder.memory(row["text"], row.get("title")) for row in rows])
-            keys = np.ascontiguousarray(self._embedder.keys(stored), np.float32)
+            return np.ascontiguousarray(self._embedder.keys(stored), np.float32)
+
+        keys = assistant.on_model(keys_of_all)
         self._index = faiss.IndexFlatIP(keys.shape[1])
         self._index.add(keys)
         self._assistant = assistant
 
     def __call__(self, question: str, k: int) -> list[int]:
         """Numbers of the *k* nearest passages."""
-        with self._lock:
-            if self._whitening is not None:
-                query = self._assistant.opening._encode(question).parts[1]
-            else:
-                query = self._embedder.query(question, np.empty(0))
+        if self._whitening is not None:
+            query = self._assistant.on_model(lambda: self._assistant.opening._encode(question).parts[1])
+        else:
+            query = self._embedder.query(question, np.empty(0))
         return self._index.search(query[None], k)[1][0].tolist()
 
 

@@ -51,6 +51,12 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
         help="let all memories that open answer at once, by their gated sum, instead of one after the other",
     )
     parser.add_argument(
+        "--draft-max",
+        type=common.whole,
+        metavar="N",
+        help="tokens to guess at a time from the text of the memory that answers, 0 for none (default: 15)",
+    )
+    parser.add_argument(
         "--explain",
         action="store_true",
         help="say which memories opened, and the time of each step",
@@ -108,6 +114,7 @@ def answer(args: argparse.Namespace, mode: str, words: str) -> int:
             "gpu_layers": args.gpu_layers,
             "context_size": args.context,
             "combine": "mix" if args.mix else None,
+            "draft_max": args.draft_max,
         }
         how = {name: value for name, value in given_how.items() if value is not None}
         with Assistant(bank, model=args.model, threads=args.threads, **how) as assistant:

@@ -273,6 +273,8 @@ def explain(answer: Answer) -> None:
     written = f"{times.completion_tokens} written"
     if answer.finish == "length":
         written += " (cut there)"
+    if times.guessed_tokens:
+        written += f", {times.guessed_tokens} of them guessed right from the memory's text"
     lines.append(f"tokens      {times.prompt_tokens} read, {written}")
     for line in lines:
         say(line)

@@ -26,6 +26,8 @@ class Timings:
     ``embed_ms``: reading the question's states, and the shallow pass for them where the base does not
     encode the whole prompt anyway; ``mix_ms``: opening the adapters' files; ``install_ms``: mixing them
     into the slot; ``prefill_ms``: the prompt, under the base or the mix.
+    ``guessed_tokens``: how many of the answer's tokens a memory's text guessed right, so that they were decoded
+    together.
     """
 
     embed_ms: float = 0.0
@@ -37,6 +39,7 @@ class Timings:
     total_ms: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    guessed_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,14 +16,16 @@ from ..models import Model, resolve_model
 from . import hot
 from .answer import Answer
 from .context import Context
+from .draft import LONGEST, MOST_GUESSES
 from .engine import Engine
 from .generate import greedy
 from .opening import EVERYTHING, FoundBy, History, Judged, Scope
 from .respond import ANSWER_TOKENS, MODES, RECALL_TOKENS, Message, Question, Responder
 from .sampling import Options
 from .slot import MAX_RANK, TYPE
-from .worker import Stream, Worker
+from .worker import CancelledError, Stream, Worker
 
+T = TypeVar("T")
 OnText = Callable[[str], None]
 CONTEXT_TOKENS = 2048
 
@@ -37,7 +38,8 @@ class Assistant:
     ``threads`` defaults to the cores that other programs leave free,
     ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped;
     memories that need more rank together than ``max_rank`` are recompressed to it. ``slot`` is the type that
-    factors have while they answer: "q8_0", "f16" or "f32".
+    factors have while they answer: "q8_0", "f16" or "f32". ``draft_max``: how many tokens the text of the memory
+    that answers may guess at a time (see :mod:`~megart.runtime.draft`), 0 for none; the bare model is never guessed for.
 
     Any thread may ask; the questions are answered one after the other. Each verb takes the options
     of :class:`~megart.runtime.sampling.Options` by name (``temperature``, ``stop``, ``grammar``...)
@@ -65,6 +67,7 @@ class Assistant:
         max_rank: int = MAX_RANK,
         slot: str = TYPE,
         hot_bytes: int = hot.BUDGET,
+        draft_max: int = LONGEST,
     ):
         base = resolve_model(model) if model is not None else bank.model
         bank.check_base(base)
@@ -77,6 +80,8 @@ class Assistant:
                 f"got a context of {context_size} tokens; expected 1 to {longest}, which {base.name} can read"
             )
         try:
+            if not 0 <= draft_max <= MOST_GUESSES:
+                raise InputError(f"got draft_max {draft_max}; expected 0 (no guessing) to {MOST_GUESSES}")
             self.responder = Responder(
                 bank,
                 self.engine,
@@ -87,6 +92,7 @@ class Assistant:
                 max_rank=max_rank,
                 slot=slot,
                 hot_bytes=hot_bytes,
+                draft_max=draft_max,
             )
         except BaseException:
             self.engine.close()
@@ -109,9 +115,12 @@ class Assistant:
 
     def prepare(self) -> None:
         """Measure the gate's whitening now, unless the bank has it: the first question need not wait."""
-        with self._model():
+
+        def prepare() -> None:
             self.opening.prepare()
             _ = self.opening.embedder  # DependencyError now, not after an hour of teaching
+
+        self.on_model(prepare)
 
     # -- the user's verbs -------------------------------------------------------------------
 
@@ -161,15 +170,18 @@ class Assistant:
             if not messages or messages[-1].get("role") != "user":
                 raise InputError('the last message must be the user\'s: {"role": "user", "content": ...}')
             history, question = [*history, *messages[:-1]], messages[-1].get("content", "")
+            return self._submit(mode, question, history, options, in_talk=True)
         return self._submit(mode, question, history, options)
 
-    def _submit(self, mode: str, question: str, history: Sequence[Message], given: dict[str, Any]) -> Stream[Answer]:
+    def _submit(
+        self, mode: str, question: str, history: Sequence[Message], given: dict[str, Any], *, in_talk: bool = False
+    ) -> Stream[Answer]:
         _check_messages([*history, {"role": "user", "content": question}])
         if not question.strip():
             raise InputError("got an empty question; expected some words")
         scope, limited = given.pop("scope", EVERYTHING), given.get("max_tokens") is not None
         options = Options.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
-        asked = Question(mode, question, [*history], options, scope, limited)
+        asked = Question(mode, question, [*history], options, scope, limited, in_talk or bool(history))
 
         def run(stream: Stream[Answer]) -> Answer:
             with self.engine.lock:
@@ -181,10 +193,13 @@ class Assistant:
         self, adapter: Adapter, cue: str, *, activated: bool, prompt: str | None = None, max_tokens: int = RECALL_TOKENS
     ) -> str:
         """Recall with *adapter* alone at gate 1, whatever the gate would say (acceptance check)."""
-        with self._model():
+
+        def recall() -> str:
             rendered = self.responder.prompt(prompt or prompts.recall(cue))
             self.responder.load([adapter], [1.0], rendered, activated)
             return greedy(self.mix, max_tokens).text
+
+        return self.on_model(recall)
 
     def try_lead(self, adapter: Adapter, cue: str, text: str, *, activated: bool, prompt: str | None = None) -> float:
         """How surely :meth:`try_recall` would give *text*: the smallest lead of its tokens, in logits.
@@ -192,50 +207,77 @@ class Assistant:
         All tokens are read in one pass, each after the right ones before it: where every lead is well
         above the rounding between one pass and token by token, greedy decoding cannot leave the text.
         """
-        with self._model():
+
+        def lead() -> float:
             rendered = self.responder.prompt(prompt or prompts.recall(cue))
             self.responder.load([adapter], [1.0], rendered, activated)
             meant = [*self.engine.tokenize(text, special=False), self.engine.end_of_turn]
-            rows = [self.mix.logits()[None]]
+            leads = [_lead(self.mix.logits(), meant[0])]
             for start in range(0, len(meant) - 1, self.mix.batch):
-                rows.append(self.mix.decode_every(meant[start : min(start + self.mix.batch, len(meant) - 1)]))
-            return min(_lead(row, token) for row, token in zip(np.concatenate(rows), meant, strict=True))
+                part = meant[start : min(start + self.mix.batch, len(meant) - 1)]
+                self.mix.decode_every(part)
+                leads += [_lead(self.mix.logits(i), meant[start + i + 1]) for i in range(len(part))]
+            return min(leads)
+
+        return self.on_model(lead)
 
     def key(self, text: str, title: str | None = None) -> np.ndarray:
         """The context key of a memory by the bank's embedder: float32 [D], as stored in the bank."""
-        with self._model():
-            return self.opening.embedder.memory(text, title)
+        return self.on_model(lambda: self.opening.embedder.memory(text, title))
 
     def found_by(self, text: str, title: str | None = None) -> FoundBy:
         """What the gate finds a memory by: ``bank.add(memory, **assistant.found_by(text, title))``."""
-        with self._model():
-            return self.opening.found_by(text, title)
+        return self.on_model(lambda: self.opening.found_by(text, title))
 
     def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:
-        """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name."""
-        with self._model():
-            return self.opening.rekey(embedder, on_progress)
+        """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name.
+
+        ``on_progress`` (done, of) is called from the model's thread.
+        """
+
+        def run(stream: Stream[str]) -> str:
+            def progress(done: int, of: int) -> None:
+                if stream.is_cancelled:  # Ctrl-C, in the caller's thread
+                    raise CancelledError("stopped; the bank keeps the keys it had")
+                if on_progress:
+                    on_progress(done, of)
+
+            with self.engine.lock:
+                self.engine.check_open()
+                return self.opening.rekey(embedder, progress)
+
+        return self._worker.submit(run).wait()
 
     def gate(self, question: str, *, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*: the shallow layers are run, nothing is answered."""
         if not question.strip():
             raise InputError("got an empty question; expected some words")
-        with self._model():
+
+        def judge() -> Judged:
             self.responder.refresh()
             return self.opening.judge(question.strip(), scope, history)
+
+        return self.on_model(judge)
 
     @property
     def encoder(self) -> Context:
         """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
-        with self._model():
-            return self.responder.encoder
+        return self.on_model(lambda: self.responder.encoder)
 
-    @contextlib.contextmanager
-    def _model(self) -> Iterator[None]:
-        """The model to oneself. Raises MegartError after :meth:`close`: its memory is freed."""
-        with self.engine.lock:
-            self.engine.check_open()
-            yield
+    def on_model(self, work: Callable[[], T]) -> T:
+        """Run *work* on the thread that answers questions, in its turn, with the model to itself; returns its result.
+
+        All that computes belongs there. OpenMP keeps a team of threads for every thread that ever computed, and as
+        soon as these are more than the cores all of them sleep at each step: on two cores a token then takes 1.5
+        times as long, for good. Raises MegartError after :meth:`close`.
+        """
+
+        def run() -> T:
+            with self.engine.lock:
+                self.engine.check_open()
+                return work()
+
+        return self._worker.call(run)
 
 
 def _check_messages(messages: Sequence[Message]) -> None:

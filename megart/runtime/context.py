@@ -1,6 +1,6 @@
 """A llama.cpp context that knows which tokens its KV cache holds, and what computed each of them.
 
-Sequence 0 only.
+Tokens are those of sequence 0; another one is there for copying only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from ..errors import MegartError
 from . import llama
 from .engine import Engine
 from .fingerprint import Fingerprint
+
+
+_SPARE = 1  # the sequence that parts of sequence 0 are copied by
 
 
 class DecodeError(MegartError):
@@ -42,7 +45,12 @@ class Context:
         self._states: list[np.ndarray] = []
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = size, min(size, 512), min(size, 512)
-        params.n_seq_max = 1
+        #: Whether :meth:`truncate` can forget the last tokens alone: a recurrent state forgets all or nothing.
+        self.can_forget = not (
+            llama_cpp.llama_model_is_recurrent(engine.handle) or llama_cpp.llama_model_is_hybrid(engine.handle)
+        )
+        # One sequence is decoded; with a spare one that shares its cells, parts of it can be copied (`copy_to`).
+        params.n_seq_max, params.kv_unified = 1 + self.can_forget, True
         # llama.cpp's flash attention computes batches of 64 tokens and more by another kernel: what a
         # prompt gives would depend on how much of it was cached. llama_cpp.Llama leaves it off too.
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -83,8 +91,8 @@ class Context:
                 status = llama_cpp.llama_decode(self.handle, llama_cpp.llama_batch_get_one(array, len(part)))
                 self._book(part, status)
 
-    def decode_every(self, tokens: Sequence[int]) -> np.ndarray:
-        """Append *tokens* (at most ``batch``) in one pass: the logits after each, float32 [n, vocabulary].
+    def decode_every(self, tokens: Sequence[int]) -> None:
+        """Append *tokens* (at most ``batch``) in one pass; the logits after each are kept.
 
         Raises DecodeError as :meth:`decode` does.
         """
@@ -101,8 +109,6 @@ class Context:
                 self._book(tokens, llama_cpp.llama_decode(self.handle, batch))
         finally:
             llama_cpp.llama_batch_free(batch)
-        pointer = llama_cpp.llama_get_logits(self.handle)
-        return np.ctypeslib.as_array(pointer, shape=(len(tokens), self._vocab_size)).copy()
 
     @contextlib.contextmanager
     def _all_or_nothing(self, length: int) -> Iterator[None]:
@@ -152,9 +158,9 @@ class Context:
         self.decode(tokens[shared:])
         return len(tokens) - shared
 
-    def logits(self) -> np.ndarray:
-        """Logits of the last decoded token: a float32 copy [vocabulary]."""
-        pointer = llama_cpp.llama_get_logits_ith(self.handle, -1)
+    def logits(self, at: int = -1) -> np.ndarray:
+        """Logits of the last decoded token, or of number *at* of :meth:`decode_every`: a float32 copy [vocabulary]."""
+        pointer = llama_cpp.llama_get_logits_ith(self.handle, at)
         return np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).copy()
 
     def states(self, first: int, last: int) -> np.ndarray:
@@ -170,14 +176,31 @@ class Context:
         del self.tokens[length:], self._states[length:], self._owners[length:]
 
     def copy_to(self, other: Context) -> None:
-        """Make *other* hold exactly what this context holds (``llama_state_seq_get_data``)."""
-        other.truncate(0)
-        if not self.tokens:
+        """Make *other* hold exactly what this context holds; what it holds already is not copied again.
+
+        llama.cpp copies whole sequences (``llama_state_seq_get_data``): the tokens that are missing are made one.
+        """
+        there = zip(self.tokens, self._owners, other.tokens, other._owners)
+        same = next((i for i, (a, by, b, by_b) in enumerate(there) if a != b or by != by_b), None)
+        other.truncate(min(len(self.tokens), len(other.tokens)) if same is None else same)
+        shared = len(other.tokens)
+        if shared == len(self.tokens):
             return
-        size = llama_cpp.llama_state_seq_get_size(self.handle, 0)
+        sequence = _SPARE if shared else 0
+        if shared:
+            llama_cpp.llama_memory_seq_cp(self.memory, 0, sequence, shared, -1)
+        size = llama_cpp.llama_state_seq_get_size(self.handle, sequence)
         buffer = (ctypes.c_uint8 * size)()
-        read = llama_cpp.llama_state_seq_get_data(self.handle, buffer, size, 0)
-        if not read or not llama_cpp.llama_state_seq_set_data(other.handle, buffer, read, 0):
+        read = llama_cpp.llama_state_seq_get_data(self.handle, buffer, size, sequence)
+        written = read and llama_cpp.llama_state_seq_set_data(other.handle, buffer, read, sequence)
+        if shared:
+            llama_cpp.llama_memory_seq_rm(self.memory, sequence, -1, -1)
+            llama_cpp.llama_memory_seq_cp(other.memory, sequence, 0, -1, -1)
+            llama_cpp.llama_memory_seq_rm(other.memory, sequence, -1, -1)
+        if not written and shared:  # there is room, but not in one piece
+            other.truncate(0)
+            return self.copy_to(other)
+        if not written:
             raise DecodeError("llama.cpp could not copy the prompt's cache into the second context")
         other.tokens, other._owners = list(self.tokens), list(self._owners)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .context import Context
+from .draft import Draft
 from .sampling import Options, Sampler
 
 
 @dataclass
 class Generation:
-    """The answer and how long it took: ``first_token`` is a time.perf_counter() reading; ``stopped``: by a stop text."""
+    """The answer and how long it took.
+
+    ``first_token`` is a time.perf_counter() reading; ``stopped``: by a stop text; ``guessed``: how many of
+    ``tokens`` were guessed by a draft.
+    """
 
     text: str
     tokens: list[int]
@@ -20,6 +25,7 @@ class Generation:
     finish: str  # "stop" (the model ended its turn, or a stop text came), "length" or "cancelled"
     prompt_tokens: int = 0
     stopped: bool = False
+    guessed: int = 0
 
 
 class Text:
@@ -59,11 +65,15 @@ def generate(
     options: Options,
     on_text: Callable[[str], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    draft: Draft | None = None,
+    between: Callable[[Sequence[int], int], None] | None = None,
 ) -> Generation:
     """Continue *context* until the model ends its turn, a stop text comes, or the length is out.
 
     The context's last decode must have asked for logits. ``on_text`` receives the text as it comes;
-    ``cancelled`` is asked before every token.
+    ``cancelled`` is asked before every token. What ``draft`` guesses is decoded in one batch, and kept as far
+    as the sampler then chooses the same. ``between`` is called before each decode and at the end, with the
+    tokens so far and how many of them were guessed.
     """
     engine = context.engine
     decoder = engine.decoder()
@@ -73,12 +83,14 @@ def generate(
     finish = "length"
     limit = min(options.max_tokens, context.size - len(context.tokens))
     sampler = Sampler(context, options, context.tokens)
+    guesses: Sequence[int] = ()  # decoded, but not chosen yet
+    at, guessed = -1, 0
     try:
         while len(tokens) < limit:
             if cancelled():
                 finish = "cancelled"
                 break
-            token = sampler.next()
+            token = sampler.next(at)
             first = first or time.perf_counter()
             if token is None or engine.is_end(token):
                 finish = "stop"
@@ -88,10 +100,33 @@ def generate(
             if said.stopped:
                 finish = "stop"
                 break
-            if len(tokens) < limit:
+            if len(tokens) == limit:
+                break
+            if guesses and guesses[0] == token:
+                at, guessed, guesses = at + 1, guessed + 1, guesses[1:]
+                continue
+            if between:
+                between(tokens, guessed)
+            _take_back(context, guesses)
+            room = min(limit - len(tokens), context.batch) - 1
+            guesses = draft.after(tokens)[:room] if draft and context.can_forget else ()
+            if guesses:
+                context.decode_every([token, *guesses])
+            else:
                 context.decode([token])
+            at = 0 if guesses else -1
         if not said.stopped:
             said.add(decoder.decode(b"", final=True), final=True)
+        if between and finish != "cancelled":
+            between(tokens, guessed)
     finally:
         sampler.close()
-    return Generation(said.text, tokens, first or time.perf_counter(), finish, stopped=said.stopped)
+        _take_back(context, guesses)
+    first = first or time.perf_counter()
+    return Generation(said.text, tokens, first, finish, stopped=said.stopped, guessed=guessed)
+
+
+def _take_back(context: Context, guesses: Sequence[int]) -> None:
+    """Forget the *guesses* that the sampler did not choose."""
+    if guesses:
+        context.truncate(len(context.tokens) - len(guesses))

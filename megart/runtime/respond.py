@@ -20,8 +20,10 @@ from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..errors import AdapterError, InputError
 from . import embed, hot
+from .ahead import Along, Idle
 from .answer import Answer, Timings
 from .context import Context
+from .draft import Draft
 from .engine import Engine, Prompt
 from .fingerprint import Fingerprint
 from .generate import Generation, Text, generate
@@ -36,7 +38,6 @@ RECALL_TOKENS = 768
 # The user's turn of each mode.
 MODES = {"ask": prompts.ask, "bare": prompts.ask, "irag": prompts.ask, "recall": prompts.recall}
 COMBINE = ("turns", "mix")
-_IDLE_TOKENS = 32  # of a conversation, encoded at a time while no question waits
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Question:
     options: Options
     scope: Scope = EVERYTHING
     limited: bool = True
+    in_talk: bool = False  # another turn is likely to follow
 
     def worded(self) -> tuple[str, tuple[int, int]]:
         """The user's turn and where the user's own words stand in it."""
@@ -81,10 +83,11 @@ class Responder:
         max_rank: int,
         slot: str,
         hot_bytes: int,
+        draft_max: int,
     ):
         if combine not in COMBINE:
             raise InputError(f"got combine {combine!r}; expected one of {', '.join(COMBINE)}")
-        self.bank, self.engine, self.combine = bank, engine, combine
+        self.bank, self.engine, self.combine, self.draft_max = bank, engine, combine, draft_max
         watch = embed.tensor_name(embed.pick_layer(engine.n_layer))
         with ExitStack() as undo:  # contexts have to be freed before the model is
             self.base = Context(engine, size=context_size, watch=watch)
@@ -96,9 +99,7 @@ class Responder:
         self._encoder: Context | None = None
         self.opening = Opening(bank, engine, lambda: self.encoder, policy)
         self._adapters = hot.HotAdapters(hot_bytes)
-        # For idle moments: what was said last, and the tokens of the conversation so far.
-        self._said: tuple[Question, Answer] | None = None
-        self._coming: tuple[int, ...] = ()
+        self.idle_reader = Idle(self.base)
 
     def close(self) -> None:
         self.opening.close()
@@ -127,10 +128,10 @@ class Responder:
         if self.engine.fit_threads() != before:
             for context in self._contexts:
                 context.use_threads(self.engine.threads)
-        self._said, self._coming = None, ()
+        self.idle_reader.expect(None)
         made = self._irag(asked, stream) if asked.mode == "irag" else self._answer(asked, stream)
         if made.finish != "cancelled":
-            self._said = asked, made
+            self.idle_reader.expect(lambda: self._so_far(asked, made))
         return made
 
     def _answer(self, asked: Question, stream: Stream[Answer]) -> Answer:
@@ -154,6 +155,7 @@ class Responder:
             total_ms=ms(started),
             prompt_tokens=len(prompt.tokens),
             completion_tokens=len(made.tokens),
+            guessed_tokens=made.guessed,
         )
         return Answer(made.text, asked.mode, opened.shown, times, made.tokens, made.finish, None, lost, opened.left_out)
 
@@ -162,6 +164,8 @@ class Responder:
     ) -> tuple[Generation, Timings, float]:
         """Every turn's answer, one after the other; the times of the first, and the most that a mix lost."""
         limit = asked.options.max_tokens
+        read_along = asked.in_talk and asked.mode == "ask"
+        along = Along(self.base, prompt.tokens, len(prompt.body)) if read_along else None
         between = "\n\n" if asked.mode == "recall" else "\n"
         whole, spent, lost = None, Timings(), 0.0
         for turn in turns:
@@ -175,18 +179,21 @@ class Responder:
                         break
                     asked = replace(asked, options=replace(asked.options, max_tokens=left))
                 stream.put(between)
-            made, times = self._speak(turn, prompt, asked, stream)
+            made, times = self._speak(turn, prompt, asked, stream, along)
             lost = max(lost, self.slot.truncation if turn.records else 0.0)
             if whole is None:
                 whole, spent = made, times
             else:
                 text, tokens = whole.text + between + made.text, whole.tokens + made.tokens
-                whole = replace(made, text=text, tokens=tokens, first_token=whole.first_token)
+                guessed = whole.guessed + made.guessed
+                whole = replace(made, text=text, tokens=tokens, first_token=whole.first_token, guessed=guessed)
+            if along:
+                along.then([*made.tokens, *self.engine.tokenize(between)], made.guessed)
         assert whole is not None
         return whole, spent, lost
 
     def _speak(
-        self, turn: _Turn, prompt: Prompt, asked: Question, stream: Stream[Answer]
+        self, turn: _Turn, prompt: Prompt, asked: Question, stream: Stream[Answer], along: Along | None
     ) -> tuple[Generation, Timings]:
         if turn.texts:
             if asked.mode == "recall":
@@ -195,7 +202,13 @@ class Responder:
         if asked.mode == "recall" and len(turn.records) == 1:
             prompt = self._cue(turn.records[0]) or prompt
         times = self._install(turn, prompt)
-        return self._generate(self.mix, asked, stream), times
+
+        def texts() -> list[list[int]]:
+            end = self.engine.end_of_turn
+            return [[*self.engine.tokenize(record.text, special=False), end] for record in turn.records]
+
+        draft = Draft(texts, self.draft_max) if self.draft_max else None
+        return self._generate(self.mix, asked, stream, draft, along), times
 
     def _cue(self, record: Record) -> Prompt | None:
         """What the memory was taught to answer with its text, whatever words called it up; None if unknown."""
@@ -247,8 +260,15 @@ class Responder:
             first.truncation, first.left_out,
         )  # fmt: skip
 
-    def _generate(self, context: Context, asked: Question, stream: Stream[Answer]) -> Generation:
-        return generate(context, asked.options, stream.put, lambda: stream.is_cancelled)
+    def _generate(
+        self,
+        context: Context,
+        asked: Question,
+        stream: Stream[Answer],
+        draft: Draft | None = None,
+        along: Along | None = None,
+    ) -> Generation:
+        return generate(context, asked.options, stream.put, lambda: stream.is_cancelled, draft, along)
 
     def prompt(self, content: str, span: tuple[int, int] | None = None, history: Sequence[Message] = ()) -> Prompt:
         """*content* as the user's turn after *history*; ``span``: where the user's own words stand in it."""
@@ -306,8 +326,8 @@ class Responder:
         self.slot.install(adapters, gates, mixed)
         install_ms = ms(started)
         if activated:
-            embed.advance(self.base, prompt.body)
             if self.mix.match(prompt.body, self.base.computes) < len(prompt.body):
+                embed.advance(self.base, prompt.body)
                 self.base.copy_to(self.mix)
             self.mix.truncate(len(prompt.body))
             self.mix.decode(prompt.opening)
@@ -328,23 +348,12 @@ class Responder:
     def idle(self) -> bool:
         """Let the base encode some of what was said, which will stand in the next prompt; whether there is more to do."""
         with self.engine.lock:
-            if self._said is not None:
-                said, self._said = self._said, None
-                self._coming = self._so_far(*said)
-            done = self.base.match(self._coming, self.base.computes)
-            left = len(self._coming) - done
-            if left < 2:  # never one token alone, see Context.decode
-                return False
-            upto = len(self._coming) if left < 2 * _IDLE_TOKENS else done + _IDLE_TOKENS
-            embed.advance(self.base, self._coming[:upto])
-            return upto < len(self._coming)
+            return self.idle_reader.read()
 
     def _so_far(self, asked: Question, made: Answer) -> tuple[int, ...]:
-        """The conversation up to *made* as tokens, none where they do not fit. Raises what the template raises."""
+        """The conversation up to *made* as tokens. Raises what the template raises."""
         said = [*asked.history, {"role": "user", "content": asked.worded()[0]}]
-        said.append({"role": "assistant", "content": made.text})
-        tokens = self.engine.prompt(said).body
-        return tokens if len(tokens) <= self.base.size else ()
+        return self.engine.prompt([*said, {"role": "assistant", "content": made.text}]).body
 
 
 def _turns(opened: Opened, together: bool) -> list[_Turn]:

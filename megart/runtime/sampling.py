@@ -131,11 +131,11 @@ class Sampler:
         for step in steps:
             llama_cpp.llama_sampler_chain_add(self.chain, step)
 
-    def next(self) -> int | None:
-        """The next token after the context's last logits; None when the grammar allows none."""
+    def next(self, at: int = -1) -> int | None:
+        """The next token after the context's logits number *at* (-1: the last); None when the grammar allows none."""
         if not self._grammar:
-            return llama_cpp.llama_sampler_sample(self.chain, self.context.handle, -1)
-        logits = self.context.logits()
+            return llama_cpp.llama_sampler_sample(self.chain, self.context.handle, at)
+        logits = self.context.logits(at)
         token = self._chosen(logits)
         # The grammar judges one token, and the whole vocabulary only where that one is wrong.
         if not self._allowed(token):

@@ -74,8 +74,8 @@ def score(
     DecodeError when prompt and continuation do not fit into the context, InputError for ids of memories
     that cannot share an answer.
     """
-    with assistant.engine.lock:
-        assistant.engine.check_open()
+
+    def run() -> Scored:
         context, opened = stand(assistant, prompt, memories)
         end = len(context.tokens)
         first = _log_softmax(context.logits()[None])[0]
@@ -85,11 +85,13 @@ def score(
             context.truncate(end)
         return Scored(found, opened)
 
+    return assistant.on_model(run)
+
 
 def stand(
     assistant: Assistant, prompt: Prompt, memories: str | Sequence[str] | None
 ) -> tuple[Context, list[OpenedMemory]]:
-    """A context that holds exactly *prompt* under those memories, its last logits fresh. Hold the engine's lock."""
+    """A context that holds exactly *prompt* under those memories, its last logits fresh. On the model's thread."""
     embed.advance(assistant.base, prompt.body)
     opened: list[OpenedMemory] = []
     records = []
@@ -116,10 +118,12 @@ def generate(
     assistant: Assistant, prompt: Prompt, memories: str | Sequence[str] | None, limit: int, stop: Sequence[str] = ()
 ) -> tuple[Generation, list[OpenedMemory]]:
     """Continue *prompt* greedily under those memories, to the end of turn, *limit* tokens or one of *stop*."""
-    with assistant.engine.lock:
-        assistant.engine.check_open()
+
+    def run() -> tuple[Generation, list[OpenedMemory]]:
         context, opened = stand(assistant, prompt, memories)
         return answer_with(context, Options(max_tokens=limit, stop=tuple(stop))), opened
+
+    return assistant.on_model(run)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def _one(context: Context, first: np.ndarray, tokens: list[int]) -> Score:
     step = context.batch
     for start in range(0, len(tokens) - 1, step):
         part = tokens[start : min(start + step, len(tokens) - 1)]
-        rows = _log_softmax(context.decode_every(part))
+        context.decode_every(part)
+        rows = _log_softmax(np.stack([context.logits(i) for i in range(len(part))]))
         truth = tokens[start + 1 : start + 1 + len(part)]
         total += float(rows[np.arange(len(truth)), truth].sum())
         greedy = greedy and (rows.argmax(axis=1) == truth).all()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from ..errors import MegartError
+from ..openmp import release_team
 
 T = TypeVar("T")
 IDLE_AFTER = 0.05
@@ -90,14 +91,15 @@ class Stream(Generic[T]):
         """For the worker: text that was decoded."""
         self._parts.put(part)
 
-    def work(self) -> None:
-        """For the worker: make the answer."""
+    def work(self, then: Callable[[], None]) -> None:
+        """For the worker: make the answer, and do *then* before it is handed over."""
         try:
             if self.is_cancelled:
                 raise CancelledError("cancelled before it was begun")
             self._answer = self._run(self)
         except BaseException as error:  # carried to the asker
             self._error = error
+        then()
         self._done.set()
         self._parts.put(None)
 
@@ -119,6 +121,7 @@ class Worker:
     def submit(self, run: Callable[[Stream[T]], T]) -> Stream[T]:
         """Queue *run*; it gets its stream to put text into. Raises MegartError after close."""
         stream: Stream[T] = Stream(run)
+        release_team()
         with self._lock:
             if self._closed:
                 raise MegartError("the assistant is closed; make a new one")
@@ -128,6 +131,12 @@ class Worker:
             self._queue.put(stream)
         return stream
 
+    def call(self, work: Callable[[], T]) -> T:
+        """Run *work* on the thread, in its turn, and wait for what it returns. Raises MegartError after close."""
+        if threading.current_thread() is self._thread:
+            return work()
+        return self.submit(lambda _: work()).wait()
+
     def _work(self) -> None:
         wait: float | None = None
         while True:
@@ -135,10 +144,12 @@ class Worker:
                 stream = self._queue.get(timeout=wait)
             except queue.Empty:
                 wait = 0.0 if self._idle_work() else None
+                if wait is None:
+                    release_team()
                 continue
             if stream is None:
                 return
-            stream.work()
+            stream.work(release_team)
             wait = IDLE_AFTER
 
     def _idle_work(self) -> bool:

@@ -203,7 +203,7 @@ def test_ask_a_real_model(run: Run, tmp_path: Path) -> None:
     assert (shown["mode"], shown["memories"], err) == ("ask", [], "")
     assert list(shown["timings"]) == [
         "embed_ms", "gate_ms", "mix_ms", "install_ms", "prefill_ms", "first_token_ms", "total_ms",
-        "prompt_tokens", "completion_tokens",
+        "prompt_tokens", "completion_tokens", "guessed_tokens",
     ]  # fmt: skip
     assert shown["timings"]["completion_tokens"] == 4
     _, out, err = run(*words)
