@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from megart.bank import Memory
 from megart.gate import GatePolicy
 from megart.models import Model
 from megart.runtime import llama
+from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 
 HIDDEN, FFN, LAYERS = 64, 128, 4  # of tools/tiny_gguf.py
@@ -24,6 +26,13 @@ NOTHING = GatePolicy(threshold=2.0)  # a cosine never reaches it
 ANYTHING = GatePolicy(threshold=-1.0, top_k=1)
 FIRST = Memory("Orrin keeps three grey cats in the old mill.", id="orrin")
 SECOND = Memory("The ferry of Vess sails at dusk and never on Sundays.", id="vess")
+
+
+HISTORY = [
+    {"role": "system", "content": "Answer in one sentence, please, and say nothing else at all."},
+    {"role": "user", "content": "What is the old mill for?"},
+    {"role": "assistant", "content": "For cats, and for the man who keeps them there all winter."},
+]
 
 
 def tiny_shapes(roles: Sequence[str] = FAST_ROLES) -> dict[str, tuple[int, int]]:
@@ -158,3 +167,12 @@ def quiet_again() -> None:
     """After a test that listened to llama.cpp's log: megart's silence, whatever ran before."""
     llama._logger = None
     llama.quiet()
+
+
+def wait_idle(assistant: Assistant) -> None:
+    for _ in range(500):
+        with assistant.engine.lock:
+            if assistant.responder.idle_reader.settled:
+                return
+        time.sleep(0.01)
+    raise AssertionError("the conversation was not encoded")

@@ -1,31 +1,19 @@
-"""Conversations, options, streaming and many askers: every answer is what it would be alone."""
+"""Conversations and what is cached of them: every answer is what it would be alone."""
 
 from __future__ import annotations
 
-import json
-import random
-import threading
-import time
 from collections.abc import Callable
 
 import llama_cpp
 import pytest
-from helpers import ANYTHING, FIRST, NOTHING, SECOND, noise_adapter, save
+from helpers import ANYTHING, FIRST, HISTORY, NOTHING, SECOND, noise_adapter, wait_idle
 
-from megart.errors import InputError, MegartError
-from megart.gate import GatePolicy
+from megart.errors import InputError
 from megart.models import Model
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
-from megart.runtime.hot import HotAdapters
-from megart.runtime.worker import CancelledError, Stream, Worker
 
 BOTH = pytest.mark.parametrize("activated", [True, False])
-HISTORY = [
-    {"role": "system", "content": "Answer in one sentence, please, and say nothing else at all."},
-    {"role": "user", "content": "What is the old mill for?"},
-    {"role": "assistant", "content": "For cats, and for the man who keeps them there all winter."},
-]
 
 
 def turns(assistant: Assistant, count: int = 4, **options: object) -> list[tuple[tuple[str, ...], str, list[int]]]:
@@ -108,16 +96,6 @@ def test_what_was_said_is_encoded_while_nobody_asks(ready, history: list[dict[st
     assert assistant.chat(follow_up, max_tokens=8).tokens == fresh.tokens
 
 
-def wait_idle(assistant: Assistant) -> None:
-    for _ in range(500):
-        with assistant.engine.lock:
-            idle = assistant.responder.idle_reader
-            if idle.settled:
-                return
-        time.sleep(0.01)
-    raise AssertionError("the conversation was not encoded")
-
-
 def test_only_what_the_mix_lacks_is_copied_to_it(ready, monkeypatch) -> None:
     """A long conversation's beginning stays where it is, and what is decoded after it is the same to the last bit."""
     sizes: list[int] = []
@@ -193,277 +171,6 @@ def test_words_that_the_template_or_the_history_also_has_are_found(ready) -> Non
         prompt = engine.prompt([*HISTORY, {"role": "user", "content": word}])
         first, last = prompt.span
         assert engine.detokenize(prompt.body[first:last]) == word and last > len(prompt.body) - 8
-
-
-# -- options -----------------------------------------------------------------------------------------
-
-
-def test_a_seed_makes_chance_repeat(ready) -> None:
-    assistant = ready(policy=NOTHING)
-
-    def said(**options: object) -> list[int]:
-        return assistant.ask("Why?", **{"max_tokens": 12, **options}).tokens
-
-    assert said(temperature=1.5, seed=7) == said(temperature=1.5, seed=7)
-    assert len({tuple(said(temperature=1.5, seed=seed)) for seed in range(4)}) > 1
-    assert len({tuple(said(temperature=1.5)) for _ in range(4)}) > 1
-    assert said(temperature=1.5, top_k=1) == said() == said(temperature=2.0, top_p=1e-6, top_k=0)
-    assert said(temperature=2.0, min_p=1.0, top_k=0, top_p=1.0) == said()
-    repeated = said(max_tokens=40)
-    punished = said(max_tokens=40, repeat_penalty=100.0)
-    assert len(set(punished)) == len(punished) and len(set(repeated)) < len(repeated)
-
-
-def test_an_answer_ends_before_a_stop_text_and_never_shows_its_beginning(ready) -> None:
-    assistant = ready(policy=ANYTHING)
-    whole = assistant.ask(FIRST.text, max_tokens=30).text
-    stop = whole[9:13]
-    parts: list[str] = []
-    answer = assistant.ask(FIRST.text, max_tokens=30, stop=[stop, "never said"], on_text=parts.append)
-    assert answer.text == whole[: whole.index(stop)] == "".join(parts) and answer.finish == "stop"
-    assert assistant.ask(FIRST.text, max_tokens=30, stop=whole[-3:] + "!").text == whole
-
-
-def test_a_grammar_binds_the_answer(ready) -> None:
-    assistant = ready(policy=ANYTHING)
-    grammar = 'root ::= ("cat" | "dog") ", " [0-9] [0-9]'
-    for options in ({}, {"temperature": 2.0, "seed": 3}):
-        answer = assistant.ask(FIRST.text, grammar=grammar, **options)
-        assert answer.text[:5] in ("cat, ", "dog, ") and answer.text[5:].isdigit() and len(answer.text) == 7
-        assert answer.finish == "stop"
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "b": {"type": "boolean"}}}
-    schema["required"] = ["n", "b"]
-    for given in (schema, json.dumps(schema)):
-        made = json.loads(assistant.ask(FIRST.text, json_schema=given, temperature=1.0, seed=1, max_tokens=60).text)
-        assert isinstance(made["n"], int) and isinstance(made["b"], bool)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_tokens": 0}, "max_tokens 0; expected at least 1"),
-        ({"temperature": -1.0}, "temperature -1.0; expected 0"),
-        ({"temperature": float("nan")}, "temperature nan"),
-        ({"top_p": 0.0}, "top_p 0.0"),
-        ({"top_k": -1}, "top_k -1"),
-        ({"min_p": 1.5}, "min_p 1.5"),
-        ({"repeat_penalty": 0.0}, "repeat_penalty 0.0"),
-        ({"seed": -1}, "seed -1"),
-        ({"stop": [""]}, "stop"),
-        ({"heat": 1.0}, "the option 'heat'"),
-        ({"grammar": 'roof ::= "x"'}, "GBNF"),
-        ({"grammar": 'root ::= "x'}, r"cannot read \(parse: .*\); expected GBNF"),
-        ({"json_schema": "{"}, "JSON schema"),
-        ({"json_schema": "{}", "grammar": "x"}, "both"),
-    ],
-)
-def test_options_that_cannot_be_are_one_line(ready, capfd, options: dict, message: str) -> None:
-    assistant = ready(policy=NOTHING)
-    capfd.readouterr()
-    with pytest.raises(InputError, match=message) as caught:
-        assistant.ask("Why?", **options)
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr().err == ""  # llama.cpp's parser of grammars prints past its logger
-    assert assistant.ask("Why?", max_tokens=2).tokens
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"context_size": 10**9}, "got a context of 1000000000 tokens; expected 1 to 2048"),
-        ({"context_size": 0}, "got a context of 0 tokens"),
-        ({"threads": 99_999}, "got 99999 threads; expected 1 to 512"),
-        ({"threads": -1}, "got -1 threads"),
-    ],
-)
-def test_sizes_that_would_end_the_process_are_refused(ready, options: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ready(**options)
-
-
-# -- streams and many askers ---------------------------------------------------------------------
-
-
-def test_a_stream_hands_out_text_and_then_the_answer(ready) -> None:
-    assistant = ready(policy=ANYTHING)
-    with assistant.stream(FIRST.text, max_tokens=12) as stream:
-        parts = list(stream)
-    assert len(parts) > 1 and "".join(parts) == stream.answer.text
-    assert stream.answer.tokens == assistant.ask(FIRST.text, max_tokens=12).tokens
-    assert list(stream) == []
-
-
-def test_a_stream_left_early_ends_and_the_next_question_is_right(ready) -> None:
-    assistant = ready(policy=ANYTHING)
-    expected = ready(policy=ANYTHING).ask(SECOND.text, max_tokens=6).tokens
-    with assistant.stream(FIRST.text, max_tokens=900) as stream:
-        next(iter(stream))
-    assert stream.answer.finish == "cancelled" and len(stream.answer.tokens) < 900
-    waiting = assistant.stream(FIRST.text, max_tokens=900)
-    queued = assistant.stream(FIRST.text)
-    queued.cancel()
-    waiting.cancel()
-    with pytest.raises(CancelledError):
-        _ = queued.answer
-    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
-
-    def fail(part: str) -> None:
-        raise ValueError(part)
-
-    with pytest.raises(ValueError):
-        assistant.ask(FIRST.text, max_tokens=900, on_text=fail)
-    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
-
-
-def test_eight_threads_hear_what_each_would_hear_alone(ready, tool, tmp_path) -> None:
-    policy = GatePolicy(threshold=0.2, top_k=2, min_gate=0.05)
-    asked: list[tuple[str, str, dict]] = []
-    for text in (FIRST.text, SECOND.text, "Who keeps cats?", "When does the ferry of Vess sail?", "Zebras."):
-        for mode in ("ask", "recall", "bare", "irag"):
-            asked.append((mode, text, {"max_tokens": 5}))
-        asked.append(("ask", text, {"max_tokens": 5, "history": HISTORY}))
-        asked.append(("ask", text, {"max_tokens": 5, "temperature": 1.0, "seed": 5}))
-
-    def heard(assistant: Assistant, at: int) -> tuple:
-        mode, text, options = asked[at]
-        stream = assistant.stream(text, mode=mode, **options)
-        text = "".join(stream)
-        made = stream.answer
-        assert text == made.text
-        return made.text, made.tokens, made.recalled, [(m.id, m.gate) for m in made.memories]
-
-    # what a random model recalls takes more tokens when it is read back
-    wide = Model("wide", tool("tiny_gguf").make(tmp_path / "wide.gguf", context=4096))
-    room = {"context_size": 4096, "model": wide}
-    quiet = ready(policy=policy, **room)
-    expected = [heard(quiet, at) for at in range(len(asked))]
-    assert len({tuple(map(str, e[3])) for e in expected}) >= 3  # either memory, and none
-    assistant = ready(policy=policy, hot_bytes=1, **room)  # only one adapter stays open
-    wrong: list[object] = []
-
-    def ask(seed: int) -> None:
-        order = random.Random(seed).sample(range(len(asked)), 12)
-        try:
-            wrong.extend(asked[at] for at in order if heard(assistant, at) != expected[at])
-            with assistant.stream(FIRST.text, max_tokens=500) as left:
-                next(iter(left))
-        except Exception as error:  # noqa: BLE001  carried to the test's own thread
-            wrong.append(error)
-
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert wrong == []
-
-
-def test_the_worker_serves_in_order_carries_errors_and_ends() -> None:
-    worker = Worker()
-    began = threading.Event()
-    go = threading.Event()
-    order: list[int] = []
-
-    def hold(stream: Stream[int]) -> int:
-        began.set()
-        go.wait(5)
-        return 0
-
-    first = worker.submit(hold)
-    assert began.wait(5)
-    others = [worker.submit(lambda _, n=n: order.append(n) or n) for n in range(5)]
-    broken = worker.submit(lambda _: 1 // 0)
-    go.set()
-    assert [s.answer for s in (first, *others)] == [0, 0, 1, 2, 3, 4] and order == [0, 1, 2, 3, 4]
-    with pytest.raises(ZeroDivisionError):
-        list(broken)
-    worker.close()
-    worker.close()
-    with pytest.raises(MegartError, match="closed"):
-        worker.submit(hold)
-
-
-def test_hot_adapters_keep_to_their_budget(tmp_path) -> None:
-    paths = [save(noise_adapter("llama", 8, seed), tmp_path / f"{seed}.gguf") for seed in range(4)]
-    size = HotAdapters().get(("0", "x"), paths[0]).nbytes
-    hot = HotAdapters(2 * size)
-    kept = [hot.get((str(i), "x"), path) for i, path in enumerate(paths)]
-    assert len(hot) == 2 and hot.nbytes == 2 * size
-    assert hot.get(("3", "x"), paths[3]) is kept[3] and hot.get(("2", "x"), paths[2]) is kept[2]
-    assert hot.get(("0", "x"), paths[0]) is not kept[0]
-    hot.keep_only({("0", "x")})
-    assert len(hot) == 1 and hot.nbytes == size
-    hot.get(("0", "y"), paths[0])  # the same memory, taught again
-    assert len(hot) == 2
-    tight = HotAdapters(1)
-    tight.get(("0", "x"), paths[0])
-    assert len(tight) == 1
-
-
-def test_what_fails_while_nobody_asks_ends_no_question() -> None:
-    failed = threading.Event()
-
-    def idle() -> bool:
-        failed.set()
-        raise MemoryError
-
-    worker = Worker(idle)
-    assert worker.submit(lambda _: 1).answer == 1 and failed.wait(5)
-    second = worker.submit(lambda _: 2)
-    assert second._done.wait(5) and second.answer == 2
-    worker.close()
-
-
-def test_irag_is_cancelled_while_it_recalls(ready) -> None:
-    assistant = ready(policy=ANYTHING)
-    expected = ready(policy=ANYTHING).ask(SECOND.text, max_tokens=6).tokens
-    decoded = []
-    decode = assistant.mix.decode
-
-    def watched(tokens) -> None:
-        decoded.append(len(tokens))
-        if len(decoded) == 4:
-            stream.cancel()
-        decode(tokens)
-
-    assistant.mix.decode = watched
-    stream = assistant.stream(FIRST.text, mode="irag")
-    made = stream.answer
-    assert (made.text, made.finish, made.mode) == ("", "cancelled", "irag") and len(decoded) < 6
-    assistant.mix.decode = decode
-    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
-
-
-def test_a_closed_assistant_says_so_and_frees_nothing_under_a_thread(ready) -> None:
-    assistant = ready(policy=ANYTHING)
-    running, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with assistant.engine.lock:
-            running.set()
-            go.wait(5)
-            assert assistant.engine.handle
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    running.wait(5)
-    closing = threading.Thread(target=assistant.close)
-    closing.start()
-    closing.join(0.2)
-    assert closing.is_alive()
-    go.set()
-    closing.join(5)
-    thread.join(5)
-    for call in (
-        lambda: assistant.gate("x"),
-        lambda: assistant.key("x"),
-        lambda: assistant.found_by("x"),
-        lambda: assistant.rekey(),
-        lambda: assistant.prepare(),
-        lambda: assistant.encoder,
-    ):
-        with pytest.raises(MegartError, match="closed"):
-            call()
 
 
 @pytest.mark.parametrize("whole", [True, False])

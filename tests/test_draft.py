@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from helpers import ANYTHING, FIRST, NOTHING, SECOND
-from test_conversation import HISTORY
+from helpers import ANYTHING, FIRST, HISTORY, NOTHING, SECOND
 
 from megart.errors import InputError
+from megart.gate import GatePolicy
+from megart.runtime import assistant as assistant_module
 from megart.runtime import respond
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.draft import Draft
 from megart.runtime.generate import generate
+from megart.runtime.opening import Scope
 from megart.runtime.sampling import Options
 
 TEXT = [5, 6, 7, 8, 9, 5, 6, 20, 21, 22, 23, 24, 25, 26, 27, 28, 2]
@@ -191,8 +193,28 @@ def test_reading_along_takes_no_longer_than_guessing_saves(ready, monkeypatch) -
     )
 
 
-def test_the_bare_model_is_not_guessed_for(ready) -> None:
-    assert ready(policy=NOTHING).ask(FIRST.text, max_tokens=12).timings.guessed_tokens == 0
+def test_it_reads_along_with_each_memory_in_its_turn(ready, monkeypatch) -> None:
+    both = GatePolicy(beta=0.0, threshold=-1.0, top_k=2, min_gate=0.0)
+    talk = [{"role": "user", "content": FIRST.text}]
+    plain = ready(policy=both, draft_max=0)
+    order = [memory.id for memory in plain.chat(talk, max_tokens=1).memories]
+    apart = [plain.ask(FIRST.text, max_tokens=20, scope=Scope(gates={id: 1.0})).tokens for id in order]
+    recites(monkeypatch, dict(enumerate(apart)))
+    monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
+    monkeypatch.setattr(assistant_module, "ANSWER_TOKENS", 20)
+    assistant = ready(policy=both)
+    made = assistant.chat(talk)
+    assert len(made.memories) == 2 and made.tokens == apart[0] + apart[1] and made.timings.guessed_tokens > 30
+    between = assistant.engine.tokenize("\n")
+    whole = [*assistant.engine.prompt(talk).tokens, *apart[0], *between, *apart[1]]
+    held = assistant.base.tokens
+    assert held == whole[: len(held)] and len(held) > len(whole) - 4
+
+
+def test_the_bare_model_is_not_guessed_for(ready, monkeypatch) -> None:
+    bare = ready(policy=NOTHING, draft_max=0).ask(FIRST.text, max_tokens=24)
+    recites(monkeypatch, {FIRST.id: bare.tokens})
+    assert ready(policy=NOTHING).ask(FIRST.text, max_tokens=24).timings.guessed_tokens == 0
 
 
 @pytest.mark.parametrize("bad", [-1, 256])

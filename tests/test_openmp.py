@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import ANYTHING, FIRST, noise_adapter
+from helpers import ANYTHING, FIRST, noise_adapter, wait_idle
 
 from megart import openmp
 from megart.runtime import score, worker
@@ -62,8 +62,8 @@ def test_no_team_waits_when_an_answer_is_there(ready, monkeypatch, idle_after: f
     assistant.base.decode(list(range(60, 90)))  # a team of this thread's own
     assert threads() > none_waits
     assistant.ask(FIRST.text, max_tokens=4)
-    while idle_after < 1 and not assistant.responder.idle_reader.settled:
-        time.sleep(0.01)
+    if idle_after < 1:
+        wait_idle(assistant)
     assert settles_at(none_waits)
 
 

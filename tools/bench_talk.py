@@ -22,6 +22,7 @@ from megart import memorize
 from megart.bank import Bank, Memory
 from megart.runtime.answer import Answer
 from megart.runtime.assistant import Assistant
+from megart.runtime.context import Context
 from megart.runtime.draft import LONGEST
 
 ROUNDS = 3
@@ -60,8 +61,11 @@ def recite(_: argparse.Namespace) -> dict:
             "one memory, token by token": ask(0),
             "one memory": ask(LONGEST),
             "one memory, in a conversation": ask(LONGEST, True),
+            "one memory, at most 7 guesses": ask(7),
+            "one memory, at most 31 guesses": ask(31),
         }
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in variants}
+        same = []
         for round_ in range(ROUNDS + 1):
             for question in (q for of_one in questions for q in of_one):
                 made = {name: variant(question) for name, variant in variants.items()}
@@ -69,10 +73,13 @@ def recite(_: argparse.Namespace) -> dict:
                     continue
                 if any(len(x.memories) != (name != "bare") for name, x in made.items()):
                     continue
+                if round_ == 1:  # greedy: the others say the same
+                    same.append(made["one memory"].tokens == made["one memory, token by token"].tokens)
                 for name, x in made.items():
                     after = x.timings.total_ms - x.timings.first_token_ms
                     rate = 1000 * (len(x.tokens) - 1) / after
                     found[name].append((rate, x.timings.total_ms, x.timings.guessed_tokens / len(x.tokens)))
+        costs = assistant.on_model(lambda: batches(assistant.base))
     columns = {name: np.array(rows).T for name, rows in found.items()}
     middle = {name: float(np.median(rates)) for name, (rates, _, _) in columns.items()}
     return {
@@ -81,7 +88,28 @@ def recite(_: argparse.Namespace) -> dict:
         "whole_answer_ms": {name: summary(whole) for name, (_, whole, _) in columns.items()},
         "guessed": {name: round(float(guessed.mean()), 3) for name, (_, _, guessed) in columns.items()},
         "questions": len(columns["bare"][0]) // ROUNDS,
+        "token_for_token_as_without_guessing": f"{sum(same)}/{len(same)}",
+        "ms_a_token": costs,
     }
+
+
+def batches(context: Context) -> dict[str, float]:
+    """Milliseconds a token after a prompt of 100: alone, in batches with the logits of each, and read without them."""
+    prompt, made = list(range(400, 500)), {}
+
+    def spent(work: Callable[[list[int]], None], size: int) -> float:
+        context.truncate(len(prompt))
+        began = time.perf_counter()
+        work(prompt[:size])
+        context.synchronize()
+        return 1000 * (time.perf_counter() - began) / size
+
+    context.advance(prompt)
+    for name, work, sizes in (("guessed", context.decode_every, (4, 8, 16, 32)), ("read", context.decode, (1, 8, 16))):
+        for size in sizes:
+            values = [spent(work, size) for _ in range(16)][1:]
+            made["one alone" if size == 1 else f"{size} {name}"] = round(float(np.median(values)), 2)
+    return made
 
 
 def turns(_: argparse.Namespace) -> dict:
@@ -133,3 +161,4 @@ def wait_until_read(assistant: Assistant) -> None:
             if assistant.responder.idle_reader.settled:
                 return
         time.sleep(0.01)
+    raise SystemExit("bench_talk: the conversation was not read")

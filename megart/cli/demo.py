@@ -117,9 +117,9 @@ class Demo:
         firsts: dict[str, list[float]] = {"memory": [], "bare": []}
         for memory in self.script["memories"]:
             for qa in memory["qa"]:
-                assistant.base.truncate(0)  # both start cold: the times compare
+                assistant.on_model(lambda: assistant.base.truncate(0))  # both start cold: the times compare
                 answer = self._show(qa["q"], lambda qa=qa: assistant.ask(qa["q"], max_tokens=_TOKENS))
-                assistant.base.truncate(0)
+                assistant.on_model(lambda: assistant.base.truncate(0))
                 plain = assistant.bare(qa["q"], max_tokens=_TOKENS)
                 firsts["memory"].append(answer.timings.first_token_ms)
                 firsts["bare"].append(plain.timings.first_token_ms)

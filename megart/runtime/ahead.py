@@ -26,11 +26,14 @@ class Along:
 
     def __call__(self, tokens: Sequence[int], guessed: int) -> None:
         """Read on: *tokens* are the answer so far, *guessed* of them guessed."""
-        said = [*self._before, *tokens]
-        upto = min(len(said), self._body + int(ALONG * (self._guessed + guessed)), self._base.size)
+        allowed = self._body + int(ALONG * (self._guessed + guessed))
+        upto = min(len(self._before) + len(tokens), allowed, self._base.size)
         done = len(self._base.tokens)
-        if self._body <= done <= upto - 2 and self._base.match(said, self._base.computes) == done:
-            self._base.decode(said[done:upto])  # never one token alone, see Context.decode
+        if not self._body <= done <= upto - 2:  # never one token alone, see Context.decode
+            return
+        said = [*self._before, *tokens]
+        if self._base.match(said, self._base.computes) == done:
+            self._base.decode(said[done:upto])
 
     def then(self, tokens: Sequence[int], guessed: int) -> None:
         """Another memory goes on, after these *tokens*."""

@@ -243,7 +243,6 @@ class Assistant:
                     on_progress(done, of)
 
             with self.engine.lock:
-                self.engine.check_open()
                 return self.opening.rekey(embedder, progress)
 
         return self._worker.submit(run).wait()
@@ -274,7 +273,6 @@ class Assistant:
 
         def run() -> T:
             with self.engine.lock:
-                self.engine.check_open()
                 return work()
 
         return self._worker.call(run)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import llama_cpp
 import numpy as np
@@ -17,7 +18,6 @@ from ..errors import MegartError
 from . import llama
 from .engine import Engine
 from .fingerprint import Fingerprint
-
 
 _SPARE = 1  # the sequence that parts of sequence 0 are copied by
 
@@ -180,10 +180,9 @@ class Context:
 
         llama.cpp copies whole sequences (``llama_state_seq_get_data``): the tokens that are missing are made one.
         """
-        there = zip(self.tokens, self._owners, other.tokens, other._owners)
-        same = next((i for i, (a, by, b, by_b) in enumerate(there) if a != b or by != by_b), None)
-        other.truncate(min(len(self.tokens), len(other.tokens)) if same is None else same)
-        shared = len(other.tokens)
+        mine, theirs = (zip(context.tokens, context._owners) for context in (self, other))
+        other.truncate(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(mine, theirs))))
+        shared = len(other.tokens)  # a recurrent cache forgets everything
         if shared == len(self.tokens):
             return
         sequence = _SPARE if shared else 0

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-# Guesses of one batch at most. On two cores a batch of 16 costs about half as much a token as one token alone,
-# and longer ones no less (tools/bench_ask.py recite).
+# Guesses of one batch at most: longer ones are little faster and let the text come in bursts (bench_ask.py recite).
 LONGEST = 15
 MOST_GUESSES = 255
 # Tokens that text and answer must have in common before the text may guess, unless both only begin.
@@ -28,17 +27,21 @@ class Draft:
         self._make, self._longest = texts, longest
 
     @cached_property
-    def _texts(self) -> list[list[int]]:
-        return [list(text) for text in self._make()]
+    def _places(self) -> dict[int, list[tuple[Sequence[int], int]]]:
+        """Where each token stands: its text and the place after it."""
+        found: dict[int, list[tuple[Sequence[int], int]]] = {}
+        for text in self._make():
+            for place, token in enumerate(text[:-1], start=1):
+                found.setdefault(token, []).append((text, place))
+        return found
 
     def after(self, said: Sequence[int]) -> list[int]:
         """What follows *said* in the text where most of its end stands; twice as many tokens as agree, at most."""
         best, after = 0, []
-        for text in self._texts:
-            for place in range(1, len(text)):
-                alike = _alike(text, place, said)
-                if alike > best and (alike >= ALIKE or alike == place == len(said)):
-                    best, after = alike, text[place : place + min(2 * alike, self._longest)]
+        for text, place in self._places.get(said[-1], ()) if said else ():
+            alike = _alike(text, place, said)
+            if alike > best and (alike >= ALIKE or alike == place == len(said)):
+                best, after = alike, [*text[place : place + min(2 * alike, self._longest)]]
         return after
 
 

@@ -17,7 +17,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from .. import cores
-from ..errors import InputError, MegartError, ModelError
+from ..errors import InputError, ModelError
 from ..models import Model
 from . import llama
 
@@ -203,11 +203,6 @@ class Engine:
         if self._adapts:
             self.threads = cores.free()
         return self.threads
-
-    def check_open(self) -> None:
-        """Raises MegartError once the model is freed."""
-        if not self.handle:
-            raise MegartError("the assistant is closed; make a new one")
 
     def close(self) -> None:
         if self.handle:

@@ -1,0 +1,198 @@
+"""Streams and many askers: every answer is what it would be alone, in its turn, and can be ended."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+from helpers import ANYTHING, FIRST, HISTORY, SECOND, noise_adapter, save
+
+from megart.errors import MegartError
+from megart.gate import GatePolicy
+from megart.models import Model
+from megart.runtime.assistant import Assistant
+from megart.runtime.hot import HotAdapters
+from megart.runtime.worker import CancelledError, Stream, Worker
+
+
+def test_a_stream_hands_out_text_and_then_the_answer(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    with assistant.stream(FIRST.text, max_tokens=12) as stream:
+        parts = list(stream)
+    assert len(parts) > 1 and "".join(parts) == stream.answer.text
+    assert stream.answer.tokens == assistant.ask(FIRST.text, max_tokens=12).tokens
+    assert list(stream) == []
+
+
+def test_a_stream_left_early_ends_and_the_next_question_is_right(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    expected = ready(policy=ANYTHING).ask(SECOND.text, max_tokens=6).tokens
+    with assistant.stream(FIRST.text, max_tokens=900) as stream:
+        next(iter(stream))
+    assert stream.answer.finish == "cancelled" and len(stream.answer.tokens) < 900
+    waiting = assistant.stream(FIRST.text, max_tokens=900)
+    queued = assistant.stream(FIRST.text)
+    queued.cancel()
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        _ = queued.answer
+    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
+
+    def fail(part: str) -> None:
+        raise ValueError(part)
+
+    with pytest.raises(ValueError):
+        assistant.ask(FIRST.text, max_tokens=900, on_text=fail)
+    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
+
+
+def test_eight_threads_hear_what_each_would_hear_alone(ready, tool, tmp_path) -> None:
+    policy = GatePolicy(threshold=0.2, top_k=2, min_gate=0.05)
+    asked: list[tuple[str, str, dict]] = []
+    for text in (FIRST.text, SECOND.text, "Who keeps cats?", "When does the ferry of Vess sail?", "Zebras."):
+        for mode in ("ask", "recall", "bare", "irag"):
+            asked.append((mode, text, {"max_tokens": 5}))
+        asked.append(("ask", text, {"max_tokens": 5, "history": HISTORY}))
+        asked.append(("ask", text, {"max_tokens": 5, "temperature": 1.0, "seed": 5}))
+
+    def heard(assistant: Assistant, at: int) -> tuple:
+        mode, text, options = asked[at]
+        stream = assistant.stream(text, mode=mode, **options)
+        text = "".join(stream)
+        made = stream.answer
+        assert text == made.text
+        return made.text, made.tokens, made.recalled, [(m.id, m.gate) for m in made.memories]
+
+    # what a random model recalls takes more tokens when it is read back
+    wide = Model("wide", tool("tiny_gguf").make(tmp_path / "wide.gguf", context=4096))
+    room = {"context_size": 4096, "model": wide}
+    quiet = ready(policy=policy, **room)
+    expected = [heard(quiet, at) for at in range(len(asked))]
+    assert len({tuple(map(str, e[3])) for e in expected}) >= 3  # either memory, and none
+    assistant = ready(policy=policy, hot_bytes=1, **room)  # only one adapter stays open
+    wrong: list[object] = []
+
+    def ask(seed: int) -> None:
+        order = random.Random(seed).sample(range(len(asked)), 12)
+        try:
+            wrong.extend(asked[at] for at in order if heard(assistant, at) != expected[at])
+            with assistant.stream(FIRST.text, max_tokens=500) as left:
+                next(iter(left))
+        except Exception as error:  # noqa: BLE001  carried to the test's own thread
+            wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert wrong == []
+
+
+def test_the_worker_serves_in_order_carries_errors_and_ends() -> None:
+    worker = Worker()
+    began = threading.Event()
+    go = threading.Event()
+    order: list[int] = []
+
+    def hold(stream: Stream[int]) -> int:
+        began.set()
+        go.wait(5)
+        return 0
+
+    first = worker.submit(hold)
+    assert began.wait(5)
+    others = [worker.submit(lambda _, n=n: order.append(n) or n) for n in range(5)]
+    broken = worker.submit(lambda _: 1 // 0)
+    go.set()
+    assert [s.answer for s in (first, *others)] == [0, 0, 1, 2, 3, 4] and order == [0, 1, 2, 3, 4]
+    with pytest.raises(ZeroDivisionError):
+        list(broken)
+    worker.close()
+    worker.close()
+    with pytest.raises(MegartError, match="closed"):
+        worker.submit(hold)
+
+
+def test_hot_adapters_keep_to_their_budget(tmp_path) -> None:
+    paths = [save(noise_adapter("llama", 8, seed), tmp_path / f"{seed}.gguf") for seed in range(4)]
+    size = HotAdapters().get(("0", "x"), paths[0]).nbytes
+    hot = HotAdapters(2 * size)
+    kept = [hot.get((str(i), "x"), path) for i, path in enumerate(paths)]
+    assert len(hot) == 2 and hot.nbytes == 2 * size
+    assert hot.get(("3", "x"), paths[3]) is kept[3] and hot.get(("2", "x"), paths[2]) is kept[2]
+    assert hot.get(("0", "x"), paths[0]) is not kept[0]
+    hot.keep_only({("0", "x")})
+    assert len(hot) == 1 and hot.nbytes == size
+    hot.get(("0", "y"), paths[0])  # the same memory, taught again
+    assert len(hot) == 2
+    tight = HotAdapters(1)
+    tight.get(("0", "x"), paths[0])
+    assert len(tight) == 1
+
+
+def test_what_fails_while_nobody_asks_ends_no_question() -> None:
+    failed = threading.Event()
+
+    def idle() -> bool:
+        failed.set()
+        raise MemoryError
+
+    worker = Worker(idle)
+    assert worker.submit(lambda _: 1).answer == 1 and failed.wait(5)
+    second = worker.submit(lambda _: 2)
+    assert second._done.wait(5) and second.answer == 2
+    worker.close()
+
+
+def test_irag_is_cancelled_while_it_recalls(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    expected = ready(policy=ANYTHING).ask(SECOND.text, max_tokens=6).tokens
+    decoded = []
+    decode = assistant.mix.decode
+
+    def watched(tokens) -> None:
+        decoded.append(len(tokens))
+        if len(decoded) == 4:
+            stream.cancel()
+        decode(tokens)
+
+    assistant.mix.decode = watched
+    stream = assistant.stream(FIRST.text, mode="irag")
+    made = stream.answer
+    assert (made.text, made.finish, made.mode) == ("", "cancelled", "irag") and len(decoded) < 6
+    assistant.mix.decode = decode
+    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
+
+
+def test_a_closed_assistant_says_so_and_frees_nothing_under_a_thread(ready) -> None:
+    assistant = ready(policy=ANYTHING)
+    running, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with assistant.engine.lock:
+            running.set()
+            go.wait(5)
+            assert assistant.engine.handle
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    running.wait(5)
+    closing = threading.Thread(target=assistant.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    go.set()
+    closing.join(5)
+    thread.join(5)
+    for call in (
+        lambda: assistant.gate("x"),
+        lambda: assistant.key("x"),
+        lambda: assistant.found_by("x"),
+        lambda: assistant.rekey(),
+        lambda: assistant.prepare(),
+        lambda: assistant.encoder,
+    ):
+        with pytest.raises(MegartError, match="closed"):
+            call()
