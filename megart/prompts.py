@@ -6,6 +6,8 @@ from __future__ import annotations
 RECALL_SUFFIX = " Reconstruct the entire story that is related to the above question."
 # The paper's own prompts, for the recipe that reproduces it.
 PAPER_TRAINING = "Tell me a story that you memorized."
+# Against which it is measured how much a question makes a text likelier.
+NOTHING_ASKED = "Tell me something you know."
 # Asked after the recall turn (the paper's iRAG) and as the paper's direct answer prompt.
 ANSWER_SUFFIX = " Answer should be no more than one sentence."
 

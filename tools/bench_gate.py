@@ -4,8 +4,8 @@
 
 DATA_DIR holds the files that its README lists. Everything was chosen on wiki2024 partitions 0-4 and the
 like (tools/fit_gate.py); reported are partitions 5-9, all of wiki2024, and sets that chose nothing or in half.
-Parts: partitions, slips, whole, distractors, encyclopaedia, squad, tofu, fictional, compositional, times. --cache keeps the
-states that the base gives, so that a second run takes seconds. Results of earlier parts are kept in --out.
+Parts: partitions, slips, whole, distractors, encyclopaedia, squad, tofu, fictional, compositional, times, looks. --cache
+keeps the states that the base gives, so that a second run takes seconds. Results of earlier parts are kept in --out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ from scipy.stats import binomtest
 
 from megart import gate
 from megart.eval.suites.paraphrase import typo
+from megart.runtime.likelihood import Likelihood
 
 PARTS = ("partitions", "slips", "whole", "distractors", "encyclopaedia", "squad", "tofu", "fictional", "compositional",
-         "times")  # fmt: skip
+         "times", "looks")  # fmt: skip
 METHODS = ("paper", "dense", "bm25", "minilm", "minilm+bm25", "default")
 # The default with the threshold that the others get.
 AT_98 = "default at 98 % opens"
@@ -68,7 +70,7 @@ class Bench:
         return [i for i, r in enumerate(self.wiki) if r["partition"] == partition]
 
     def bank(self, members: Sequence[int]) -> Bank:
-        return Bank(self.wiki_texts().take(list(members)), self.reader.whitening)
+        return Bank(self.wiki_texts().take(list(members)), self.reader)
 
     def threshold(self, method: str) -> float:
         """Where 98 of 100 questions of partitions 0-4 still open; the default's is its policy's."""
@@ -120,7 +122,7 @@ class Bench:
             pairs += [self._gate(bank, q, p) for p, i in enumerate(members) for q in asked[i]]
         texts, questions, owners = self.squad()
         odd = [i for i in range(len(texts.means)) if i % 2]
-        bank, place = Bank(texts.take(odd), self.reader.whitening), {i: p for p, i in enumerate(odd)}
+        bank, place = Bank(texts.take(odd), self.reader), {i: p for p, i in enumerate(odd)}
         pairs += [self._gate(bank, q, place[o]) for q, o in zip(questions, owners) if o % 2]
         found = np.array([pair for pair in pairs if pair is not None])
         edges = [0, 0.5, 0.7, 0.85, 0.95, 1.0 + 1e-9]
@@ -132,7 +134,7 @@ class Bench:
         return table
 
     def _gate(self, bank: Bank, asked: Asked, owner: int) -> tuple[float, bool] | None:
-        found = bank.index.find(*asked.reading.parts)
+        found = bank.find(asked)
         if 1 - found.p_none < gate.GatePolicy().threshold:
             return None
         return float(found.p[0] / found.p.sum()), int(found.rows[0]) == owner
@@ -157,7 +159,7 @@ class Bench:
         """wiki2024 among 10 000 pieces of other texts."""
         others = self.reader.texts("distractors", [(text, None) for text in self.pieces()])
         mine = self.wiki_texts()
-        bank, asked = Bank(joined(mine, others), self.reader.whitening), self.wiki_questions()
+        bank, asked = Bank(joined(mine, others), self.reader), self.wiki_questions()
         return {method: self._of_wiki(bank, asked, method) for method in METHODS if method != "paper"}
 
     def slips(self) -> dict:
@@ -189,7 +191,7 @@ class Bench:
         mine = [i for partition in REPORTED for i in self.of(partition)]
         texts = self.squad()[0]
         odd = texts.take(range(1, len(texts.means), 2))
-        bank = Bank(joined(self.wiki_texts().take(mine), odd), self.reader.whitening)
+        bank = Bank(joined(self.wiki_texts().take(mine), odd), self.reader)
         result: dict = {"memories": len(bank.index)}
         for method in METHODS[1:]:
             tops = [(bank.top(q, method), place) for place, i in enumerate(mine) for q in asked[i]]
@@ -232,22 +234,25 @@ class Bench:
         questions = self.reader.questions(name, [x["q"] for r in all_rows for x in r["qa"]])
         return texts, questions, [i for i, r in enumerate(all_rows) for _ in r["qa"]]
 
-    def _ranked(self, texts: Texts, questions: list[Asked], owners: list[int], chose: bool) -> dict:
-        bank, result = Bank(texts, self.reader.whitening), {}
+    def _ranked(self, texts: Texts, questions: list[Asked], owners: list[int]) -> dict:
+        """Questions about memories at odd places: those of the even ones helped to choose the weights."""
+        bank, result = Bank(texts, self.reader), {}
+        mine = [(q, owner) for q, owner in zip(questions, owners) if owner % 2]
         for method in METHODS[1:]:
-            tops = [bank.top(q, method) for q in questions]
-            right = [best[0] == owner for (best, _), owner in zip(tops, owners)]
-            opened = [sure >= self.threshold(method) for _, sure in tops]
-            result[method] = {"top1": share(right), "opens": share(opened)}
-            if chose:  # questions of even memories helped to choose the weights
-                result[method]["top1_odd"] = share([hit for hit, owner in zip(right, owners) if owner % 2])
+            tops = [(bank.top(q, method), owner) for q, owner in mine]
+            right = [best[0] == owner for (best, _), owner in tops]
+            opened = [sure >= self.threshold(method) for (_, sure), _ in tops]
+            result[method] = {"top1_odd": share(right), "opens_odd": share(opened)}
+        found = [bank.find(q) for q, _ in mine]
+        result["default"]["looked_at_twice"] = share([found_one.names[-1] == "reading" for found_one in found])
+        result["default"]["two_open"] = share([len(gate.decide(f, gate.GatePolicy())) > 1 for f in found])
         return result
 
     def run(self, part: str) -> dict:
         if part == "squad":
-            return self._ranked(*self.squad(), chose=True)
+            return self._ranked(*self.squad())
         if part == "tofu":
-            return self._ranked(*self.tofu(), chose=True)
+            return self._ranked(*self.tofu())
         if part == "fictional":
             return self.fictional()
         return getattr(self, part)()
@@ -261,7 +266,7 @@ class Bench:
         for partition in sorted({r["partition"] for r in mine}):
             here = [r for r in memories if r["partition"] == partition]
             texts = self.reader.texts(f"fictional-{partition}", [(r["text"], None) for r in here])
-            bank = Bank(texts, self.reader.whitening)
+            bank = Bank(texts, self.reader)
             for row, question in zip(mine, asked):
                 if row["partition"] == partition:
                     for method in hits:
@@ -282,7 +287,7 @@ class Bench:
             for method in hits:
                 best, _ = bank.top(question, method)
                 hits[method].append({self.wiki[members[b]]["id"] for b in best} == wanted)
-            opened = gate.decide(bank.index.find(*question.reading.parts), gate.GatePolicy())
+            opened = gate.decide(bank.find(question), gate.GatePolicy())
             both.append({self.wiki[members[o.index]]["id"] for o in opened} == wanted)
         result = {method: {"both_in_top2": share(hit)} for method, hit in hits.items()}
         result["default"]["both_open_and_no_other"] = share(both)
@@ -297,7 +302,7 @@ class Bench:
             members = self.of(partition)
             for name, bank in (("partitions", self.bank(members)), ("whole", everything)):
                 for question in (q for i in members for q in asked[i]):
-                    opened = gate.decide(bank.index.find(*question.reading.parts), gate.GatePolicy())
+                    opened = gate.decide(bank.find(question), gate.GatePolicy())
                     found[name].append(len(opened) > 1)
         return found
 
@@ -309,12 +314,12 @@ class Bench:
         mistyped = self.reader.questions(f"slips-{REPORTED[0]}", first)
         result = {}
         for count in (50, 1000, 10_000):
-            bank = Bank(others.take(list(range(count))), self.reader.whitening)
+            bank = Bank(others.take(list(range(count))), self.reader)
             for name, questions in ((str(count), asked), (f"{count}, letters swapped", mistyped)):
                 spent = []
                 for question in questions:
                     started = time.perf_counter()
-                    gate.decide(bank.index.find(*question.reading.parts), gate.GatePolicy())
+                    gate.decide(bank.find(question), gate.GatePolicy())
                     spent.append((time.perf_counter() - started) * 1000)
                 result[name] = {"median_ms": round(float(np.median(spent)), 3), "n": len(spent)}
         sizes = [t.nbytes for t in self.wiki_texts().tokens]
@@ -324,6 +329,32 @@ class Bench:
             "of": "wiki2024",
         }
         return result
+
+    def looks(self) -> dict:
+        """Milliseconds of a second look at TOFU's memories, the first and a later one, against a prefill of the question.
+
+        Medians of 30 questions, the system prompt cached for all three.
+        """
+        texts, questions, _ = self.tofu()
+        bank, context = Bank(texts, self.reader), self.reader.small
+        spent: dict[str, list[float]] = {"first": [], "later": [], "prefill": []}
+        for question in questions:
+            found = bank.index.find(*question.reading.parts)
+            places = gate.rerank.near(found)
+            if not places or len(spent["first"]) == 30:
+                continue
+            likelihood = Likelihood(lambda: context)
+            prompt = self.reader.engine.prompt([{"role": "user", "content": question.reading.text}])
+            for name in spent:
+                context.advance(self.reader.engine.prompt([{"role": "user", "content": "Hello!"}]).tokens)
+                started = time.perf_counter()
+                if name == "prefill":
+                    context.advance(prompt.tokens, logits=True)
+                else:
+                    gains = partial(likelihood.gains, question.reading.text)
+                    gate.rerank.looks(found, places, texts.said.__getitem__, gains)
+                spent[name].append((time.perf_counter() - started) * 1000)
+        return {name: {"median_ms": round(float(np.median(ms)), 1), "n": len(ms)} for name, ms in spent.items()}
 
 
 def main() -> None:
@@ -339,6 +370,7 @@ def main() -> None:
     for part in args.parts.split(","):
         started = time.perf_counter()
         result[part] = bench.run(part)
+        bench.reader.keep_gains()
         print(part, round(time.perf_counter() - started, 1), "s", json.dumps(result[part]), flush=True)
         about = {
             "command": "python tools/bench_gate.py DATA_DIR",

@@ -1,12 +1,14 @@
 """Fits the weights of the gate (megart/gate/evidence.py, partner.py) and its threshold, and prints them.
 
-    python tools/fit_gate.py DATA_DIR [--cache DIR]
+    python tools/fit_gate.py DATA_DIR [--cache DIR] [--reading]
 
 A conditional logit model whose outside option is "no memory applies", by maximum likelihood with a small
 quadratic penalty; a weight may only speak in its own direction. Rows: wiki2024 partitions 0-4 (each a bank of its own, with and without the memory asked
 about; all together; among half of the distractors of bench_gate.py), SQuAD's and TOFU's questions about
 memories at even places, our own questions about fictional partition 2, mmlu_dev, questions to the banks of
-other partitions, made ones about a common word, and the compositional questions of partitions 0-4. Partitions 5-9, odd places, MMLU and facts_mcq are reported and never read here.
+other partitions, made ones about a common word, and the compositional questions of partitions 0-4. Partitions 5-9,
+odd places, MMLU and facts_mcq are reported and never read here. --reading fits the weight of the second look
+(megart/gate/rerank.py) instead, on SQuAD's and TOFU's questions about memories at even places.
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from bench_gate import CHOSEN_ON, QUESTIONS, Bench
 from gate_reading import Asked, Bank, Reader, joined, rows
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from megart import gate
 from megart.eval.suites.paraphrase import typo
-from megart.gate import partner
+from megart.gate import partner, rerank
 from megart.gate.evidence import AGAINST, WEIGHTS
 
 PENALTY = 3e-5
@@ -121,17 +124,17 @@ def collect(bench: Bench) -> Iterator[Row | None]:
     others = bench.reader.texts("distractors", [(text, None) for text in bench.pieces()]).take(
         range(0, len(bench.pieces()), 2)
     )
-    bank = Bank(joined(bench.wiki_texts().take(chosen), others), bench.reader.whitening)
+    bank = Bank(joined(bench.wiki_texts().take(chosen), others), bench.reader)
     yield from (ask(bank, "distractors", q, place) for place, i in enumerate(chosen) for q in asked[i])
     yield from (ask(bank, "general, many", q, None) for q in general)
     for name, (texts, questions, owners) in {"squad": bench.squad(), "tofu": bench.tofu()}.items():
-        bank = Bank(texts, bench.reader.whitening)
+        bank = Bank(texts, bench.reader)
         yield from (ask(bank, name, q, o) for q, o in zip(questions, owners) if o % 2 == 0)
     texts, questions, owners = bench.squad()
     even = [i for i in range(len(texts.means)) if i % 2 == 0]
-    bank = Bank(texts.take(even), bench.reader.whitening)
+    bank = Bank(texts.take(even), bench.reader)
     yield from (ask(bank, "general, encyclopaedia", q, None) for q in general)
-    both = Bank(joined(bench.wiki_texts().take(chosen), texts.take(even)), bench.reader.whitening)
+    both = Bank(joined(bench.wiki_texts().take(chosen), texts.take(even)), bench.reader)
     yield from (ask(both, "general, encyclopaedia", q, None) for q in general)
     yield from (ask(both, "among encyclopaedia", q, place) for place, i in enumerate(chosen) for q in asked[i])
     yield from fictional(bench)
@@ -164,11 +167,11 @@ def fictional(bench: Bench) -> Iterator[Row | None]:
     here = [r for r in rows(bench.data / "fictional.jsonl") if r["partition"] == mine[0]["partition"]]
     texts = bench.reader.texts(f"fictional-{mine[0]['partition']}", [(r["text"], None) for r in here])
     questions = bench.reader.questions("fictional-chosen", [r["q"] for r in mine])
-    bank, ids = Bank(texts, bench.reader.whitening), [r["id"] for r in here]
+    bank, ids = Bank(texts, bench.reader), [r["id"] for r in here]
     for row, question in zip(mine, questions):
         place = ids.index(row["id"])
         yield ask(bank, "fictional", question, place)
-        rest = Bank(texts.take([i for i in range(len(here)) if i != place]), bench.reader.whitening)
+        rest = Bank(texts.take([i for i in range(len(here)) if i != place]), bench.reader)
         yield ask(rest, "fictional left out", question, None)
 
 
@@ -231,11 +234,49 @@ def fit_partner(found: Sequence[Row], weights: np.ndarray) -> np.ndarray:
     return minimize(loss, np.zeros(x.shape[1])).x
 
 
+def fit_reading(bench: Bench) -> None:
+    """Print the weight of a second look under which the right memories are likeliest, and what it changes."""
+    looked: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    asked: dict[str, list[bool]] = {}
+    for name, (texts, questions, owners) in {"squad": bench.squad(), "tofu": bench.tofu()}.items():
+        bank, looked[name], asked[name] = Bank(texts, bench.reader), [], []
+        for question, owner in zip(questions, owners):
+            if owner % 2:
+                continue
+            found = bank.index.find(*question.reading.parts)
+            asked[name].append(found.rows[0] == owner)
+            places = rerank.near(found) if 1 - found.p_none >= gate.GatePolicy().threshold else []
+            if places:
+                gains = partial(bench.reader.gains, question.reading.text)
+                nats = rerank.looks(found, places, texts.said.__getitem__, gains)
+                looked[name].append((found.scores[places], np.array(nats), found.rows[places] == owner))
+        bench.reader.keep_gains()
+    told = {name: [row for row in rows if row[2].any()] for name, rows in looked.items()}
+
+    def loss(weight: float) -> float:  # each set counts the same
+        return -sum(
+            np.mean([(s + weight * g)[right].sum() - np.logaddexp.reduce(s + weight * g) for s, g, right in rows])
+            for rows in told.values()
+        )
+
+    best = minimize_scalar(loss, bounds=(0, 1), method="bounded").x
+    print(
+        f"rerank.WEIGHT = {best:.3f}; loss {loss(0):.4f} without, {loss(rerank.WEIGHT):.4f} as it is, {loss(best):.4f}"
+    )
+    for name, here in looked.items():
+        more = sum(int(right[(s + rerank.WEIGHT * g).argmax()]) - int(right[0]) for s, g, right in here)
+        count, before = len(asked[name]), np.mean(asked[name])
+        print(f"{name}: n {count}, looked at {len(here)}, right {before:.4f}, then {before + more / count:.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--reading", action="store_true", help="fit the second look")
     args = parser.parse_args()
+    if args.reading:
+        return fit_reading(Bench(args.data, Reader(args.cache)))
     every = [*collect(Bench(args.data, Reader(args.cache)))]
     found = [row for row in every if row is not None]
     print(f"{len(found)} rows; of {len(every) - len(found)} the right memory is no candidate")

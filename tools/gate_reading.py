@@ -9,6 +9,7 @@ import json
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import llama_cpp
@@ -20,6 +21,8 @@ from megart.models import resolve_model
 from megart.runtime import embed
 from megart.runtime.context import Context
 from megart.runtime.engine import Engine
+from megart.runtime.likelihood import Likelihood
+from megart.runtime.respond import READER_BATCH, READER_TOKENS
 
 
 def rows(path: Path) -> list[dict]:
@@ -35,13 +38,16 @@ class Texts:
     words: list[np.ndarray]
     minilm: np.ndarray
     paper: np.ndarray | None
+    said: Sequence[str] = ()
 
     def take(self, rows: Sequence[int]) -> Texts:
         def some(values: list) -> list:
             return [values[i] for i in rows]
 
         paper = None if self.paper is None else self.paper[rows]
-        return Texts(self.means[rows], some(self.tokens), some(self.words), self.minilm[rows], paper)
+        return Texts(
+            self.means[rows], some(self.tokens), some(self.words), self.minilm[rows], paper, some([*self.said])
+        )
 
 
 @dataclass
@@ -64,6 +70,8 @@ class Reader:
         self.whitening = self._kept("whitening", lambda: embed.learn_whitening(self.context))
         self.prior = embed.Commonness(self.engine)
         self._last: Context | None = None
+        self._likelihood = Likelihood(lambda: self.small)
+        self._gains: dict[tuple[str, tuple[str, ...], int], list[np.ndarray]] = self._kept("gains", dict)
         found = sentence_embedder()
         self._minilm = found[1] if found else (lambda lines: np.zeros((len(lines), 1), np.float32))
 
@@ -76,6 +84,11 @@ class Reader:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pickle.dumps(made))
         return made
+
+    @cached_property
+    def small(self) -> Context:
+        """What a second look reads in."""
+        return Context(self.engine, size=READER_TOKENS, batch=READER_BATCH)
 
     def _paper(self, text: str) -> np.ndarray:
         """The paper's key: the mean input of the last MLP, all positions, nothing taken away."""
@@ -98,7 +111,21 @@ class Reader:
             return Texts(np.stack(means), tokens, [], np.asarray(self._minilm(lines)), old)
 
         kept = self._kept(f"texts-{name}", make)
-        return replace(kept, words=[gate.sequence(text, title) for text, title in memories])
+        words = [gate.sequence(text, title) for text, title in memories]
+        return replace(kept, words=words, said=[text for text, _ in memories])
+
+    def gains(self, question: str, groups: Sequence[Sequence[str]], tokens: int) -> list[list[np.ndarray]]:
+        """What *question* adds to the log-probability of the tokens of each group's passages, remembered."""
+        keys = [(question, tuple(group), tokens) for group in groups]
+        missing = [key for key in keys if key not in self._gains]
+        if missing:
+            self._gains.update(zip(missing, self._likelihood.gains(question, [key[1] for key in missing], tokens)))
+        return [self._gains[key] for key in keys]
+
+    def keep_gains(self) -> None:
+        """Write what `gains` remembers into the cache folder."""
+        if self.cache:
+            (self.cache / "gains.pickle").write_bytes(pickle.dumps(self._gains))
 
     def questions(self, name: str, questions: list[str], paper: bool = False) -> list[Asked]:
         def make() -> list[Asked]:
@@ -128,15 +155,16 @@ def joined(first: Texts, second: Texts) -> Texts:
         first.words + second.words,
         np.concatenate([first.minilm, second.minilm]),
         None,
+        [*first.said, *second.said],
     )
 
 
 class Bank:
     """Some memories under every method."""
 
-    def __init__(self, texts: Texts, whitening: embed.Whitening):
-        self.texts = texts
-        keys = whitening.keys(texts.means).astype(np.float16)
+    def __init__(self, texts: Texts, reader: Reader):
+        self.texts, self._reader = texts, reader
+        keys = reader.whitening.keys(texts.means).astype(np.float16)
         self.index = gate.Index(texts.words, keys, lambda rows: [texts.tokens[i] for i in rows])
 
     def scores(self, asked: Asked, method: str) -> np.ndarray:
@@ -154,10 +182,18 @@ class Bank:
         bm25 = self.index.lexicon.bm25(question.terms, idf)
         return bm25 if method == "bm25" else _standard(bm25) + _standard(self.texts.minilm @ asked.minilm)
 
+    def find(self, asked: Asked) -> gate.Candidates:
+        """The default gate's candidates, as an Assistant would have them."""
+        found = self.index.find(*asked.reading.parts)
+        if 1 - found.p_none < gate.GatePolicy().threshold:
+            return found
+        gains = partial(self._reader.gains, asked.reading.text)
+        return gate.rerank.look_again(found, lambda row: self.texts.said[row], gains)
+
     def top(self, asked: Asked, method: str) -> tuple[list[int], float]:
         """The two best memories and how sure the method is that one applies (more is surer)."""
         if method == "default":
-            found = self.index.find(*asked.reading.parts)
+            found = self.find(asked)
             return found.rows[:2].tolist(), 1 - found.p_none
         scores = self.scores(asked, method)
         order = np.argsort(-scores, kind="stable")[:2]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
 _NOT_TEXT = re.compile(f"[{_CONTROL}]")
 _NOT_LINE = re.compile(f"[{_CONTROL}\t\n\u2028\u2029]+")
-_STEPS = ("embed", "gate", "mix", "install", "prefill", "first_token", "total")
+_STEPS = ("embed", "gate", "rerank", "mix", "install", "prefill", "first_token", "total")
 _REDRAW_SECONDS = 0.1
 _MOST_LANES = 8
 
@@ -266,6 +266,8 @@ def explain(answer: Answer) -> None:
     lines.append("")
     for step in _STEPS:
         ms = getattr(answer.timings, f"{step}_ms")
+        if step == "rerank" and not ms:
+            continue  # most often there is nothing to tell apart
         lines.append(f"{step.replace('_', ' '):<11} {bar(ms / total)} {ms:>9.1f} ms")
     times = answer.timings
     if answer.token_ms:

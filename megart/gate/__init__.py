@@ -1,9 +1,10 @@
 """The gate: which memories a question opens, how far, and when none does.
 
 ``policy`` turns scores into gates, ``words`` reads questions and memories as words, ``evidence``
-weighs what speaks for a memory. None of them knows files or models.
+weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other. None of them knows files or models.
 """
 
+from . import rerank
 from .evidence import Candidates, Evidence, Index
 from .policy import GatePolicy, Opened, by_product, decide, unit
 from .words import Question, read_question, sequence
@@ -18,6 +19,7 @@ __all__ = [
     "by_product",
     "decide",
     "read_question",
+    "rerank",
     "sequence",
     "unit",
 ]

@@ -71,7 +71,7 @@ class Candidates:
     ``p``: float64 [C], the probability that each applies; ``p_none``: that none does; ``parts``:
     float64 [C, F], what each feature adds to the score; ``partner``: the place in ``rows`` of a memory
     that the question needs beside the best one, or None; ``read_as``: words of the question that were
-    taken for slips of the keyboard, and for what.
+    taken for slips of the keyboard, and for what; ``telling``: nats of the question's terms, by their hash.
     """
 
     rows: np.ndarray
@@ -82,6 +82,7 @@ class Candidates:
     partner: int | None = None
     names: tuple[str, ...] = field(default=(*WEIGHTS, "against"))
     read_as: Mapping[str, str] = field(default_factory=dict)
+    telling: Mapping[int, float] = field(default_factory=dict)
 
 
 NOTHING = Candidates(np.empty(0, np.int64), np.empty(0), np.empty(0), 1.0, np.empty((0, len(WEIGHTS) + 1)))
@@ -265,7 +266,9 @@ class Evidence:
         p = powers / everything
         place = int(np.flatnonzero(order == other)[0]) if paired else None
         p_none = float(np.exp(-top) / everything)
-        return Candidates(self.rows[order], scores, p, p_none, parts, place, read_as=self.read_as)
+        said = ~self.question.asking
+        telling = dict(zip(self.question.terms[said].tolist(), self.idf[said].tolist()))
+        return Candidates(self.rows[order], scores, p, p_none, parts, place, read_as=self.read_as, telling=telling)
 
 
 def _best(bm25: np.ndarray, dense: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:

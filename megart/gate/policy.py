@@ -32,12 +32,14 @@ class GatePolicy:
     softmax of ``beta`` times the scores (at 1 they are calibrated: a gate of 0.9 is right nine times of
     ten); up to ``top_k`` memories open whose gate is at least ``min_gate``, and the gates of those that
     open are made to sum to 1. A memory that the question names beside the best one counts as much.
+    ``rerank``: whether memories near each other are told apart by a second look (see ``gate.rerank``).
     """
 
     beta: float = 1.0
     threshold: float = 0.5
     top_k: int = 2
     min_gate: float = 0.15
+    rerank: bool = True
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -24,7 +24,8 @@ class Timings:
     """Milliseconds of each step, and token counts.
 
     ``embed_ms``: reading the question's states, and the shallow pass for them where the base does not
-    encode the whole prompt anyway; ``mix_ms``: opening the adapters' files; ``install_ms``: mixing them
+    encode the whole prompt anyway; ``rerank_ms``: reading what memories that are near each other say (see
+    :mod:`megart.gate.rerank`), most often nothing; ``mix_ms``: opening the adapters' files; ``install_ms``: mixing them
     into the slot; ``prefill_ms``: the prompt, under the base or the mix.
     ``guessed_tokens``: how many of the answer's tokens a memory's text guessed right, so that they were decoded
     together.
@@ -32,6 +33,7 @@ class Timings:
 
     embed_ms: float = 0.0
     gate_ms: float = 0.0
+    rerank_ms: float = 0.0
     mix_ms: float = 0.0
     install_ms: float = 0.0
     prefill_ms: float = 0.0

@@ -19,6 +19,7 @@ from . import llama
 from .engine import Engine
 from .fingerprint import Fingerprint
 
+BATCH = 512
 _SPARE = 1  # the sequence that parts of sequence 0 are copied by
 
 
@@ -35,16 +36,18 @@ class Context:
     With ``watch`` (a tensor's name in the compute graph, "l_out-2") the hidden state of every
     cached token is kept beside it, float32, see :meth:`states`. With ``stop`` as well the
     computation ends at that tensor: the context then only encodes, its logits mean nothing.
+
+    ``batch``: tokens computed together at most; llama.cpp keeps room for the logits of as many.
     """
 
-    def __init__(self, engine: Engine, *, size: int, watch: str = "", stop: bool = False):
+    def __init__(self, engine: Engine, *, size: int, watch: str = "", stop: bool = False, batch: int = BATCH):
         self.engine = engine
         self.hook = _core.EvalHook(llama.hook_functions())
         self.hook.watch(watch, stop)
         self._watched = bool(watch)
         self._states: list[np.ndarray] = []
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = size, min(size, 512), min(size, 512)
+        params.n_ctx, params.n_batch, params.n_ubatch = size, min(size, batch), min(size, batch)
         #: Whether :meth:`truncate` can forget the last tokens alone: a recurrent state forgets all or nothing.
         self.can_forget = not (
             llama_cpp.llama_model_is_recurrent(engine.handle) or llama_cpp.llama_model_is_hybrid(engine.handle)

@@ -22,6 +22,7 @@ from .answer import OpenedMemory, Timings
 from .context import Context
 from .engine import Engine, Prompt
 from .follow import anchor, is_follow_up, points_weakly, telling_words
+from .likelihood import Likelihood
 
 History = Sequence[Mapping[str, str]]
 # How many memories get their missing evidence in one transaction.
@@ -103,8 +104,16 @@ class Judged:
 class Opening:
     """The gate of one bank. Not thread-safe: hold the engine's lock."""
 
-    def __init__(self, bank: Bank, engine: Engine, encoder: Callable[[], Context], policy: gate.GatePolicy):
+    def __init__(
+        self,
+        bank: Bank,
+        engine: Engine,
+        encoder: Callable[[], Context],
+        reader: Callable[[], Context],
+        policy: gate.GatePolicy,
+    ):
         self.bank, self.engine, self.policy = bank, engine, policy
+        self._likelihood = Likelihood(reader)
         self._encoder = encoder
         self.records: list[Record] = []
         self._whitening: embed.Whitening | None = None
@@ -240,13 +249,15 @@ class Opening:
             return Opened([], []), Timings()
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
+        before = self._likelihood.spent_ms
         candidates = self._weigh(reading, scope, history)
         opened = self._shown(gate.decide(candidates, self.policy))
-        times = Timings(embed_ms=(embedded - started) * 1000, gate_ms=(time.perf_counter() - embedded) * 1000)
-        return opened, times
+        rerank_ms = self._likelihood.spent_ms - before
+        gate_ms = (time.perf_counter() - embedded) * 1000 - rerank_ms
+        return opened, Timings(embed_ms=(embedded - started) * 1000, gate_ms=gate_ms, rerank_ms=rerank_ms)
 
     def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
-        """What the gate makes of *question*, by the shallow layers alone."""
+        """What the gate makes of *question*, by the shallow layers alone unless memories are near each other."""
         self.refresh()
         self.check(scope)
         if self._index is None:
@@ -278,25 +289,46 @@ class Opening:
             return gate.by_product(self.embedder.query(reading.text, reading.parts[1]), self._index.keys, allowed)
         find = partial(self._index.find, allowed=allowed, threads=self.engine.threads)
         alone = find(*self._parts(reading))
+        subject = self._subject(reading, alone, find, history)
+        return self._look_again(reading.text, alone) if subject is None else subject
+
+    def _subject(
+        self,
+        reading: embed.Reading,
+        alone: gate.Candidates,
+        find: Callable[..., gate.Candidates],
+        history: History,
+    ) -> gate.Candidates | None:
+        """What an earlier question opened that *reading* leans on; None where it stands alone, as *alone* says."""
+        assert self._index is not None
         if not history or not is_follow_up(reading.question):
-            return alone
+            return None
         names = reading.question.names
         if names and 1 - alone.p_none >= self.policy.threshold:
-            return alone  # it names what it is about: a change of subject
+            return None  # it names what it is about: a change of subject
         earlier = anchor(history, self._commonness)
         if earlier is None:
-            return alone
+            return None
         subject = find(*self._parts(self._encode(earlier)))
         if 1 - subject.p_none < self.policy.threshold:
-            return alone
+            return None
+        subject = self._look_again(earlier, subject)
         best = int(subject.rows[0])
         if names and not self._index.holds(best, reading.question, names):
-            return alone  # it speaks of somebody that the memory does not know
+            return None  # it speaks of somebody that the memory does not know
         telling = telling_words(reading.question)
         if points_weakly(reading.question) and len(telling) > 1:
             if not any(self._index.holds(best, reading.question, [[word]]) for word in telling):
-                return alone  # "it" or "that" may stand for nothing, and nothing it says is in the memory
+                return None  # "it" or "that" may stand for nothing, and nothing it says is in the memory
         return subject
+
+    def _look_again(self, question: str, candidates: gate.Candidates) -> gate.Candidates:
+        """*candidates*, those near each other told apart by how much likelier *question* makes what they say."""
+        if 1 - candidates.p_none < self.policy.threshold or not self.policy.rerank:
+            return candidates
+        return gate.rerank.look_again(
+            candidates, lambda row: self.records[row].text, partial(self._likelihood.gains, question)
+        )
 
     def _parts(self, reading: embed.Reading) -> tuple[gate.Question, np.ndarray, np.ndarray, np.ndarray]:
         question, own, states, owner = reading.parts

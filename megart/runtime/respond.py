@@ -35,6 +35,8 @@ from .worker import Stream
 Message = dict[str, str]
 ANSWER_TOKENS = 128
 RECALL_TOKENS = 768
+# A question and some of a memory; after a longer question there is no second look.
+READER_TOKENS, READER_BATCH = 512, 64
 # The user's turn of each mode.
 MODES = {"ask": prompts.ask, "bare": prompts.ask, "irag": prompts.ask, "recall": prompts.recall}
 COMBINE = ("turns", "mix")
@@ -97,7 +99,8 @@ class Responder:
             self.slot = Slot(self.mix, in_place=in_place, kind=slot, max_rank=max_rank)
             undo.pop_all()
         self._encoder: Context | None = None
-        self.opening = Opening(bank, engine, lambda: self.encoder, policy)
+        self._reader: Context | None = None
+        self.opening = Opening(bank, engine, lambda: self.encoder, lambda: self.reader, policy)
         self._adapters = hot.HotAdapters(hot_bytes)
         self.idle_reader = Idle(self.base)
 
@@ -117,8 +120,15 @@ class Responder:
         return self._encoder
 
     @property
+    def reader(self) -> Context:
+        """A small context of the bare base, for the gate's second look."""
+        if self._reader is None:
+            self._reader = Context(self.engine, size=min(self.base.size, READER_TOKENS), batch=READER_BATCH)
+        return self._reader
+
+    @property
     def _contexts(self) -> list[Context]:
-        return [context for context in (self.mix, self.base, self._encoder) if context]
+        return [context for context in (self.mix, self.base, self._encoder, self._reader) if context]
 
     # -- one question ---------------------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class Responder:
         first_ms = ms(started, made.first_token)
         times = replace(
             times,
-            prefill_ms=first_ms - times.embed_ms - times.gate_ms - times.mix_ms - times.install_ms,
+            prefill_ms=first_ms - times.embed_ms - times.gate_ms - times.rerank_ms - times.mix_ms - times.install_ms,
             first_token_ms=first_ms,
             total_ms=ms(started),
             prompt_tokens=len(prompt.tokens),

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ ANSWER = Answer(
     "Bees,\nmany.",
     "ask",
     [OpenedMemory("ada", "Ada Quill", 0.75), OpenedMemory("mill", "mill", 0.25, pending=True)],
-    Timings(10.0, 0.5, 2.0, 3.5, 84.0, 100.0, 200.0, 31, 5),
+    Timings(10.0, 0.5, 40.0, 2.0, 3.5, 84.0, 100.0, 200.0, 31, 5),
     [1, 2, 3, 4, 5],
     "length",
 )
@@ -148,14 +149,15 @@ EXPLAINED = """\
 
 embed       #................... {2:>9} ms
 gate        .................... {3:>9} ms
-mix         .................... {4:>9} ms
-install     .................... {5:>9} ms
-prefill     ########............ {6:>9} ms
-first token ##########.......... {7:>9} ms
-total       #################### {8:>9} ms
-per token   ##.................. {9:>9} ms after the first
+rerank      ####................ {4:>9} ms
+mix         .................... {5:>9} ms
+install     .................... {6:>9} ms
+prefill     ########............ {7:>9} ms
+first token ##########.......... {8:>9} ms
+total       #################### {9:>9} ms
+per token   ##.................. {10:>9} ms after the first
 tokens      31 read, 5 written (cut there)
-""".format("#####", ".....", 10.0, 0.5, 2.0, 3.5, 84.0, 100.0, 200.0, 25.0)
+""".format("#####", ".....", 10.0, 0.5, 40.0, 2.0, 3.5, 84.0, 100.0, 200.0, 25.0)
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
@@ -165,6 +167,12 @@ def test_explain(locale: str, run: Run, bank: Path, assistant: list[object], mon
     blocks = EXPLAINED.replace("#", "█").replace("....................", "░" * 20)
     expected = EXPLAINED if locale != "C.UTF-8" else re.sub(r"\.(?=[.█ ])|(?<=[.█])\.", "░", blocks)
     assert (out, err) == ("Bees,\nmany.\n", expected)
+
+
+def test_a_second_look_that_was_not_taken_is_not_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    ui.explain(replace(ANSWER, timings=replace(ANSWER.timings, rerank_ms=0.0)))
+    shown = capsys.readouterr().err
+    assert "gate  " in shown and "mix  " in shown and "rerank" not in shown
 
 
 def test_a_terminal_is_not_steered_by_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +210,8 @@ def test_ask_a_real_model(run: Run, tmp_path: Path) -> None:
     assert list(shown) == ["answer", "mode", "memories", "timings"]
     assert (shown["mode"], shown["memories"], err) == ("ask", [], "")
     assert list(shown["timings"]) == [
-        "embed_ms", "gate_ms", "mix_ms", "install_ms", "prefill_ms", "first_token_ms", "total_ms",
-        "prompt_tokens", "completion_tokens", "guessed_tokens",
+        "embed_ms", "gate_ms", "rerank_ms", "mix_ms", "install_ms", "prefill_ms", "first_token_ms",
+        "total_ms", "prompt_tokens", "completion_tokens", "guessed_tokens",
     ]  # fmt: skip
     assert shown["timings"]["completion_tokens"] == 4
     _, out, err = run(*words)

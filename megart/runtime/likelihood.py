@@ -1,0 +1,94 @@
+"""How much likelier a question makes a text, by the base's own next-token probabilities.
+
+Pointwise mutual information, token by token: log P(token | question, what stands before it in the text) less the same
+after a request that asks for nothing in particular.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .. import prompts
+from .context import Context
+from .engine import Engine, Prompt
+
+# Texts whose probability after nothing in particular is remembered, each of a few hundred bytes.
+_KEPT = 4096
+Tokens = tuple[int, ...]
+
+
+class Likelihood:
+    """Reads texts after questions. ``context`` gives a context of the bare base for it, when there is something to read."""
+
+    def __init__(self, context: Callable[[], Context]):
+        self._context = context
+        self._alone: dict[Tokens, np.ndarray] = {}
+        #: Milliseconds that all reading has taken.
+        self.spent_ms = 0.0
+
+    def gains(self, question: str, groups: Sequence[Sequence[str]], tokens: int) -> list[list[np.ndarray]]:
+        """What *question* adds to the log-probability of each token of the texts of each of *groups*: float32 [n], nats.
+
+        Of a group so many texts are read, in their order, as have *tokens* tokens together; of its first one no
+        more than these. None are where the question leaves no room for a text, or the base's memory
+        cannot be cut back to the question (a recurrent model). Raises DecodeError when llama.cpp fails.
+        """
+        started = time.perf_counter()
+        try:
+            context = self._context()
+            tokens = min(tokens, context.batch)
+            asked = context.engine.prompt([{"role": "user", "content": question}])
+            if not context.can_forget or len(asked.tokens) + tokens > context.size:
+                return [[] for _ in groups]
+            kept = [_within(tokens, group, context.engine) for group in groups]
+            every = list(dict.fromkeys(text for group in kept for text in group))
+            self._read_alone(context, every)
+            after = dict(zip(every, _read(context, asked, every)))
+            return [[after[text] - self._alone[text] for text in group] for group in kept]
+        finally:
+            self.spent_ms += (time.perf_counter() - started) * 1000
+
+    def _read_alone(self, context: Context, texts: list[Tokens]) -> None:
+        new = [text for text in texts if text not in self._alone]
+        if len(self._alone) + len(new) > _KEPT:
+            self._alone.clear()
+            new = texts
+        if new:
+            nothing = context.engine.prompt([{"role": "user", "content": prompts.NOTHING_ASKED}])
+            self._alone.update(zip(new, _read(context, nothing, new)))
+
+
+def _within(limit: int, texts: Sequence[str], engine: Engine) -> list[Tokens]:
+    kept: list[Tokens] = []
+    for text in texts:
+        tokens = tuple(engine.tokenize(text, special=False)[:limit])
+        if kept and sum(map(len, kept)) + len(tokens) > limit:
+            break
+        if tokens:
+            kept.append(tokens)
+    return kept
+
+
+def _read(context: Context, prompt: Prompt, texts: Sequence[Tokens]) -> list[np.ndarray]:
+    """Log-probabilities of the tokens of each of *texts* as an answer to *prompt*: float32 [n]."""
+    context.advance(prompt.tokens, logits=True)
+    start, end = context.logits(), len(prompt.tokens)
+    found = []
+    for text in texts:
+        logits = [start]
+        if len(text) > 1:
+            context.decode_every(text[:-1])
+            logits += [context.logits(i) for i in range(len(text) - 1)]
+            context.truncate(end)
+        found.append(_log_probabilities(np.stack(logits), text))
+    return found
+
+
+def _log_probabilities(logits: np.ndarray, tokens: Tokens) -> np.ndarray:
+    """Of each of *tokens* [n] under its row of *logits* [n, vocabulary]: float32 [n]."""
+    top = logits.max(axis=1)
+    totals = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
+    return logits[np.arange(len(tokens)), list(tokens)] - totals
