@@ -67,6 +67,14 @@ def test_a_question_opens_the_memory_that_holds_its_names(question: str, row: in
     assert opened(question) == [row]
 
 
+def test_candidates_say_what_each_telling_word_of_the_question_counts() -> None:
+    telling = find("Where did Morwenna Tregaskis keep the lighthouse?").telling
+    words = {word: term_hash(term(word)) for word in ("Morwenna", "Tregaskis", "keep", "lighthouse")}
+    assert set(telling) == set(words.values())
+    # no memory says "keep"; of the words that one has, the name is rarer elsewhere
+    assert telling[words["keep"]] > telling[words["Morwenna"]] > telling[words["lighthouse"]] > 0
+
+
 @pytest.mark.parametrize(
     "question",
     [
