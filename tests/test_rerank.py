@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from megart.gate import Candidates, GatePolicy, decide, rerank
 from megart.gate.words import term, term_hash
 from megart.models import Model
 from megart.runtime import embed
+from megart.runtime import likelihood as likelihood_module
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.likelihood import Likelihood
@@ -33,20 +35,29 @@ def candidates(*scores: float, partner: int | None = None) -> Candidates:
     return Candidates(rows, values, powers / everything, 1 / everything, parts, partner, ("a", "b"))
 
 
+def places(found: Candidates, policy: GatePolicy = GatePolicy()) -> list[int]:
+    return rerank.near(found, policy)
+
+
 # -- which, and what of them ------------------------------------------------------------------------
 
 
 def test_only_those_near_the_best_are_looked_at_and_three_at_most() -> None:
     near, far = np.log(rerank.SHARE) + 0.01, np.log(rerank.SHARE) - 0.01
-    assert rerank.near(candidates(3, 3 + near)) == [0, 1]
-    assert rerank.near(candidates(3, 3 + far)) == []
-    assert rerank.near(candidates(3, 3 + near, 3 + far)) == [0, 1]
-    assert rerank.near(candidates(3, 3, 3, 3)) == [0, 1, 2]
-    assert rerank.near(candidates(3)) == [] and rerank.near(candidates()) == []
+    assert places(candidates(3, 3 + near)) == [0, 1]
+    assert places(candidates(3, 3 + far)) == []
+    assert places(candidates(3, 3 + near, 3 + far)) == [0, 1]
+    assert places(candidates(3, 3, 3, 3)) == [0, 1, 2]
+    assert places(candidates(3)) == [] and places(candidates()) == []
 
 
 def test_a_question_that_needs_two_memories_has_both() -> None:
-    assert rerank.near(candidates(3, 3, partner=1)) == []
+    assert places(candidates(3, 3, partner=1)) == []
+
+
+def test_where_nothing_opens_or_the_policy_says_so_nothing_is_looked_at() -> None:
+    assert places(candidates(-2, -2)) == [] and places(candidates(-2, -2), ANYTHING) == [0, 1]
+    assert places(candidates(3, 3), GatePolicy(rerank=False)) == []
 
 
 def test_the_sentences_that_hold_most_of_the_question_are_read_first() -> None:
@@ -120,7 +131,7 @@ def test_a_gain_is_the_difference_of_two_log_probabilities(assistant: Assistant)
     texts = ["Ada met Boro in Vess.", "A", "The ferry burnt."]
     question = "Whom did Ada meet?"
     likelihood = assistant.on_model(lambda: Likelihood(lambda: assistant.responder.reader))
-    found = assistant.on_model(lambda: likelihood.gains(question, [texts[:2], texts[2:]], 1000))
+    found = assistant.on_model(lambda: likelihood.gains(question, [texts[:2], texts[2:]], 100))
     assert [len(group) for group in found] == [2, 1]
     for text, nats in zip(texts, [*found[0], *found[1]], strict=True):
         tokens = assistant.engine.tokenize(text, special=False)
@@ -129,7 +140,7 @@ def test_a_gain_is_the_difference_of_two_log_probabilities(assistant: Assistant)
             for words in (question, prompts.NOTHING_ASKED)
         )
         assert len(nats) == len(tokens) and nats.sum() == pytest.approx(after - alone, abs=2e-3)
-    again = assistant.on_model(lambda: likelihood.gains(question, [texts], 1000))
+    again = assistant.on_model(lambda: likelihood.gains(question, [texts], 100))
     for one, other in zip([*found[0], *found[1]], again[0], strict=True):
         assert one == pytest.approx(other, abs=2e-3)
     assert likelihood.spent_ms > 0
@@ -160,10 +171,57 @@ def test_what_was_read_alone_is_not_read_again(assistant: Assistant, monkeypatch
     assert (first, len(read)) == (4, 6)
 
 
+def test_what_is_remembered_of_texts_alone_is_bounded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["Ada met Boro.", "Boro ran.", "Kiril ran."]
+    monkeypatch.setattr(likelihood_module, "KEPT", 2)
+    bounded, free = (Likelihood(lambda: assistant.responder.reader) for _ in range(2))
+    for pair in (texts[:2], texts[1:], texts[:1]):
+        found, expected = (assistant.on_model(lambda: one.gains("Who ran?", [pair], 48)) for one in (bounded, free))
+        for nats, others in zip(found[0], expected[0], strict=True):
+            assert nats == pytest.approx(others, abs=2e-3)
+        assert len(bounded._alone) <= 2
+
+
 def test_a_question_that_leaves_no_room_is_answered_without(assistant: Assistant) -> None:
     likelihood = Likelihood(lambda: assistant.responder.reader)
     found = assistant.on_model(lambda: likelihood.gains("word " * 2000, [["Ada met Boro."], ["Boro ran."]], 48))
     assert found == [[], []]
+
+
+def test_a_cache_that_cannot_be_cut_back_is_not_used(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recurrent model's."""
+    monkeypatch.setattr(assistant.responder.reader, "can_forget", False)
+    likelihood = Likelihood(lambda: assistant.responder.reader)
+    assert assistant.on_model(lambda: likelihood.gains("Who ran?", [["Boro ran."]], 48)) == [[]]
+
+
+def test_its_time_is_told_apart(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = Context.decode_every
+    monkeypatch.setattr(Context, "decode_every", lambda self, tokens: (time.sleep(0.1), decode(self, tokens)))
+    times = assistant.ask("Whom did Ada meet in Vess?", max_tokens=1).timings
+    assert times.rerank_ms > 400 and times.gate_ms < 300 and 0 <= times.prefill_ms < 300
+    parts = times.embed_ms + times.gate_ms + times.rerank_ms + times.mix_ms + times.install_ms + times.prefill_ms
+    assert parts == pytest.approx(times.first_token_ms)
+
+
+def test_a_follow_up_keeps_open_what_the_second_look_at_the_earlier_question_chose(assistant: Assistant) -> None:
+    question = "Whom did Ada meet in Vess?"
+    said = [{"role": "user", "content": question}, {"role": "assistant", "content": "Boro."}]
+    alone, follow_up = assistant.gate(question), assistant.gate("Why?", history=said)
+    assert follow_up.candidates.names[-1] == "reading"
+    assert follow_up.candidates.scores == pytest.approx(alone.candidates.scores, abs=1e-3)
+    assert follow_up.ids == alone.ids
+
+
+def test_the_paper_s_gate_is_left_as_it_is(assistant: Assistant) -> None:
+    assistant.rekey("paper")
+    assert assistant.gate("Whom did Ada meet in Vess?").candidates.names == ("product",)
+
+
+def test_its_context_is_freed_with_the_others(assistant: Assistant) -> None:
+    reader = assistant.on_model(lambda: assistant.responder.reader)
+    assistant.close()
+    assert reader.handle is None
 
 
 def test_the_gate_looks_twice_where_memories_are_near_and_not_where_it_is_told_not_to(assistant: Assistant) -> None:

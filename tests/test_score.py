@@ -15,6 +15,8 @@ from megart.gate import GatePolicy
 from megart.models import Model
 from megart.runtime import embed, score
 from megart.runtime.assistant import Assistant
+from megart.runtime.context import Context
+from megart.runtime.engine import Engine
 
 WORDS = ([70, 71, 72, 73], [80], [90, 91])
 
@@ -74,6 +76,33 @@ def test_what_was_generated_is_greedy(assistant: Assistant) -> None:
         found = score.score(assistant, prompt, [made.tokens, [*made.tokens[:-1], 3]], memories=memories)
         assert [s.greedy for s in found.scores] == [True, False]
     assert assistant.bare("Whom did Ada meet?", max_tokens=5).text == score.generate(assistant, prompt, None, 5)[0].text
+
+
+def test_one_token_that_was_not_the_likeliest_is_enough_not_to_be_greedy(assistant: Assistant) -> None:
+    prompt = score.turn(assistant.engine, "Whom did Ada meet?")
+    made, _ = score.generate(assistant, prompt, None, 1)
+    other = [token for token in (70, 80) if token != made.tokens[0]][0]
+    with assistant.engine.lock:
+        context, _ = score.stand(assistant, prompt, None)
+        context.decode([other])
+        likeliest = int(context.logits().argmax())
+    found = score.score(assistant, prompt, [[other, likeliest], [other]], memories=None)
+    assert [s.greedy for s in found.scores] == [False, False]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 9])
+def test_tokens_are_foretold_in_batches_as_one_by_one(tiny: Callable[..., Model], count: int) -> None:
+    engine = Engine(tiny(), threads=1)
+    tokens = list(range(60, 60 + count))
+    batched, single = (Context(engine, size=64, batch=4) for _ in range(2))
+    for context in (batched, single):
+        context.decode([50, 51, 52])
+    rows = [*batched.predictions(batched.logits(), tokens)]
+    expected = np.concatenate([single.logits()[None], logits_of(single, tokens)[:-1]])
+    assert np.stack(rows) == pytest.approx(expected, abs=2e-3)
+    assert batched.tokens == [50, 51, 52, *tokens[:-1]]
+    for closing in (batched, single, engine):
+        closing.close()
 
 
 def test_generation_ends_at_a_stop_word(assistant: Assistant) -> None:

@@ -45,6 +45,16 @@ def share(hits: Sequence[bool]) -> dict[str, float | int | list[float]]:
     return {"share": round(k / n, 4), "n": n, "interval": [round(low, 4), round(high, 4)]}
 
 
+def _two_open(once: Sequence[gate.Candidates], twice: Sequence[gate.Candidates]) -> dict:
+    """How many of some questions get a second look, and to how many two memories open, with it and without."""
+
+    def two(found: Sequence[gate.Candidates]) -> dict:
+        return share([len(gate.decide(one, gate.GatePolicy())) > 1 for one in found])
+
+    looked = share([after.names != before.names for before, after in zip(once, twice)])
+    return {"looked_at_twice": looked, "two_open": two(twice), "two_open_without": two(once)}
+
+
 class Bench:
     def __init__(self, data: Path, reader: Reader):
         self.data, self.reader = data, reader
@@ -243,9 +253,10 @@ class Bench:
             right = [best[0] == owner for (best, _), owner in tops]
             opened = [sure >= self.threshold(method) for (_, sure), _ in tops]
             result[method] = {"top1_odd": share(right), "opens_odd": share(opened)}
-        found = [bank.find(q) for q, _ in mine]
-        result["default"]["looked_at_twice"] = share([found_one.names[-1] == "reading" for found_one in found])
-        result["default"]["two_open"] = share([len(gate.decide(f, gate.GatePolicy())) > 1 for f in found])
+        once, twice = ([find(q) for q, _ in mine] for find in (bank.find_once, bank.find))
+        result["default"] |= _two_open(once, twice) | {
+            "top1_odd_without": share([found.rows[0] == owner for found, (_, owner) in zip(once, mine)])
+        }
         return result
 
     def run(self, part: str) -> dict:
@@ -291,20 +302,20 @@ class Bench:
             both.append({self.wiki[members[o.index]]["id"] for o in opened} == wanted)
         result = {method: {"both_in_top2": share(hit)} for method, hit in hits.items()}
         result["default"]["both_open_and_no_other"] = share(both)
-        result["default"] |= {f"two_open_for_one_{name}": share(two) for name, two in self.seconds().items()}
+        result["default"] |= {f"for_one_{name}": shares for name, shares in self.seconds().items()}
         return result
 
-    def seconds(self) -> dict[str, list[bool]]:
-        """Whether a question about one memory opens two: partitions 5-9 in banks of their own, and in one of all."""
+    def seconds(self) -> dict[str, dict]:
+        """Questions about one memory, to which two may open: partitions 5-9 in banks of their own, and in one of all."""
         asked, everything = self.wiki_questions(), self.bank(range(len(self.wiki)))
-        found: dict[str, list[bool]] = {"partitions": [], "whole": []}
+        found: dict[str, tuple[list, list]] = {"partitions": ([], []), "whole": ([], [])}
         for partition in REPORTED:
             members = self.of(partition)
             for name, bank in (("partitions", self.bank(members)), ("whole", everything)):
                 for question in (q for i in members for q in asked[i]):
-                    opened = gate.decide(bank.find(question), gate.GatePolicy())
-                    found[name].append(len(opened) > 1)
-        return found
+                    found[name][0].append(bank.find_once(question))
+                    found[name][1].append(bank.find(question))
+        return {name: _two_open(*both) for name, both in found.items()}
 
     def times(self) -> dict:
         """Milliseconds from the states to the decision, one thread, medians of 200 questions."""
@@ -333,14 +344,15 @@ class Bench:
     def looks(self) -> dict:
         """Milliseconds of a second look at TOFU's memories, the first and a later one, against a prefill of the question.
 
-        Medians of 30 questions, the system prompt cached for all three.
+        Medians of 30 questions, the system prompt cached for all three; and how many tokens are read after the question.
         """
         texts, questions, _ = self.tofu()
         bank, context = Bank(texts, self.reader), self.reader.small
         spent: dict[str, list[float]] = {"first": [], "later": [], "prefill": []}
+        sizes = []
         for question in questions:
-            found = bank.index.find(*question.reading.parts)
-            places = gate.rerank.near(found)
+            found = bank.find_once(question)
+            places = gate.rerank.near(found, gate.GatePolicy())
             if not places or len(spent["first"]) == 30:
                 continue
             likelihood = Likelihood(lambda: context)
@@ -354,7 +366,13 @@ class Bench:
                     gains = partial(likelihood.gains, question.reading.text)
                     gate.rerank.looks(found, places, texts.said.__getitem__, gains)
                 spent[name].append((time.perf_counter() - started) * 1000)
-        return {name: {"median_ms": round(float(np.median(ms)), 1), "n": len(ms)} for name, ms in spent.items()}
+            said = [gate.rerank.passages(texts.said[found.rows[place]], found.telling) for place in places]
+            nats = likelihood.gains(question.reading.text, said, gate.rerank.TOKENS)
+            sizes.append(sum(len(passage) for some in nats for passage in some))
+        result: dict = {"tokens": {"median": int(np.median(sizes)), "n": len(sizes)}}
+        return result | {
+            name: {"median_ms": round(float(np.median(ms)), 1), "n": len(ms)} for name, ms in spent.items()
+        }
 
 
 def main() -> None:

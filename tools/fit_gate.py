@@ -243,9 +243,9 @@ def fit_reading(bench: Bench) -> None:
         for question, owner in zip(questions, owners):
             if owner % 2:
                 continue
-            found = bank.index.find(*question.reading.parts)
+            found = bank.find_once(question)
             asked[name].append(found.rows[0] == owner)
-            places = rerank.near(found) if 1 - found.p_none >= gate.GatePolicy().threshold else []
+            places = rerank.near(found, gate.GatePolicy())
             if places:
                 gains = partial(bench.reader.gains, question.reading.text)
                 nats = rerank.looks(found, places, texts.said.__getitem__, gains)

@@ -182,13 +182,15 @@ class Bank:
         bm25 = self.index.lexicon.bm25(question.terms, idf)
         return bm25 if method == "bm25" else _standard(bm25) + _standard(self.texts.minilm @ asked.minilm)
 
+    def find_once(self, asked: Asked) -> gate.Candidates:
+        """The default gate's candidates without a second look."""
+        return self.index.find(*asked.reading.parts)
+
     def find(self, asked: Asked) -> gate.Candidates:
         """The default gate's candidates, as an Assistant would have them."""
-        found = self.index.find(*asked.reading.parts)
-        if 1 - found.p_none < gate.GatePolicy().threshold:
-            return found
+        found = self.find_once(asked)
         gains = partial(self._reader.gains, asked.reading.text)
-        return gate.rerank.look_again(found, lambda row: self.texts.said[row], gains)
+        return gate.rerank.look_again(found, gate.GatePolicy(), self.texts.said.__getitem__, gains)
 
     def top(self, asked: Asked, method: str) -> tuple[list[int], float]:
         """The two best memories and how sure the method is that one applies (more is surer)."""

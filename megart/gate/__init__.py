@@ -1,7 +1,8 @@
 """The gate: which memories a question opens, how far, and when none does.
 
 ``policy`` turns scores into gates, ``words`` reads questions and memories as words, ``evidence``
-weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other. None of them knows files or models.
+weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other. None of
+them knows files or models.
 """
 
 from . import rerank

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from .evidence import Candidates
+from .policy import GatePolicy
 from .words import SENTENCE_END, WORD, term, term_hash
 
 # Looked at: so many candidates at most, each of at least this share of the best one's probability.
@@ -28,9 +29,9 @@ WINDOW, WEIGHT = 10, 0.11
 Gains = Callable[[Sequence[Sequence[str]], int], Sequence[Sequence[np.ndarray]]]
 
 
-def look_again(candidates: Candidates, text_of: Callable[[int], str], gains: Gains) -> Candidates:
+def look_again(candidates: Candidates, policy: GatePolicy, text_of: Callable[[int], str], gains: Gains) -> Candidates:
     """*candidates*, those near each other told apart; ``text_of(row)``: the text of a memory."""
-    places = near(candidates)
+    places = near(candidates, policy)
     if not places:
         return candidates
     return reranked(candidates, places, looks(candidates, places, text_of, gains))
@@ -42,9 +43,12 @@ def looks(candidates: Candidates, places: Sequence[int], text_of: Callable[[int]
     return [max(map(gain, nats), default=0.0) for nats in gains(said, TOKENS)]
 
 
-def near(candidates: Candidates) -> list[int]:
-    """The places of the candidates near the best one, and its own; none where there are none, or the question needs two."""
-    if candidates.partner is not None:
+def near(candidates: Candidates, policy: GatePolicy) -> list[int]:
+    """The places of the best candidate and of those near it.
+
+    None where there is nothing to tell apart: nothing is near, nothing opens, or the question needs two.
+    """
+    if not policy.rerank or 1 - candidates.p_none < policy.threshold or candidates.partner is not None:
         return []
     shares = np.exp(candidates.scores[:CANDIDATES] - candidates.scores[:1])
     places = np.flatnonzero(shares >= SHARE)
@@ -52,14 +56,14 @@ def near(candidates: Candidates) -> list[int]:
 
 
 def passages(text: str, telling: Mapping[int, float]) -> list[str]:
-    """The sentences of *text* that hold most of the question: ``telling`` gives the nats of each of its terms' hashes."""
+    """The sentences of *text* that hold most of the question; ``telling``: nats of its terms, by their hash."""
     said = [sentence.strip() for sentence in SENTENCE_END.split(text) if sentence.strip()]
     held = [sum(telling.get(h, 0.0) for h in {term_hash(term(word)) for word in WORD.findall(s)}) for s in said]
     return [said[i] for i in sorted(range(len(said)), key=lambda i: -held[i])[:SENTENCES]]
 
 
 def gain(nats: np.ndarray) -> float:
-    """What a passage gains whose tokens gain *nats*, float [n]: the mean of all together and of the best few in a row."""
+    """What a passage gains whose tokens gain *nats*, float [n]: the mean of all of them and of the best in a row."""
     sums = np.concatenate([[0.0], np.cumsum(nats, dtype=np.float64)])
     width = min(WINDOW, len(nats))
     return float(sums[-1] + (sums[width:] - sums[: len(sums) - width]).max()) / 2

@@ -212,12 +212,7 @@ class Assistant:
             rendered = self.responder.prompt(prompt or prompts.recall(cue))
             self.responder.load([adapter], [1.0], rendered, activated)
             meant = [*self.engine.tokenize(text, special=False), self.engine.end_of_turn]
-            leads = [_lead(self.mix.logits(), meant[0])]
-            for start in range(0, len(meant) - 1, self.mix.batch):
-                part = meant[start : min(start + self.mix.batch, len(meant) - 1)]
-                self.mix.decode_every(part)
-                leads += [_lead(self.mix.logits(i), meant[start + i + 1]) for i in range(len(part))]
-            return min(leads)
+            return min(map(_lead, self.mix.predictions(self.mix.logits(), meant), meant))
 
         return self.on_model(lead)
 

@@ -166,6 +166,18 @@ class Context:
         pointer = llama_cpp.llama_get_logits_ith(self.handle, at)
         return np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).copy()
 
+    def predictions(self, first: np.ndarray, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        """The logits, float32 [vocabulary], by which each of *tokens* is foretold, the right ones before it.
+
+        ``first``: the logits before all of them. The tokens but the last are appended to the cache, ``batch`` in a
+        pass. Raises DecodeError as :meth:`decode` does.
+        """
+        yield first
+        for start in range(0, len(tokens) - 1, self.batch):
+            part = tokens[start : min(start + self.batch, len(tokens) - 1)]
+            self.decode_every(part)
+            yield from (self.logits(i) for i in range(len(part)))
+
     def states(self, first: int, last: int) -> np.ndarray:
         """Hidden states of the tokens at [first, last): float32 [last - first, n_embd]."""
         return np.stack(self._states[first:last])

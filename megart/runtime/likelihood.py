@@ -6,6 +6,7 @@ after a request that asks for nothing in particular.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,15 +14,16 @@ import numpy as np
 
 from .. import prompts
 from .context import Context
+from .embed import text_prompt
 from .engine import Engine, Prompt
 
 # Texts whose probability after nothing in particular is remembered, each of a few hundred bytes.
-_KEPT = 4096
+KEPT = 4096
 Tokens = tuple[int, ...]
 
 
 class Likelihood:
-    """Reads texts after questions. ``context`` gives a context of the bare base for it, when there is something to read."""
+    """Reads texts after questions. ``context`` gives a context of the bare base, when there is something to read."""
 
     def __init__(self, context: Callable[[], Context]):
         self._context = context
@@ -30,7 +32,7 @@ class Likelihood:
         self.spent_ms = 0.0
 
     def gains(self, question: str, groups: Sequence[Sequence[str]], tokens: int) -> list[list[np.ndarray]]:
-        """What *question* adds to the log-probability of each token of the texts of each of *groups*: float32 [n], nats.
+        """What *question* adds to the log-probability of each token of the texts of each group: float64 [n], nats.
 
         Of a group so many texts are read, in their order, as have *tokens* tokens together; of its first one no
         more than these. None are where the question leaves no room for a text, or the base's memory
@@ -39,8 +41,7 @@ class Likelihood:
         started = time.perf_counter()
         try:
             context = self._context()
-            tokens = min(tokens, context.batch)
-            asked = context.engine.prompt([{"role": "user", "content": question}])
+            asked = text_prompt(context.engine, question)
             if not context.can_forget or len(asked.tokens) + tokens > context.size:
                 return [[] for _ in groups]
             kept = [_within(tokens, group, context.engine) for group in groups]
@@ -53,12 +54,11 @@ class Likelihood:
 
     def _read_alone(self, context: Context, texts: list[Tokens]) -> None:
         new = [text for text in texts if text not in self._alone]
-        if len(self._alone) + len(new) > _KEPT:
+        if len(self._alone) + len(new) > KEPT:
             self._alone.clear()
             new = texts
         if new:
-            nothing = context.engine.prompt([{"role": "user", "content": prompts.NOTHING_ASKED}])
-            self._alone.update(zip(new, _read(context, nothing, new)))
+            self._alone.update(zip(new, _read(context, text_prompt(context.engine, prompts.NOTHING_ASKED), new)))
 
 
 def _within(limit: int, texts: Sequence[str], engine: Engine) -> list[Tokens]:
@@ -73,22 +73,17 @@ def _within(limit: int, texts: Sequence[str], engine: Engine) -> list[Tokens]:
 
 
 def _read(context: Context, prompt: Prompt, texts: Sequence[Tokens]) -> list[np.ndarray]:
-    """Log-probabilities of the tokens of each of *texts* as an answer to *prompt*: float32 [n]."""
+    """Log-probabilities of the tokens of each of *texts* as an answer to *prompt*: float64 [n]."""
     context.advance(prompt.tokens, logits=True)
-    start, end = context.logits(), len(prompt.tokens)
+    first, end = context.logits(), len(prompt.tokens)
     found = []
     for text in texts:
-        logits = [start]
-        if len(text) > 1:
-            context.decode_every(text[:-1])
-            logits += [context.logits(i) for i in range(len(text) - 1)]
-            context.truncate(end)
-        found.append(_log_probabilities(np.stack(logits), text))
+        found.append(np.array([*map(log_probability, context.predictions(first, text), text)]))
+        context.truncate(end)
     return found
 
 
-def _log_probabilities(logits: np.ndarray, tokens: Tokens) -> np.ndarray:
-    """Of each of *tokens* [n] under its row of *logits* [n, vocabulary]: float32 [n]."""
-    top = logits.max(axis=1)
-    totals = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
-    return logits[np.arange(len(tokens)), list(tokens)] - totals
+def log_probability(logits: np.ndarray, token: int) -> float:
+    """Of *token* under *logits*, float32 [vocabulary]: nats."""
+    top = logits.max()
+    return float(logits[token] - top) - math.log(np.exp(logits - top).sum(dtype=np.float64))

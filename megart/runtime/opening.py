@@ -324,11 +324,8 @@ class Opening:
 
     def _look_again(self, question: str, candidates: gate.Candidates) -> gate.Candidates:
         """*candidates*, those near each other told apart by how much likelier *question* makes what they say."""
-        if 1 - candidates.p_none < self.policy.threshold or not self.policy.rerank:
-            return candidates
-        return gate.rerank.look_again(
-            candidates, lambda row: self.records[row].text, partial(self._likelihood.gains, question)
-        )
+        gains = partial(self._likelihood.gains, question)
+        return gate.rerank.look_again(candidates, self.policy, lambda row: self.records[row].text, gains)
 
     def _parts(self, reading: embed.Reading) -> tuple[gate.Question, np.ndarray, np.ndarray, np.ndarray]:
         question, own, states, owner = reading.parts

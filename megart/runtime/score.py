@@ -17,6 +17,7 @@ from .context import Context
 from .engine import Engine, Prompt
 from .generate import Generation
 from .generate import generate as answer_with
+from .likelihood import log_probability
 from .opening import check_kinds
 from .sampling import Options
 
@@ -78,10 +79,10 @@ def score(
     def run() -> Scored:
         context, opened = stand(assistant, prompt, memories)
         end = len(context.tokens)
-        first = _log_softmax(context.logits()[None])[0]
+        first = context.logits()
         found = []
         for tokens in continuations:
-            found.append(_one(context, first, list(tokens)))
+            found.append(_one(context, first, tokens))
             context.truncate(end)
         return Scored(found, opened)
 
@@ -141,22 +142,9 @@ def rank(assistant: Assistant, question: str) -> Ranking:
     return Ranking(found.ids, found.candidates.scores.tolist(), [id for id, _ in found.opened])
 
 
-def _one(context: Context, first: np.ndarray, tokens: list[int]) -> Score:
-    if not tokens:
-        return Score(0.0, 0, True)
-    total, greedy = float(first[tokens[0]]), int(first.argmax()) == tokens[0]
-    step = context.batch
-    for start in range(0, len(tokens) - 1, step):
-        part = tokens[start : min(start + step, len(tokens) - 1)]
-        context.decode_every(part)
-        rows = _log_softmax(np.stack([context.logits(i) for i in range(len(part))]))
-        truth = tokens[start + 1 : start + 1 + len(part)]
-        total += float(rows[np.arange(len(truth)), truth].sum())
-        greedy = greedy and (rows.argmax(axis=1) == truth).all()
-    return Score(total, len(tokens), bool(greedy))
-
-
-def _log_softmax(rows: np.ndarray) -> np.ndarray:
-    rows = rows.astype(np.float64)
-    rows -= rows.max(axis=-1, keepdims=True)
-    return rows - np.log(np.exp(rows).sum(axis=-1, keepdims=True))
+def _one(context: Context, first: np.ndarray, tokens: Sequence[int]) -> Score:
+    total, greedy = 0.0, True
+    for token, logits in zip(tokens, context.predictions(first, tokens)):
+        total += log_probability(logits, token)
+        greedy = greedy and int(logits.argmax()) == token
+    return Score(total, len(tokens), greedy)
