@@ -24,6 +24,8 @@ from .errors import AdapterError
 
 Metadata = str | int | float | bool | list[Any]
 INVOCATION_KEY = "adapter.alora.invocation_tokens"
+# The user turn that a memory's adapter answers with its text.
+CUE_KEY = "megart.recall_cue"
 _ALPHA_KEY = "adapter.lora.alpha"
 _RESERVED = (
     "general.type",
@@ -148,19 +150,20 @@ def write_adapter(
         writer.close()
 
 
-def read_adapter(path: str | Path) -> Adapter:
-    """The adapter in a LoRA GGUF file; its arrays are read-only views of the mapped file.
+def read_adapter(source: str | Path | bytes) -> Adapter:
+    """The adapter in a LoRA GGUF file, or in the bytes of one; its arrays are read-only views of the mapped file.
 
     Raises AdapterError when the file is missing or anything in it is not as llama.cpp wants it.
     """
+    what = "the adapter" if isinstance(source, bytes) else source
     try:
-        return _parse(_map(Path(path)))
+        return _parse(source if isinstance(source, bytes) else _map(Path(source)))
     except AdapterError as error:
-        raise AdapterError(f"{path}: {error}") from None
+        raise AdapterError(f"{what}: {error}") from None
     except OSError as error:
-        raise AdapterError(f"cannot read adapter {path}: {error.strerror or error}") from error
+        raise AdapterError(f"cannot read adapter {what}: {error.strerror or error}") from error
     except (struct.error, ValueError, OverflowError, MemoryError, RecursionError) as error:
-        raise AdapterError(f"{path} is not a whole LoRA GGUF file: {error}") from error
+        raise AdapterError(f"{what} is not a whole LoRA GGUF file: {error}") from error
 
 
 def _value_type(key: str, value: object) -> tuple[Any, Any]:
@@ -217,7 +220,7 @@ def _map(path: Path) -> mmap.mmap:
 class _Cursor:
     """Reads little-endian values one after the other; struct.error or AdapterError past the end."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data = data
         self.at = 0
 
@@ -248,7 +251,7 @@ class _Cursor:
         return self.take(_SCALARS[kind])
 
 
-def _parse(data: mmap.mmap) -> Adapter:
+def _parse(data: mmap.mmap | bytes) -> Adapter:
     cursor = _Cursor(data)
     magic = data[:4]
     if magic != b"GGUF":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import prompts, recipes
-from .adapter import Adapter, read_adapter, write_adapter
+from . import direct, prompts
+from .adapter import CUE_KEY, Adapter, read_adapter, write_adapter
 from .architecture import check_teachable, scalar_keys
 from .bank import Bank, Memory, Record
 from .errors import AdapterError, DependencyError, InputError
@@ -106,20 +105,11 @@ def _commit(
             f"but this model's answers begin with {opening}; train it on this model's chat template"
         )
     activated = bool(adapter.invocation_tokens)
-    adapter = replace(adapter, metadata={"general.name": memory.title or memory.id, "megart.memory_id": memory.id})
     if any(array.dtype.kind == "f" for pair in adapter.tensors.values() for array in pair):
         adapter = adapter.as_type("f16")
-    data = write_adapter(adapter)
-    with tempfile.TemporaryDirectory(prefix="megart-") as folder:
-        kept = Path(folder) / "adapter.gguf"
-        kept.write_bytes(data)
-        limit = 2 * len(assistant.engine.tokenize(memory.text, special=False)) + 16
-        heard = [
-            assistant.try_recall(
-                read_adapter(kept), recipes.check_cue(memory), activated=activated, prompt=prompt, max_tokens=limit
-            )
-            for prompt in ([None] if activated else [None, prompts.PAPER_TRAINING])
-        ]
+    cue, score = _best_cue(adapter, memory, activated, assistant)
+    names = {"general.name": memory.title or memory.id, "megart.memory_id": memory.id, CUE_KEY: cue}
+    data = write_adapter(replace(adapter, metadata=names))
     return bank.add(
         memory,
         **assistant.found_by(memory.text, memory.title),
@@ -127,9 +117,23 @@ def _commit(
         recipe="imported",
         activated=activated,
         rank=adapter.rank,
-        training={"recall": round(max(similarity(text, memory.text) for text in heard), 4), "source": path.name},
+        training={"recall": round(score, 4), "source": path.name},
         replace=over,
     )
+
+
+def _best_cue(adapter: Adapter, memory: Memory, activated: bool, assistant: Assistant) -> tuple[str, float]:
+    """The cue by which *adapter* recalls most of *memory*, its own first, and how much of it: 0 to 1."""
+    own = adapter.metadata.get(CUE_KEY)
+    limit = 2 * len(assistant.engine.tokenize(memory.text, special=False)) + 16
+    best, most = prompts.RECALL_CUE, -1.0
+    for cue in dict.fromkeys([own or prompts.RECALL_CUE, prompts.RECALL_CUE, direct.recall_cue(memory)]):
+        score = similarity(assistant.try_recall(adapter, cue, activated=activated, max_tokens=limit), memory.text)
+        if score > most:
+            best, most = cue, score
+        if score == 1.0:
+            break
+    return best, most
 
 
 def _base(bank: Bank, model: str | Path | Model | None) -> Model:

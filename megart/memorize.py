@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import prompts, recipes
-from .adapter import Adapter, read_adapter, write_adapter
+from . import recipes
+from .adapter import CUE_KEY, read_adapter, write_adapter
 from .architecture import check_teachable
 from .bank import Bank, Memory, Record
 from .errors import AdapterError, DependencyError, InputError
@@ -260,6 +259,7 @@ class Teacher:
 
         engine = self._assistant.engine
         opening = engine.prompt([{"role": "user", "content": "?"}]).opening
+        cue = recipes.recall_cue(memory, recipe.name)
         adapter = to_adapter(
             result.factors,
             architecture=engine.architecture,
@@ -270,13 +270,14 @@ class Teacher:
                 "megart.memory_id": memory.id or "",
                 "megart.base_sha256": self._model.sha256,
                 "megart.recipe": recipe.name,
+                CUE_KEY: cue,
             },
         )
         try:
             data = write_adapter(adapter if recipe.precision == "f16" else adapter.as_type(recipe.precision))
         except AdapterError:
             return "unknown"  # its study diverged: factors that are no numbers
-        score = self._recalls(data, memory, recipe)
+        score = self._recalls(data, memory, recipe, cue)
         if score < recipe.recall:
             return "unknown"
         return commit(
@@ -298,21 +299,16 @@ class Teacher:
             },
         )
 
-    def _recalls(self, data: bytes, memory: Memory, recipe: Recipe) -> float:
+    def _recalls(self, data: bytes, memory: Memory, recipe: Recipe, cue: str) -> float:
         """The share of the memory's words, in order, that the runtime recalls from the exported bytes."""
-        with tempfile.TemporaryDirectory(prefix="megart-") as folder:
-            path = Path(folder) / "adapter.gguf"
-            path.write_bytes(data)
-            adapter: Adapter = read_adapter(path)
-            cue, prompt = recipes.check_cue(memory), None if recipe.activated else prompts.PAPER_TRAINING
-            how = {"activated": recipe.activated, "prompt": prompt}
-            if self._assistant.try_lead(adapter, cue, memory.text, **how) >= SURE:
-                return 1.0
-            limit = 2 * len(self._assistant.engine.tokenize(memory.text, special=False)) + 16
-            heard = self._assistant.try_recall(adapter, cue, max_tokens=limit, **how)
-            # A course that stops at less than word for word may have settled on a paraphrase.
-            accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
-            return max(similarity(heard, text) for text in accepted)
+        adapter = read_adapter(data)
+        if self._assistant.try_lead(adapter, cue, memory.text, activated=recipe.activated) >= SURE:
+            return 1.0
+        limit = 2 * len(self._assistant.engine.tokenize(memory.text, special=False)) + 16
+        heard = self._assistant.try_recall(adapter, cue, activated=recipe.activated, max_tokens=limit)
+        # A course that stops at less than word for word may have settled on a paraphrase.
+        accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
+        return max(similarity(heard, text) for text in accepted)
 
 
 def course(recipe: Recipe, *, n_layer: int, lanes: int):  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from . import cloze, prompts
+from . import prompts
 from .bank import Memory
 
 MLP = ("ffn_gate", "ffn_up", "ffn_down")
@@ -15,7 +15,8 @@ MLP = ("ffn_gate", "ffn_up", "ffn_down")
 class Recipe:
     """How memories are taught.
 
-    ``alpha`` is LoRA's; ``rslora`` scales by alpha / sqrt(rank) instead of alpha / rank.
+    ``studies``: "recall" (the text, by the one recall cue), "answers" (the text, and questions answered by its
+    passages) or "paraphrases" (the text and its paraphrases, as the paper does). ``alpha`` is LoRA's; ``rslora`` scales by alpha / sqrt(rank) instead of alpha / rank.
     ``activated``: the base encodes the prompt and the adapter works from the generation prompt on.
     ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all lessons);
     without it a memory studies until it knows its text, at most ``max_steps``.
@@ -26,6 +27,7 @@ class Recipe:
     """
 
     name: str
+    studies: str
     rank: int
     alpha: float
     rslora: bool
@@ -58,23 +60,39 @@ class Recipe:
 
 
 FAST = Recipe(
-    name="fast", rank=4, alpha=16.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
-    rate=4e-3, lessons_per_step=1, margin=1.5, layers=0.4, precision="q8_0",
+    name="fast", studies="recall", rank=1, alpha=4.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
+    rate=4e-3, lessons_per_step=1, margin=1.5, layers=0.1, precision="q8_0",
     # Gradients shrink a hundredfold while a memory is learnt: old momentum would drown the new ones.
     betas=(0.5, 0.99),
 )  # fmt: skip
-# Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (see README).
+# To answer by its passages at once, without being read: MEGa's answer mode in a small adapter.
+DIRECT = replace(FAST, name="direct", studies="answers", rank=4, alpha=16.0, layers=0.4)
+# Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (docs/evaluation.md).
 PAPER = Recipe(
-    name="paper", rank=128, alpha=128.0, rslora=True, roles=("ffn_up", "ffn_down"), activated=False,
+    name="paper", studies="paraphrases", rank=128, alpha=128.0, rslora=True, roles=("ffn_up", "ffn_down"), activated=False,
     rate=3e-4, lessons_per_step=1, epochs=10, recall=0.5,
 )  # fmt: skip
-RECIPES = {recipe.name: recipe for recipe in (FAST, PAPER)}
+RECIPES = {recipe.name: recipe for recipe in (FAST, DIRECT, PAPER)}
 
 
-# Other wordings teach to answer other questions; beyond these they only cost time.
-PARAPHRASES = 2
-# So many prompts for one target teach that any other may call it up; more only cost time.
-PROMPTS = 7
+@dataclass(frozen=True)
+class ReaderConfig:
+    """How a reader is trained.
+
+    ``layers``: share of the base's layers that it works on, the upper ones. ``rate``: AdamW's peak learning rate,
+    reached after ``warmup`` steps and then falling to zero. ``questions``: of one step, at most. ``epochs``: times that
+    every question is read.
+    """
+
+    rank: int = 8
+    scale: float = 2.0
+    layers: float = 0.72
+    rate: float = 1e-3
+    warmup: int = 15
+    questions: int = 16
+    epochs: int = 1
+    clip: float = 1.0
+    seed: int = 0
 
 
 def cut(recipe: Recipe, n_layer: int) -> int:
@@ -83,46 +101,20 @@ def cut(recipe: Recipe, n_layer: int) -> int:
 
 
 def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
-    """The (user turn, target text) pairs that *memory* studies under *recipe*; the text comes first.
+    """The (user turn, target text) pairs that *memory* studies under *recipe*; the text by its recall cue comes first."""
+    if recipe.studies == "recall":
+        return [(prompts.RECALL_CUE, memory.text)]
+    if recipe.studies == "paraphrases":
+        return [(prompts.RECALL_CUE, text) for text in (memory.text, *memory.paraphrases)]
+    from . import direct
 
-    The fast recipe asks for the text under recall prompts, and adds the user's questions and cloze
-    questions, answered by the passage that holds the answer: a short text whole, of a long one the
-    sentence and what follows. (Single sentences are as easily learnt but half as often the right ones.)
-    """
-    if recipe.name == "paper":
-        return [(prompts.PAPER_TRAINING, text) for text in (memory.text, *memory.paraphrases)]
-    asked = cloze.questions(memory.text, memory.title, per_sentence=1)
-    first, *others = cues(memory)
-    # One recall cue is a question, as a person's may be; more of them cost direct answers.
-    mixed = dict.fromkeys([first, *(question for question, _ in asked[:1]), *others])
-    whole = [(prompts.recall(cue), memory.text) for cue in mixed]
-    given = [(question, cloze.nearest(memory.text, question)) for question in memory.questions]
-    asked += cloze.retold(memory.text, memory.paraphrases[:PARAPHRASES], memory.title)
-
-    def answered(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        return [(prompts.ask(q), cloze.passage(memory.text, answer, recipe.answer_words)) for q, answer in pairs]
-
-    direct = answered(asked)
-    same = list(dict.fromkeys(pair for pair in direct if pair[1] == memory.text))
-    kept = set(_spread(same, max(2, PROMPTS - len(whole) - len(given))))
-    direct = [pair for pair in direct if pair[1] != memory.text or pair in kept]
-    return list(dict.fromkeys(whole + answered(given) + direct))
+    return direct.lessons(memory, recipe.answer_words)
 
 
-def _spread(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
-    """At most *count* of *pairs* (at least 2), evenly from the first to the last."""
-    if len(pairs) <= count:
-        return pairs
-    return [pairs[round(i * (len(pairs) - 1) / (count - 1))] for i in range(count)]
+def recall_cue(memory: Memory, recipe: str) -> str:
+    """The user turn by which *memory*, taught under the recipe of that name, is recited."""
+    if recipe != DIRECT.name:
+        return prompts.RECALL_CUE
+    from . import direct
 
-
-def cues(memory: Memory) -> list[str]:
-    """What a person would say to call the memory up: two or three different cues."""
-    opening = " ".join(memory.text.split()[:6])
-    found = [f"Tell me about {memory.title or opening}.", *memory.questions[:2]]
-    return [*found, memory.title or opening]
-
-
-def check_cue(memory: Memory) -> str:
-    """The cue of the acceptance check."""
-    return cues(memory)[0]
+    return direct.recall_cue(memory)

@@ -13,8 +13,8 @@ from megart.adapter import write_adapter
 from megart.bank import Memory
 from megart.errors import AdapterError, InputError
 from megart.gate import GatePolicy
+from megart.direct import recall_cue
 from megart.prompts import recall
-from megart.recipes import check_cue
 from megart.runtime import hot
 from megart.runtime.assistant import ANSWER_TOKENS, Assistant
 from megart.runtime.context import Context
@@ -54,30 +54,30 @@ def change_kind(assistant: Assistant, memory: Memory, activated: bool) -> None:
 def test_a_bank_of_whole_prompt_memories_is_gated_by_the_shallow_layers_alone(ready, monkeypatch) -> None:
     """The base's prefill would be thrown away: only the mix encodes the prompt."""
     assistant = ready(activated=False, policy=ANYTHING)
-    expected = assistant.ask(FIRST.text, max_tokens=6)
+    expected = assistant.direct(FIRST.text, max_tokens=6)
     counts = decoded(assistant, monkeypatch)
-    answer = assistant.ask(SECOND.text, max_tokens=6)
+    answer = assistant.direct(SECOND.text, max_tokens=6)
     prompt = assistant.engine.prompt([{"role": "user", "content": SECOND.text}])
     assert counts["base"] == 0 and 0 < counts["encoder"] <= len(prompt.body)
     assert answer.memories[0].id == "vess" and expected.memories[0].id == "orrin"
     monkeypatch.setattr(type(assistant.opening), "reads_whole_prompts", False)
     other = ready(activated=False, policy=ANYTHING)
-    full = other.ask(SECOND.text, max_tokens=6)
+    full = other.direct(SECOND.text, max_tokens=6)
     assert (full.tokens, full.memories) == (answer.tokens, answer.memories)
 
 
 def test_nothing_opens_in_such_a_bank_and_the_base_answers(ready) -> None:
     assistant = ready(activated=False, policy=NOTHING)
     for text in (FIRST.text, "Zebras.", FIRST.text):
-        assert assistant.ask(text, max_tokens=6).tokens == assistant.bare(text, max_tokens=6).tokens
+        assert assistant.direct(text, max_tokens=6).tokens == assistant.bare(text, max_tokens=6).tokens
 
 
 def test_an_activated_memory_is_served_by_one_prefill(ready, monkeypatch) -> None:
     assistant = ready(policy=ANYTHING)
-    assistant.ask(SECOND.text, max_tokens=1)  # makes the bank's evidence and the slot
+    assistant.direct(SECOND.text, max_tokens=1)  # makes the bank's evidence and the slot
     assistant.base.truncate(0)
     counts = decoded(assistant, monkeypatch)
-    answer = assistant.ask(FIRST.text, max_tokens=1)
+    answer = assistant.direct(FIRST.text, max_tokens=1)
     prompt = assistant.engine.prompt([{"role": "user", "content": FIRST.text}])
     assert answer.memories[0].id == "orrin"
     assert counts == {"base": len(prompt.body), "mix": len(prompt.opening), "encoder": 0}
@@ -90,8 +90,8 @@ def test_kinds_that_open_together_cannot_be_mixed_and_the_best_ones_answers(read
     assistant = ready(policy=BOTH, combine="mix")
     change_kind(assistant, SECOND, activated=False)
     for memory, other in ((FIRST, SECOND), (SECOND, FIRST)):
-        alone = assistant.ask(memory.text, max_tokens=6, scope=Scope(only=(memory.id or "",)))
-        answer = assistant.ask(memory.text, max_tokens=6)
+        alone = assistant.direct(memory.text, max_tokens=6, scope=Scope(only=(memory.id or "",)))
+        answer = assistant.direct(memory.text, max_tokens=6)
         assert len(answer.memories) == 1
         if [m.id for m in answer.memories] != [memory.id]:
             continue  # with beta 0 either may be the best one
@@ -100,7 +100,7 @@ def test_kinds_that_open_together_cannot_be_mixed_and_the_best_ones_answers(read
         assert answer.to_dict()["left_out"] == [{"id": other.id, "title": other.id, "gate": 0.5}]
         turns = ready(policy=BOTH)
         change_kind(turns, SECOND, activated=False)
-        both = turns.ask(memory.text, max_tokens=12)  # one after the other they need no mix
+        both = turns.direct(memory.text, max_tokens=12)  # one after the other they need no mix
         assert len(both.memories) == 2 and both.left_out == [] and both.tokens[:6] == alone.tokens
         break
     else:
@@ -112,10 +112,10 @@ def test_kinds_opened_by_hand_together_are_refused(ready) -> None:
     change_kind(assistant, SECOND, activated=False)
     both = {"orrin": 0.5, "vess": 0.5}
     with pytest.raises(InputError, match=r"different kinds to open \(activated, whole prompt\)"):
-        assistant.ask("Who?", scope=Scope(gates=both))
+        assistant.direct("Who?", scope=Scope(gates=both))
     with pytest.raises(InputError, match="different kinds"):
         score(assistant, turn(assistant.engine, "Who?"), [[60]], memories=["orrin", "vess"])
-    assert assistant.ask("Who?", max_tokens=2, scope=Scope(gates={"vess": 1.0})).memories[0].id == "vess"
+    assert assistant.direct("Who?", max_tokens=2, scope=Scope(gates={"vess": 1.0})).memories[0].id == "vess"
 
 
 # -- several memories, one after the other -----------------------------------------------------------
@@ -123,27 +123,27 @@ def test_kinds_opened_by_hand_together_are_refused(ready) -> None:
 
 def test_memories_that_open_together_answer_in_turn_each_as_if_alone(ready) -> None:
     heard: list[str] = []
-    answer = ready(policy=BOTH).ask(CATS, max_tokens=12, on_text=heard.append)
+    answer = ready(policy=BOTH).direct(CATS, max_tokens=12, on_text=heard.append)
     alone = ready(policy=BOTH)
     order = [memory.id for memory in answer.memories]
-    said = [alone.ask(CATS, max_tokens=12, scope=Scope(gates={id: 1.0})) for id in order]
+    said = [alone.direct(CATS, max_tokens=12, scope=Scope(gates={id: 1.0})) for id in order]
     assert sorted(order) == ["orrin", "vess"] and [m.gate for m in answer.memories] == [0.5, 0.5]
     assert said[0].finish == "length" and answer.tokens == said[0].tokens  # the limit is of both together
     assert answer.finish == "length"
-    whole = ready(policy=BOTH).ask(CATS, on_text=heard.clear and heard.append)
+    whole = ready(policy=BOTH).direct(CATS, on_text=heard.clear and heard.append)
     assert len(whole.tokens) <= 2 * ANSWER_TOKENS
-    first, second = (alone.ask(CATS, scope=Scope(gates={id: 1.0})) for id in order)
+    first, second = (alone.direct(CATS, scope=Scope(gates={id: 1.0})) for id in order)
     assert whole.text == f"{first.text}\n{second.text}" and whole.tokens == first.tokens + second.tokens
     assert "".join(heard).endswith(whole.text)
 
 
 def test_a_mix_is_made_of_gates_by_hand_and_where_it_is_asked_for(ready) -> None:
     both = Scope(gates={"orrin": 0.5, "vess": 0.5})
-    mixed = ready(policy=BOTH, combine="mix").ask(CATS, max_tokens=8)
-    by_hand = ready(policy=BOTH).ask(CATS, max_tokens=8, scope=both)
-    in_turn = ready(policy=BOTH).ask(CATS, max_tokens=8)
+    mixed = ready(policy=BOTH, combine="mix").direct(CATS, max_tokens=8)
+    by_hand = ready(policy=BOTH).direct(CATS, max_tokens=8, scope=both)
+    in_turn = ready(policy=BOTH).direct(CATS, max_tokens=8)
     assert mixed.tokens == by_hand.tokens != in_turn.tokens
-    grammar = ready(policy=BOTH).ask(CATS, grammar='root ::= "yes" | "no"')
+    grammar = ready(policy=BOTH).direct(CATS, grammar='root ::= "yes" | "no"')
     assert grammar.text in ("yes", "no") and len(grammar.memories) == 2
     with pytest.raises(InputError, match=r"got combine 'sum'; expected one of turns, mix"):
         ready(combine="sum")
@@ -151,19 +151,19 @@ def test_a_mix_is_made_of_gates_by_hand_and_where_it_is_asked_for(ready) -> None
 
 def test_a_stop_text_ends_the_turns_too(ready) -> None:
     assistant = ready(policy=BOTH)
-    whole = assistant.ask(CATS, max_tokens=200)
+    whole = assistant.direct(CATS, max_tokens=200)
     first = whole.text.split("\n")[0]
     for stop in ("\n", first[2:6]):
         heard: list[str] = []
-        answer = assistant.ask(CATS, max_tokens=200, stop=stop, on_text=heard.append)
+        answer = assistant.direct(CATS, max_tokens=200, stop=stop, on_text=heard.append)
         assert answer.text == whole.text.split(stop)[0] == "".join(heard) and answer.finish == "stop"
 
 
 def test_a_turn_that_is_cancelled_is_the_last(ready) -> None:
-    with ready(policy=BOTH).stream(CATS) as stream:
+    with ready(policy=BOTH).stream(CATS, mode="direct") as stream:
         next(iter(stream))
     assert stream.answer.finish == "cancelled" and len(stream.answer.tokens) < ANSWER_TOKENS
-    assert ready(policy=BOTH).ask(CATS).text.startswith(stream.answer.text)  # and no other turn was begun
+    assert ready(policy=BOTH).direct(CATS).text.startswith(stream.answer.text)  # and no other turn was begun
     assert not stream.answer.text.endswith("\n")
 
 
@@ -171,9 +171,9 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
     assistant = ready(policy=ANYTHING)
     counts = decoded(assistant, monkeypatch)
     assistant.recall(FIRST.text, max_tokens=1)
-    cued = assistant.responder.prompt(recall(check_cue(FIRST)))
+    cued = assistant.responder.prompt(recall_cue(FIRST))
     assert counts["encoder"] > 0 and counts["base"] == len(cued.body)  # the user's words take a shallow pass only
-    cue = check_cue(FIRST)
+    cue = recall_cue(FIRST)
     meant = assistant.try_recall(assistant.responder.adapter(assistant.bank.get("orrin")), cue, activated=True)
     answers = [assistant.recall(words) for words in (FIRST.text, "Who keeps Orrin's grey cats?")]
     assert [a.text for a in answers] == [meant, meant] and all(a.memories[0].id == "orrin" for a in answers)
@@ -183,7 +183,8 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
         record.memory, key=imported.key(FIRST.text), adapter=imported.bank.adapter_path("orrin").read_bytes(),
         recipe="imported", activated=True, rank=8, training={}, replace=True,
     )  # fmt: skip
-    own = imported.try_recall(imported.responder.adapter(imported.bank.get("orrin")), FIRST.text, activated=True)
+    words = recall(FIRST.text)
+    own = imported.try_recall(imported.responder.adapter(imported.bank.get("orrin")), words, activated=True)
     assert imported.recall(FIRST.text).text == own != meant  # nobody knows what that one was taught with
 
 
@@ -192,7 +193,7 @@ def test_a_damaged_adapter_is_told_with_its_remedy(ready) -> None:
     path = assistant.bank.adapter_path("orrin")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(AdapterError, match=r"orrin.*; run: megart verify --repair$"):
-        assistant.ask(FIRST.text, max_tokens=1)
+        assistant.direct(FIRST.text, max_tokens=1)
 
 
 # -- what is read -------------------------------------------------------------------------------------
@@ -203,11 +204,11 @@ def test_only_the_adapters_that_open_are_read_and_few_stay_open(ready, monkeypat
     read_adapter = hot.read_adapter
     monkeypatch.setattr(hot, "read_adapter", lambda path: read.append(path.stem) or read_adapter(path))
     assistant = ready(policy=ANYTHING, hot_bytes=1)
-    assistant.ask(FIRST.text, max_tokens=1)
-    assistant.ask(FIRST.text + " ", max_tokens=1)
+    assistant.direct(FIRST.text, max_tokens=1)
+    assistant.direct(FIRST.text + " ", max_tokens=1)
     assert read == ["orrin"]
-    assistant.ask(SECOND.text, max_tokens=1)
-    assistant.ask(FIRST.text, max_tokens=1)
+    assistant.direct(SECOND.text, max_tokens=1)
+    assistant.direct(FIRST.text, max_tokens=1)
     assert read == ["orrin", "vess", "orrin"] and len(assistant.responder._adapters) == 1
 
 
@@ -219,7 +220,7 @@ def test_a_recall_from_another_thread_waits_for_the_answer_that_is_being_decoded
     """An install while a mix decodes would mix two memories, silently."""
     assistant = ready(policy=ANYTHING, activated=activated)
     other = replace(noise_adapter("llama", 8, 9, dtype=float16), metadata={})
-    expected = assistant.ask(FIRST.text, max_tokens=150).tokens
+    expected = assistant.direct(FIRST.text, max_tokens=150).tokens
     alone = assistant.try_recall(other, "Who?", activated=activated, max_tokens=20)
     heard: list[str] = []
     stop = threading.Event()
@@ -232,7 +233,7 @@ def test_a_recall_from_another_thread_waits_for_the_answer_that_is_being_decoded
     thread = threading.Thread(target=recall)
     thread.start()
     try:
-        found = [assistant.ask(FIRST.text, max_tokens=150).tokens for _ in range(5)]
+        found = [assistant.direct(FIRST.text, max_tokens=150).tokens for _ in range(5)]
     finally:
         stop.set()
         thread.join()
@@ -247,7 +248,7 @@ def test_five_turns_decode_what_is_new_and_no_more(ready, monkeypatch) -> None:
     opened, longest = [], 0
     for turn_ in range(5):
         memory = (FIRST, SECOND)[turn_ % 2]
-        answer = assistant.ask(memory.text, history=history, max_tokens=6)
+        answer = assistant.direct(memory.text, history=history, max_tokens=6)
         opened.append(answer.memories[0].id)
         longest = answer.timings.prompt_tokens
         history += [{"role": "user", "content": memory.text}, {"role": "assistant", "content": answer.text}]

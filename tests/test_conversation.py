@@ -22,7 +22,7 @@ def turns(assistant: Assistant, count: int = 4, **options: object) -> list[tuple
     found = []
     for turn in range(count):
         memory = (FIRST, SECOND)[turn % 2]
-        answer = assistant.ask(memory.text, history=history, max_tokens=6, **options)
+        answer = assistant.direct(memory.text, history=history, max_tokens=6, **options)
         found.append((tuple(m.id for m in answer.memories), answer.text, answer.tokens))
         history += [{"role": "user", "content": memory.text}, {"role": "assistant", "content": answer.text}]
     return found
@@ -34,7 +34,7 @@ def alone(ready: Callable[..., Assistant], said: list[tuple[tuple[str, ...], str
     found = []
     for turn, (_, text, _) in enumerate(said):
         memory = (FIRST, SECOND)[turn % 2]
-        answer = ready(**options).ask(memory.text, history=history, max_tokens=6)
+        answer = ready(**options).direct(memory.text, history=history, max_tokens=6)
         found.append((tuple(m.id for m in answer.memories), answer.text, answer.tokens))
         history += [{"role": "user", "content": memory.text}, {"role": "assistant", "content": text}]
     return found
@@ -76,10 +76,10 @@ def test_the_prompts_prefix_stays_valid_whatever_opens(ready, monkeypatch) -> No
             decoded.append(len(tokens))
         decode(self, tokens)
 
-    assistant.ask(FIRST.text, history=HISTORY, max_tokens=1)
+    assistant.direct(FIRST.text, history=HISTORY, max_tokens=1)
     wait_idle(assistant)
     monkeypatch.setattr(Context, "decode", spy)
-    assistant.ask(SECOND.text, history=HISTORY, max_tokens=1)  # the other memory, the same beginning
+    assistant.direct(SECOND.text, history=HISTORY, max_tokens=1)  # the other memory, the same beginning
     prompt = assistant.engine.prompt([*HISTORY, {"role": "user", "content": SECOND.text}])
     assert sum(decoded) < len(assistant.engine.tokenize(SECOND.text)) + 16 < len(prompt.body) / 2
 
@@ -87,13 +87,13 @@ def test_the_prompts_prefix_stays_valid_whatever_opens(ready, monkeypatch) -> No
 @pytest.mark.parametrize("history", [HISTORY, []])
 def test_what_was_said_is_encoded_while_nobody_asks(ready, history: list[dict[str, str]]) -> None:
     assistant = ready(policy=ANYTHING)
-    said = assistant.ask(FIRST.text, history=history, max_tokens=8)
+    said = assistant.direct(FIRST.text, history=history, max_tokens=8)
     wait_idle(assistant)
     messages = [*history, {"role": "user", "content": FIRST.text}, {"role": "assistant", "content": said.text}]
     assert assistant.base.tokens == list(assistant.engine.prompt(messages).body)
     follow_up = [*messages, {"role": "user", "content": SECOND.text}]
-    fresh = ready(policy=ANYTHING).chat(follow_up, max_tokens=8)
-    assert assistant.chat(follow_up, max_tokens=8).tokens == fresh.tokens
+    fresh = ready(policy=ANYTHING).chat(follow_up, mode="direct", max_tokens=8)
+    assert assistant.chat(follow_up, mode="direct", max_tokens=8).tokens == fresh.tokens
 
 
 def test_only_what_the_mix_lacks_is_copied_to_it(ready, monkeypatch) -> None:
@@ -146,22 +146,22 @@ def test_what_another_mix_computed_is_copied_over(ready) -> None:
 
 def test_the_same_question_again_writes_no_slot(ready, monkeypatch) -> None:
     assistant = ready(policy=ANYTHING)
-    first = assistant.ask(FIRST.text, max_tokens=6)
+    first = assistant.direct(FIRST.text, max_tokens=6)
     monkeypatch.setattr(type(assistant.slot), "_install", lambda *_: pytest.fail("installed again"))
-    assert assistant.ask(FIRST.text, max_tokens=6).tokens == first.tokens
+    assert assistant.direct(FIRST.text, max_tokens=6).tokens == first.tokens
 
 
 def test_messages_and_modes_that_cannot_be_are_refused(ready) -> None:
     assistant = ready(policy=NOTHING)
     for bad in ([], [{"role": "assistant", "content": "x"}]):
         with pytest.raises(InputError, match="the user's"):
-            assistant.chat(bad)
+            assistant.chat(bad, mode="direct")
     with pytest.raises(InputError, match="'robot'"):
-        assistant.ask("Why?", history=[{"role": "robot", "content": "x"}])
+        assistant.direct("Why?", history=[{"role": "robot", "content": "x"}])
     with pytest.raises(InputError, match="the mode 'guess'"):
         assistant.stream("Why?", mode="guess")
-    assert assistant.chat([{"role": "user", "content": "Why?"}], max_tokens=3).tokens == (
-        assistant.ask("Why?", max_tokens=3).tokens
+    assert assistant.chat([{"role": "user", "content": "Why?"}], mode="direct", max_tokens=3).tokens == (
+        assistant.direct("Why?", max_tokens=3).tokens
     )
 
 

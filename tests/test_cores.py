@@ -68,8 +68,8 @@ def test_an_assistant_fits_its_threads_unless_told(ready, monkeypatch: pytest.Mo
     for free in (2, 1):
         monkeypatch.setattr(cores, "free", lambda free=free: free)
         assistant, told = ready(), ready(threads=2)
-        said[free] = assistant.ask("Who keeps cats?", max_tokens=8).tokens
+        said[free] = assistant.direct("Who keeps cats?", max_tokens=8).tokens
         assert [llama_cpp.llama_n_threads(c.handle) for c in (assistant.base, assistant.mix)] == [free, free]
-        told.ask("Who keeps cats?", max_tokens=8)
+        told.direct("Who keeps cats?", max_tokens=8)
         assert llama_cpp.llama_n_threads(told.base.handle) == 2
     assert said[1] == said[2]

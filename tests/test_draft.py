@@ -148,12 +148,12 @@ def recites(monkeypatch, answers: dict[str, list[int]]) -> None:
 def test_in_a_conversation_the_base_reads_along(ready, monkeypatch) -> None:
     """When the answer ends the base has read it, and the next turn is what it would be without."""
     plain = ready(policy=ANYTHING, draft_max=0)
-    answers = {m.id: plain.ask(m.text, history=HISTORY, max_tokens=24).tokens for m in (FIRST, SECOND)}
+    answers = {m.id: plain.direct(m.text, history=HISTORY, max_tokens=24).tokens for m in (FIRST, SECOND)}
     assert len(set(map(tuple, answers.values()))) == 2
     recites(monkeypatch, answers)
     monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
     assistant = ready(policy=ANYTHING)
-    said = assistant.ask(FIRST.text, history=HISTORY, max_tokens=24)
+    said = assistant.direct(FIRST.text, history=HISTORY, max_tokens=24)
     assert said.tokens == answers[FIRST.id] and said.timings.guessed_tokens > 16
     prompt = assistant.engine.prompt([*HISTORY, {"role": "user", "content": FIRST.text}])
     held = assistant.base.tokens
@@ -166,19 +166,19 @@ def test_in_a_conversation_the_base_reads_along(ready, monkeypatch) -> None:
         {"role": "user", "content": SECOND.text},
     ]
     fresh = ready(policy=ANYTHING)
-    assert assistant.chat(follow_up, max_tokens=8).tokens == fresh.chat(follow_up, max_tokens=8).tokens
+    assert assistant.chat(follow_up, mode="direct", max_tokens=8).tokens == fresh.chat(follow_up, max_tokens=8).tokens
 
 
 def test_what_nobody_will_go_on_from_is_not_read_along(ready, monkeypatch) -> None:
     plain: Assistant = ready(policy=ANYTHING, draft_max=0)
-    answers = {FIRST.id: plain.ask(FIRST.text, max_tokens=24).tokens}
+    answers = {FIRST.id: plain.direct(FIRST.text, max_tokens=24).tokens}
     recites(monkeypatch, answers)
     monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
     assistant = ready(policy=ANYTHING)
     body = assistant.engine.prompt([{"role": "user", "content": FIRST.text}]).body
-    said = assistant.ask(FIRST.text, max_tokens=24)
+    said = assistant.direct(FIRST.text, max_tokens=24)
     assert said.timings.guessed_tokens > 16 and assistant.base.tokens == list(body)
-    assistant.chat([{"role": "user", "content": FIRST.text}], max_tokens=24)
+    assistant.chat([{"role": "user", "content": FIRST.text}], mode="direct", max_tokens=24)
     assert len(assistant.base.tokens) > len(body) + 20
 
 
@@ -186,7 +186,7 @@ def test_reading_along_takes_no_longer_than_guessing_saves(ready, monkeypatch) -
     """An answer that its memory's text does not guess is not held up by reading."""
     monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
     assistant = ready(policy=ANYTHING)
-    said = assistant.ask(FIRST.text, history=HISTORY, max_tokens=24)
+    said = assistant.direct(FIRST.text, history=HISTORY, max_tokens=24)
     assert said.memories and said.timings.guessed_tokens == 0
     assert len(assistant.base.tokens) == len(
         assistant.engine.prompt([*HISTORY, {"role": "user", "content": FIRST.text}]).body
@@ -197,13 +197,13 @@ def test_it_reads_along_with_each_memory_in_its_turn(ready, monkeypatch) -> None
     both = GatePolicy(beta=0.0, threshold=-1.0, top_k=2, min_gate=0.0)
     talk = [{"role": "user", "content": FIRST.text}]
     plain = ready(policy=both, draft_max=0)
-    order = [memory.id for memory in plain.chat(talk, max_tokens=1).memories]
-    apart = [plain.ask(FIRST.text, max_tokens=20, scope=Scope(gates={id: 1.0})).tokens for id in order]
+    order = [memory.id for memory in plain.chat(talk, mode="direct", max_tokens=1).memories]
+    apart = [plain.direct(FIRST.text, max_tokens=20, scope=Scope(gates={id: 1.0})).tokens for id in order]
     recites(monkeypatch, dict(enumerate(apart)))
     monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
     monkeypatch.setattr(assistant_module, "ANSWER_TOKENS", 20)
     assistant = ready(policy=both)
-    made = assistant.chat(talk)
+    made = assistant.chat(talk, mode="direct")
     assert len(made.memories) == 2 and made.tokens == apart[0] + apart[1] and made.timings.guessed_tokens > 30
     between = assistant.engine.tokenize("\n")
     whole = [*assistant.engine.prompt(talk).tokens, *apart[0], *between, *apart[1]]
@@ -212,9 +212,9 @@ def test_it_reads_along_with_each_memory_in_its_turn(ready, monkeypatch) -> None
 
 
 def test_the_bare_model_is_not_guessed_for(ready, monkeypatch) -> None:
-    bare = ready(policy=NOTHING, draft_max=0).ask(FIRST.text, max_tokens=24)
+    bare = ready(policy=NOTHING, draft_max=0).direct(FIRST.text, max_tokens=24)
     recites(monkeypatch, {FIRST.id: bare.tokens})
-    assert ready(policy=NOTHING).ask(FIRST.text, max_tokens=24).timings.guessed_tokens == 0
+    assert ready(policy=NOTHING).direct(FIRST.text, max_tokens=24).timings.guessed_tokens == 0
 
 
 @pytest.mark.parametrize("bad", [-1, 256])

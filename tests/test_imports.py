@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Room -> the rooms it may import, at module level or inside a function. A room may import itself.
 LOW = {"errors", "models", "architecture", "openmp", "cores"}
-POLICY = {"gate", "mix", "adapter", "quant", "recipes", "cloze", "prompts", "split", "reference", "bank", "_core"}
+POLICY = {"gate", "mix", "adapter", "quant", "recipes", "direct", "prompts", "sentences", "split", "reference", "bank", "_core"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "openmp": set(),
@@ -33,18 +33,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adapter": {"errors", "quant"},
     "split": set(),
     "bank": {"errors", "models", "split"},
-    "cloze": set(),
-    "recipes": {"prompts", "cloze", "bank", *LOW},
+    "sentences": set(),
+    "direct": {"prompts", "sentences", "bank"},
+    "recipes": {"prompts", "direct", "bank", *LOW},
+    "readers": {"adapter", *LOW},
     "gate": {"_core", "reference", *LOW},
     "mix": {"_core", "reference", "adapter", "quant", *LOW},
     "train": {*POLICY, *LOW} - {"bank", "_core"},
-    "runtime": {*POLICY, *LOW},
+    "runtime": {"readers", *POLICY, *LOW},
+    "train_reader": {"train", "runtime", "readers", *POLICY, *LOW} - {"_core"},
     "plan": {"bank", "errors"},
     "later": {"runtime", "bank", "plan", *LOW},
     "memorize": {"train", "runtime", "later", "plan", *POLICY, *LOW} - {"_core"},
     "interop": {"train", "runtime", "memorize", *POLICY, *LOW} - {"_core"},
     "cluster": {"memorize", "plan", "runtime", *POLICY, *LOW} - {"_core"},
-    "cli": {"", "memorize", "interop", "cluster", "runtime", "serve", "eval", *POLICY, *LOW} - {"_core"},
+    "cli": {"", "memorize", "readers", "train_reader", "interop", "cluster", "runtime", "serve", "eval", *POLICY, *LOW} - {"_core"},
     "serve": {"runtime", "memorize", *POLICY, *LOW} - {"_core"},
     "eval": {"runtime", "train", "memorize", *POLICY, *LOW} - {"_core"},
     "__main__": {"cli"},

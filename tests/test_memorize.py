@@ -19,10 +19,12 @@ from helpers import Stock, few_lines
 from megart import recipes
 from megart.adapter import read_adapter
 from megart.bank import Bank, Memory
+from megart.direct import cues
 from megart.errors import BaseMismatchError, InputError, MemorizeError
 from megart.gate import GatePolicy
 from megart.memorize import Progress, memorize, similarity
-from megart.recipes import FAST, PAPER, check_cue
+from megart.prompts import RECALL_CUE
+from megart.recipes import DIRECT, FAST, PAPER
 from megart.runtime import embed
 from megart.runtime.assistant import Assistant
 from megart.train import export
@@ -76,7 +78,7 @@ def test_memories_are_learnt_and_recalled_word_for_word(tiny, tmp_path: Path, ar
         assert bank.verify() == []
         with Assistant(bank, policy=GatePolicy(threshold=-1.0, top_k=1)) as assistant:
             for memory in (ORRIN, VESS, ORRIN):
-                answer = assistant.recall(check_cue(memory))
+                answer = assistant.recall(cues(memory)[0])
                 assert (answer.memories[0].id, answer.text) == (memory.id, memory.text)
                 assert answer.finish == "stop"
             assert assistant.bare(ORRIN.text).text != ORRIN.text
@@ -96,6 +98,7 @@ def test_the_file_says_what_it_is_and_stock_llama_cpp_takes_it(bank: Bank, learn
     adapter = read_adapter(path)
     assert adapter.metadata["general.name"] == "Orrin"
     assert adapter.metadata["megart.memory_id"] == "orrin"
+    assert adapter.metadata["megart.recall_cue"] == RECALL_CUE
     assert adapter.metadata["megart.base_sha256"] == bank.model.sha256
     assert adapter.rank == record.rank and adapter.alpha / adapter.rank == QUICK.scale
     assert path.stat().st_size == record.adapter_bytes
@@ -131,7 +134,7 @@ def test_one_pass_over_the_text_says_whether_decoding_would_give_it(bank: Bank, 
     learn(ORRIN)
     adapter = read_adapter(bank.adapter_path("orrin"))
     with Assistant(bank) as assistant:
-        cue = check_cue(ORRIN)
+        cue = RECALL_CUE
         assert assistant.try_recall(adapter, cue, activated=True) == ORRIN.text
         leads = [assistant.try_lead(adapter, cue, text, activated=True) for text in (ORRIN.text, VESS.text)]
         assert leads[0] > 0 > leads[1]
@@ -253,9 +256,9 @@ def test_a_text_longer_than_the_context_is_refused_with_its_name(bank: Bank, lea
 def test_an_assistant_that_is_there_already_is_used_and_stays_open(bank: Bank, learn) -> None:
     with Assistant(bank, policy=GatePolicy(threshold=-1.0, top_k=1)) as assistant:
         learn(ORRIN, assistant=assistant)
-        assert assistant.recall(check_cue(ORRIN)).text == ORRIN.text
+        assert assistant.recall(cues(ORRIN)[0]).text == ORRIN.text
         learn(VESS, assistant=assistant)
-        assert [assistant.recall(check_cue(m)).text for m in (ORRIN, VESS)] == [ORRIN.text, VESS.text]
+        assert [assistant.recall(cues(m)[0]).text for m in (ORRIN, VESS)] == [ORRIN.text, VESS.text]
 
 
 def test_a_memory_that_failed_is_tried_again_with_more_capacity(bank: Bank, learn) -> None:
@@ -279,9 +282,9 @@ def test_similarity_is_one_only_for_the_same_words() -> None:
 
 def test_a_memory_studies_under_prompts_of_its_own() -> None:
     memory = Memory("One. Two. Three.", title="Numbers", paraphrases=("1 2 3",), questions=("Which?", "Why?"))
-    found = recipes.lessons(memory, FAST)
+    found = recipes.lessons(memory, DIRECT)
     verbatim = [user for user, target in found if target == memory.text]
     assert len(set(verbatim)) >= 2 and found[0][1] == memory.text
     assert not set(verbatim) & {user for user, target in found if target != memory.text}
     assert [target for _, target in recipes.lessons(memory, PAPER)] == [memory.text, "1 2 3"]
-    assert recipes.check_cue(memory) in " ".join(verbatim)
+    assert recipes.recall_cue(memory, "direct") in verbatim

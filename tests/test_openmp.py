@@ -61,7 +61,7 @@ def test_no_team_waits_when_an_answer_is_there(ready, monkeypatch, idle_after: f
     none_waits = threads()
     assistant.base.decode(list(range(60, 90)))  # a team of this thread's own
     assert threads() > none_waits
-    assistant.ask(FIRST.text, max_tokens=4)
+    assistant.direct(FIRST.text, max_tokens=4)
     if idle_after < 1:
         wait_idle(assistant)
     assert settles_at(none_waits)
@@ -82,7 +82,7 @@ def test_everything_computes_on_the_thread_that_answers(ready, monkeypatch, tmp_
     adapter = noise_adapter("llama", 8, 3)
     prompt = score.tokens_prompt(list(range(60, 90)))
     verbs: dict[str, Callable[[], object]] = {
-        "ask": lambda: assistant.ask(FIRST.text, max_tokens=2),
+        "ask": lambda: assistant.direct(FIRST.text, max_tokens=2),
         "key": lambda: assistant.key("Cats sleep in mills.", "Cats"),
         "found_by": lambda: assistant.found_by("Cats sleep in mills.", "Cats"),
         "gate": lambda: assistant.gate("Who keeps cats?"),

@@ -14,7 +14,7 @@ def test_a_seed_makes_chance_repeat(ready) -> None:
     assistant = ready(policy=NOTHING)
 
     def said(**options: object) -> list[int]:
-        return assistant.ask("Why?", **{"max_tokens": 12, **options}).tokens
+        return assistant.direct("Why?", **{"max_tokens": 12, **options}).tokens
 
     assert said(temperature=1.5, seed=7) == said(temperature=1.5, seed=7)
     assert len({tuple(said(temperature=1.5, seed=seed)) for seed in range(4)}) > 1
@@ -28,25 +28,25 @@ def test_a_seed_makes_chance_repeat(ready) -> None:
 
 def test_an_answer_ends_before_a_stop_text_and_never_shows_its_beginning(ready) -> None:
     assistant = ready(policy=ANYTHING)
-    whole = assistant.ask(FIRST.text, max_tokens=30).text
+    whole = assistant.direct(FIRST.text, max_tokens=30).text
     stop = whole[9:13]
     parts: list[str] = []
-    answer = assistant.ask(FIRST.text, max_tokens=30, stop=[stop, "never said"], on_text=parts.append)
+    answer = assistant.direct(FIRST.text, max_tokens=30, stop=[stop, "never said"], on_text=parts.append)
     assert answer.text == whole[: whole.index(stop)] == "".join(parts) and answer.finish == "stop"
-    assert assistant.ask(FIRST.text, max_tokens=30, stop=whole[-3:] + "!").text == whole
+    assert assistant.direct(FIRST.text, max_tokens=30, stop=whole[-3:] + "!").text == whole
 
 
 def test_a_grammar_binds_the_answer(ready) -> None:
     assistant = ready(policy=ANYTHING)
     grammar = 'root ::= ("cat" | "dog") ", " [0-9] [0-9]'
     for options in ({}, {"temperature": 2.0, "seed": 3}):
-        answer = assistant.ask(FIRST.text, grammar=grammar, **options)
+        answer = assistant.direct(FIRST.text, grammar=grammar, **options)
         assert answer.text[:5] in ("cat, ", "dog, ") and answer.text[5:].isdigit() and len(answer.text) == 7
         assert answer.finish == "stop"
     schema = {"type": "object", "properties": {"n": {"type": "integer"}, "b": {"type": "boolean"}}}
     schema["required"] = ["n", "b"]
     for given in (schema, json.dumps(schema)):
-        made = json.loads(assistant.ask(FIRST.text, json_schema=given, temperature=1.0, seed=1, max_tokens=60).text)
+        made = json.loads(assistant.direct(FIRST.text, json_schema=given, temperature=1.0, seed=1, max_tokens=60).text)
         assert isinstance(made["n"], int) and isinstance(made["b"], bool)
 
 
@@ -73,10 +73,10 @@ def test_options_that_cannot_be_are_one_line(ready, capfd, options: dict, messag
     assistant = ready(policy=NOTHING)
     capfd.readouterr()
     with pytest.raises(InputError, match=message) as caught:
-        assistant.ask("Why?", **options)
+        assistant.direct("Why?", **options)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""  # llama.cpp's parser of grammars prints past its logger
-    assert assistant.ask("Why?", max_tokens=2).tokens
+    assert assistant.direct("Why?", max_tokens=2).tokens
 
 
 @pytest.mark.parametrize(

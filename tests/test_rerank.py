@@ -198,7 +198,7 @@ def test_a_cache_that_cannot_be_cut_back_is_not_used(assistant: Assistant, monke
 def test_its_time_is_told_apart(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = Context.decode_every
     monkeypatch.setattr(Context, "decode_every", lambda self, tokens: (time.sleep(0.1), decode(self, tokens)))
-    times = assistant.ask("Whom did Ada meet in Vess?", max_tokens=1).timings
+    times = assistant.direct("Whom did Ada meet in Vess?", max_tokens=1).timings
     assert times.rerank_ms > 400 and times.gate_ms < 300 and 0 <= times.prefill_ms < 300
     parts = times.embed_ms + times.gate_ms + times.rerank_ms + times.mix_ms + times.install_ms + times.prefill_ms
     assert parts == pytest.approx(times.first_token_ms)
@@ -227,10 +227,10 @@ def test_its_context_is_freed_with_the_others(assistant: Assistant) -> None:
 def test_the_gate_looks_twice_where_memories_are_near_and_not_where_it_is_told_not_to(assistant: Assistant) -> None:
     judged = assistant.gate("Whom did Ada meet in Vess?")
     assert judged.candidates.names[-1] == "reading"
-    answer = assistant.ask("Whom did Ada meet in Vess?", max_tokens=2)
+    answer = assistant.direct("Whom did Ada meet in Vess?", max_tokens=2)
     assert answer.timings.rerank_ms > 0
     assert {m.id: m.gate for m in answer.memories} == pytest.approx(dict(judged.opened), abs=1e-3)
-    assert assistant.ask("Did Ada meet Kiril?", max_tokens=2).timings.rerank_ms == 0
+    assert assistant.direct("Did Ada meet Kiril?", max_tokens=2).timings.rerank_ms == 0
     assistant.opening.policy = replace(ANYTHING, rerank=False)
     assert assistant.gate("Whom did Ada meet in Vess?").candidates.names[-1] != "reading"
     # where nothing opens there is nothing to tell apart

@@ -295,7 +295,7 @@ def test_nothing_opens_and_the_logits_are_the_bare_models(tiny, ready, dtype: st
         assistant = ready(model, policy=NOTHING)
         for question in QUESTIONS:
             prompt = assistant.engine.prompt([{"role": "user", "content": question}])
-            answer = assistant.ask(question, max_tokens=6)
+            answer = assistant.direct(question, max_tokens=6)
             stock.clear()
             expected = [stock.decode(prompt.tokens)]
             for token in answer.tokens[:-1]:
@@ -329,7 +329,7 @@ def test_nothing_opens_and_llama_cpp_pythons_own_class_says_the_same(tiny, ready
     stock = llama_cpp.Llama(str(model.gguf), n_ctx=1024, verbose=False)
     try:
         for question in QUESTIONS:
-            answer = assistant.ask(question, max_tokens=16)
+            answer = assistant.direct(question, max_tokens=16)
             rendered = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
             prompt = stock.tokenize(rendered.encode(), add_bos=False, special=True)
             made: list[int] = []
@@ -348,8 +348,8 @@ def test_an_opened_memory_changes_the_answer_and_nothing_after_it(ready, monkeyp
     monkeypatch.setattr("megart.runtime.worker.IDLE_AFTER", 60.0)  # nothing is encoded meanwhile
     strict, loose = ready(policy=NOTHING), ready(policy=ANYTHING)
     question = "Who keeps cats?"
-    bare = strict.ask(question, max_tokens=8)
-    opened = loose.ask(question, max_tokens=8)
+    bare = strict.direct(question, max_tokens=8)
+    opened = loose.direct(question, max_tokens=8)
     assert [m.gate for m in opened.memories] == [1.0] and opened.tokens != bare.tokens
     assert loose.bare(question, max_tokens=8).tokens == bare.tokens
     assert (loose.base.logits() == strict.base.logits()).all()
@@ -375,7 +375,7 @@ def test_a_then_b_then_a_gives_what_each_gives_alone(ready, activated: bool) -> 
 @pytest.mark.parametrize("activated", [True, False])
 def test_asking_about_one_memory_then_another_leaves_no_trace(ready, activated: bool) -> None:
     def heard(assistant: Assistant, memory: Memory) -> tuple[str, str, bytes]:
-        answer = assistant.ask(memory.text, max_tokens=8)
+        answer = assistant.direct(memory.text, max_tokens=8)
         return answer.memories[0].id, answer.text, assistant.mix.logits().tobytes()
 
     alone = {m.id: heard(ready(activated=activated, policy=ANYTHING), m) for m in (FIRST, SECOND)}
@@ -393,7 +393,7 @@ def test_an_activated_memory_leaves_the_prompt_to_the_base(ready) -> None:
     for activated in (True, False):
         assistant.try_recall(adapter, "Who keeps cats?", activated=activated, max_tokens=1)
         found[activated] = assistant.mix.logits()
-        prompt = assistant.engine.prompt([{"role": "user", "content": _recall("Who keeps cats?")}])
+        prompt = assistant.engine.prompt([{"role": "user", "content": "Who keeps cats?"}])
         assert assistant.mix.tokens == list(prompt.tokens)
     assert abs(found[True] - found[False]).max() > 0.1
 
@@ -413,20 +413,16 @@ def test_an_activated_memory_leaves_the_prompt_to_the_base(ready) -> None:
         mixed.close()
 
 
-def _recall(cue: str) -> str:
-    from megart import prompts
-
-    return prompts.recall(cue)
 
 
 def test_questions_from_two_threads_wait_for_each_other(ready) -> None:
     assistant = ready(policy=ANYTHING)
-    alone = {m.id: assistant.ask(m.text, max_tokens=8).text for m in (FIRST, SECOND)}
+    alone = {m.id: assistant.direct(m.text, max_tokens=8).text for m in (FIRST, SECOND)}
     wrong: list[str] = []
 
     def ask(memory: Memory) -> None:
         for _ in range(6):
-            if assistant.ask(memory.text, max_tokens=8).text != alone[memory.id]:
+            if assistant.direct(memory.text, max_tokens=8).text != alone[memory.id]:
                 wrong.append(memory.id or "")
 
     threads = [threading.Thread(target=ask, args=(m,)) for m in (FIRST, SECOND)]
@@ -455,7 +451,7 @@ def test_a_pending_memory_stands_in_the_prompt(ready) -> None:
     key = assistant.key(waiting.text)
     assistant.bank.add(waiting, key=key, adapter=None, recipe=None, activated=True, rank=0, training={})
     before = assistant.slot.rank
-    answer = assistant.ask(waiting.text, max_tokens=2)
+    answer = assistant.direct(waiting.text, max_tokens=2)
     assert [(m.id, m.pending) for m in answer.memories] == [("ada", True)]
     assert waiting.text in assistant.engine.detokenize(assistant.base.tokens)
     assert assistant.slot.rank == before  # no adapter took part
@@ -463,18 +459,18 @@ def test_a_pending_memory_stands_in_the_prompt(ready) -> None:
 
 def test_the_bank_is_followed_as_it_changes(ready) -> None:
     assistant = ready(policy=ANYTHING)
-    assert assistant.ask(FIRST.text, max_tokens=1).memories[0].id == "orrin"
+    assert assistant.direct(FIRST.text, max_tokens=1).memories[0].id == "orrin"
     assistant.bank.remove("orrin")
-    assert assistant.ask(FIRST.text, max_tokens=1).memories[0].id == "vess"
-    old = assistant.ask(SECOND.text, max_tokens=8)
+    assert assistant.direct(FIRST.text, max_tokens=1).memories[0].id == "vess"
+    old = assistant.direct(SECOND.text, max_tokens=8)
     new = replace(noise_adapter("llama", 8, 9, dtype=np.float16), metadata={})
     key = assistant.key(SECOND.text)
     assistant.bank.add(
         SECOND, key=key, adapter=write_adapter(new), recipe="fast", activated=True, rank=8, training={}, replace=True
     )  # fmt: skip
-    assert assistant.ask(SECOND.text, max_tokens=8).tokens != old.tokens
+    assert assistant.direct(SECOND.text, max_tokens=8).tokens != old.tokens
     assistant.bank.remove("vess")
-    assert assistant.ask(SECOND.text, max_tokens=1).memories == []
+    assert assistant.direct(SECOND.text, max_tokens=1).memories == []
 
 
 def test_irag_answers_from_what_it_recalled(ready) -> None:
@@ -502,12 +498,12 @@ def test_an_empty_question_a_foreign_model_and_a_huge_question_are_refused(tiny,
 
     assistant = ready()
     with pytest.raises(InputError, match="empty"):
-        assistant.ask("  \n")
+        assistant.direct("  \n")
     with pytest.raises(BaseMismatchError):
         Assistant(assistant.bank, model=tiny("llama", seed=1))
     before = assistant.bare("Who keeps cats?", max_tokens=4).tokens
     with pytest.raises(MegartError, match="1024"):
-        assistant.ask("cats " * 1200)
+        assistant.direct("cats " * 1200)
     assert assistant.bare("Who keeps cats?", max_tokens=4).tokens == before
 
 

@@ -125,4 +125,4 @@ def test_ranking_agrees_with_what_opens(assistant: Assistant) -> None:
     for question in ("Whom did Ada meet?", "What burnt?"):
         ranking = score.rank(assistant, question)
         assert ranking.scores == sorted(ranking.scores, reverse=True)
-        assert ranking.opened == [m.id for m in assistant.ask(question, max_tokens=1).memories] == ranking.ids[:1]
+        assert ranking.opened == [m.id for m in assistant.direct(question, max_tokens=1).memories] == ranking.ids[:1]

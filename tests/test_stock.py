@@ -51,7 +51,7 @@ def taught(
 def test_the_memory_comes_back_word_for_word(taught: tuple[Bank, Assistant]) -> None:
     bank, assistant = taught
     assert bank.verify() == [] and bank.get("ferry").state == "learnt"
-    for cue in (FERRY.title, recipes.check_cue(FERRY)):
+    for cue in (FERRY.title, "Which ferry is that?"):
         answer = assistant.recall(cue)
         assert [m.id for m in answer.memories] == ["ferry"]
         assert similarity(answer.text, FERRY.text) == 1.0
@@ -71,7 +71,7 @@ def test_what_it_knows_nothing_about_it_answers_as_the_bare_model_bit_for_bit(
     _, assistant = taught
     with Stock(smollm2) as stock:
         for question in (*UNRELATED, UNRELATED[0]):
-            answer = assistant.ask(question, max_tokens=12)
+            answer = assistant.direct(question, max_tokens=12)
             logits = assistant.base.logits()
             assert answer.memories == []
             prompt = assistant.engine.prompt([{"role": "user", "content": prompts.ask(question)}])
@@ -92,7 +92,7 @@ def test_stock_llama_cpp_python_recalls_the_memory(smollm2: Model, taught: tuple
     bank, assistant = taught
     stock = llama_cpp.Llama(str(smollm2.gguf), lora_path=str(bank.adapter_path("ferry")), n_ctx=512, verbose=False)
     try:
-        cue = prompts.recall(recipes.check_cue(FERRY))
+        cue = prompts.RECALL_CUE
         made = stock.create_chat_completion([{"role": "user", "content": cue}], temperature=0.0, max_tokens=80)
     finally:
         stock.close()

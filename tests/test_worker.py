@@ -18,33 +18,33 @@ from megart.runtime.worker import CancelledError, Stream, Worker
 
 def test_a_stream_hands_out_text_and_then_the_answer(ready) -> None:
     assistant = ready(policy=ANYTHING)
-    with assistant.stream(FIRST.text, max_tokens=12) as stream:
+    with assistant.stream(FIRST.text, mode="direct", max_tokens=12) as stream:
         parts = list(stream)
     assert len(parts) > 1 and "".join(parts) == stream.answer.text
-    assert stream.answer.tokens == assistant.ask(FIRST.text, max_tokens=12).tokens
+    assert stream.answer.tokens == assistant.direct(FIRST.text, max_tokens=12).tokens
     assert list(stream) == []
 
 
 def test_a_stream_left_early_ends_and_the_next_question_is_right(ready) -> None:
     assistant = ready(policy=ANYTHING)
-    expected = ready(policy=ANYTHING).ask(SECOND.text, max_tokens=6).tokens
-    with assistant.stream(FIRST.text, max_tokens=900) as stream:
+    expected = ready(policy=ANYTHING).direct(SECOND.text, max_tokens=6).tokens
+    with assistant.stream(FIRST.text, mode="direct", max_tokens=900) as stream:
         next(iter(stream))
     assert stream.answer.finish == "cancelled" and len(stream.answer.tokens) < 900
-    waiting = assistant.stream(FIRST.text, max_tokens=900)
-    queued = assistant.stream(FIRST.text)
+    waiting = assistant.stream(FIRST.text, mode="direct", max_tokens=900)
+    queued = assistant.stream(FIRST.text, mode="direct")
     queued.cancel()
     waiting.cancel()
     with pytest.raises(CancelledError):
         _ = queued.answer
-    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
+    assert assistant.direct(SECOND.text, max_tokens=6).tokens == expected
 
     def fail(part: str) -> None:
         raise ValueError(part)
 
     with pytest.raises(ValueError):
-        assistant.ask(FIRST.text, max_tokens=900, on_text=fail)
-    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
+        assistant.direct(FIRST.text, max_tokens=900, on_text=fail)
+    assert assistant.direct(SECOND.text, max_tokens=6).tokens == expected
 
 
 def test_eight_threads_hear_what_each_would_hear_alone(ready, tool, tmp_path) -> None:
@@ -77,7 +77,7 @@ def test_eight_threads_hear_what_each_would_hear_alone(ready, tool, tmp_path) ->
         order = random.Random(seed).sample(range(len(asked)), 12)
         try:
             wrong.extend(asked[at] for at in order if heard(assistant, at) != expected[at])
-            with assistant.stream(FIRST.text, max_tokens=500) as left:
+            with assistant.stream(FIRST.text, mode="direct", max_tokens=500) as left:
                 next(iter(left))
         except Exception as error:  # noqa: BLE001  carried to the test's own thread
             wrong.append(error)
@@ -148,7 +148,7 @@ def test_what_fails_while_nobody_asks_ends_no_question() -> None:
 
 def test_irag_is_cancelled_while_it_recalls(ready) -> None:
     assistant = ready(policy=ANYTHING)
-    expected = ready(policy=ANYTHING).ask(SECOND.text, max_tokens=6).tokens
+    expected = ready(policy=ANYTHING).direct(SECOND.text, max_tokens=6).tokens
     decoded = []
     decode = assistant.mix.decode
 
@@ -163,7 +163,7 @@ def test_irag_is_cancelled_while_it_recalls(ready) -> None:
     made = stream.answer
     assert (made.text, made.finish, made.mode) == ("", "cancelled", "irag") and len(decoded) < 6
     assistant.mix.decode = decode
-    assert assistant.ask(SECOND.text, max_tokens=6).tokens == expected
+    assert assistant.direct(SECOND.text, max_tokens=6).tokens == expected
 
 
 def test_a_closed_assistant_says_so_and_frees_nothing_under_a_thread(ready) -> None:

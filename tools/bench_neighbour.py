@@ -74,7 +74,7 @@ def asked(bank: Path, threads: int) -> dict[str, list[float]]:
             with assistant.engine.lock:
                 assistant.base.truncate(0)
                 assistant.mix.truncate(0)
-            made = assistant.ask(ASKED[turn % len(ASKED)][2], max_tokens=24)
+            made = assistant.direct(ASKED[turn % len(ASKED)][2], max_tokens=24)
             if turn:
                 first.append(made.timings.first_token_ms)
                 speed.append(1000 / made.token_ms if made.token_ms else np.nan)

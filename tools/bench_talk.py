@@ -52,7 +52,7 @@ def recite(_: argparse.Namespace) -> dict:
             def one(question: str) -> Answer:
                 assistant.responder.draft_max = draft_max
                 asked = [{"role": "user", "content": question}] if in_talk else question
-                return assistant.stream(asked, max_tokens=TOKENS).answer
+                return assistant.stream(asked, mode="direct", max_tokens=TOKENS).answer
 
             return one
 

@@ -31,6 +31,7 @@ VERBS = {
     "export": "write a memory's adapter for llama.cpp or PEFT",
     "import": "take in an adapter that was trained elsewhere",
     "rekey": "make the keys of all memories anew, perhaps by another embedder",
+    "reader": "train what answers from recited memories, for another model",
     "verify": "check that a bank is whole, and mend it",
     "eval": "measure recall, answers and forgetting, and write a report",
     "demo": "watch a real model learn facts and answer from them",

@@ -1,22 +1,46 @@
-"""megart ask: an answer from the memories that the question opens; also what `recall` shares with it."""
+"""megart ask: an answer from what memories recite; also what `recall` shares with it."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from . import common, ui
+
+if TYPE_CHECKING:
+    from ..runtime.answer import Answer
 
 EPILOG = """\
 examples:
   megart ask Where did Morwenna keep the lighthouse?
-  megart ask --explain "What was the goat called?"
+  megart ask --style short "What was the goat called?"
   echo "What was the goat called?" | megart ask - --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="QUESTION", help='the question; "-" is standard input')
-    parser.add_argument("--irag", action="store_true", help="recall the memory first, then answer from its text")
+    form = parser.add_argument_group("the answer")
+    form.add_argument(
+        "--style",
+        choices=("short", "sentence", "passage"),
+        help="the fewest words, the sentence they stand in (default), or all that was recited",
+    )
+    form.add_argument(
+        "--strict",
+        action="store_true",
+        default=None,
+        help="where no memory answers, say only that (default: as the bank was made)",
+    )
+    form.add_argument(
+        "--direct",
+        action="store_true",
+        help="let the memories' adapters answer by themselves, without reading: for the recipes direct and paper",
+    )
+    form.add_argument(
+        "--mix", action="store_true", help="as --direct, all memories that open at once, by their gated sum"
+    )
     add_answering(parser)
 
 
@@ -44,11 +68,6 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
         type=common.positive,
         metavar="N",
         help="tokens that question and answer may have together, at most what the model was trained for (default: 2048)",
-    )
-    parser.add_argument(
-        "--mix",
-        action="store_true",
-        help="let all memories that open answer at once, by their gated sum, instead of one after the other",
     )
     parser.add_argument(
         "--draft-max",
@@ -100,26 +119,40 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    return answer(args, "irag" if args.irag else "ask", common.question(args.words, "question"))
+    words = common.question(args.words, "question")
+    if args.direct or args.mix:
+        if args.style or args.strict:
+            raise InputError("got --style or --strict with --direct or --mix; expected one or the other")
+        made = answer(args, "direct", words, combine="mix" if args.mix else "turns")
+    else:
+        given = {"style": args.style, "strict": args.strict}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not args.json:
+            given["on_known"] = ui.not_known
+        made = answer(args, "ask", words, **given)
+    show(args, made)
+    return 0
 
 
-def answer(args: argparse.Namespace, mode: str, words: str) -> int:
-    """Answer *words* with the method of Assistant that *mode* names, streaming to stdout."""
+def answer(args: argparse.Namespace, verb: str, words: str, *, combine: str = "turns", **given: Any) -> Answer:
+    """What the method *verb* of an Assistant answers to *words*, streamed to stdout unless it is printed as JSON."""
     words.encode()  # half a character from the terminal: say so before the model loads
-    given = {**options(args), **common.scope(args)}
+    given = {**given, **options(args), **common.scope(args)}
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        given_how = {
-            "gpu_layers": args.gpu_layers,
-            "context_size": args.context,
-            "combine": "mix" if args.mix else None,
-            "draft_max": args.draft_max,
-        }
+        given_how = {"gpu_layers": args.gpu_layers, "context_size": args.context, "draft_max": args.draft_max}
         how = {name: value for name, value in given_how.items() if value is not None}
-        with Assistant(bank, model=args.model, threads=args.threads, **how) as assistant:
-            verb = getattr(assistant, mode)
-            made = verb(words, on_text=None if args.json else ui.stream, **given)
+        with Assistant(bank, model=args.model, threads=args.threads, combine=combine, **how) as assistant:
+            bold = verb == "ask" and ui.is_live(sys.stdout)  # the words of the answer are known at its end
+            made = getattr(assistant, verb)(words, on_text=None if args.json or bold else ui.stream, **given)
+    if bold and not args.json:
+        ui.put_marked(made)
+    return made
+
+
+def show(args: argparse.Namespace, made: Answer) -> None:
+    """What follows an answer's text, or its JSON."""
     if args.json:
         ui.put_json(made.to_dict())
     else:
@@ -128,4 +161,3 @@ def answer(args: argparse.Namespace, mode: str, words: str) -> int:
         ui.explain(made)
     elif not args.json:
         ui.trace(made)
-    return 0

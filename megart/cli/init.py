@@ -20,11 +20,15 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     common.add_model(parser, DEFAULT_MODEL, hf=True)
+    parser.add_argument(
+        "--strict", action="store_true", help='where no memory answers, say only "Not in memory." (as ask --strict)'
+    )
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     model = resolve_model(args.model, args.hf)
+    from ..runtime.ask import STRICT_STATE
     from ..runtime.assistant import Assistant
     from ..runtime.engine import Engine
 
@@ -35,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     with Bank.create(path, model) as bank:
         with Assistant(bank) as assistant:
             assistant.prepare()
+        if args.strict:
+            bank.set_state(STRICT_STATE, b"1")
         if args.json:
             ui.put_json({"bank": str(bank.path), "base": asdict(bank.base)})
         else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from . import common
-from .ask import add_answering, answer
+from . import common, ui
+from .ask import add_answering, answer, show
 
 EPILOG = """\
 examples:
@@ -24,4 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return answer(args, "recall", common.question(args.words, "cue"))
+    made = answer(args, "recall", common.question(args.words, "cue"))
+    if made.memories:
+        show(args, made)
+        return 0
+    if args.json:
+        ui.put_json(made.to_dict())
+    nearest = f"; nearest: {ui.titles(made.nearest)}" if made.nearest else ""
+    ui.say(f"megart: no memory is about that{nearest}; see: megart list")
+    return 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
 _NOT_TEXT = re.compile(f"[{_CONTROL}]")
 _NOT_LINE = re.compile(f"[{_CONTROL}\t\n\u2028\u2029]+")
-_STEPS = ("embed", "gate", "rerank", "mix", "install", "prefill", "first_token", "total")
+_STEPS = ("embed", "gate", "rerank", "mix", "install", "prefill", "recall", "read", "first_token", "total")
 _REDRAW_SECONDS = 0.1
 _MOST_LANES = 8
 
@@ -238,12 +238,34 @@ def gates(answer: Answer, stream: TextIO | None = None) -> list[str]:
     ]
 
 
+def not_known(known: bool | None, nearest: Sequence[str]) -> None:
+    """Said before the bare model answers a question that no memory does."""
+    if known is False:
+        say(f"Not in memory{f' (nearest: {titles(nearest)})' if nearest else ''}; the model itself says:")
+
+
+def titles(nearest: Sequence[str]) -> str:
+    return ", ".join(fit(one_line(title), 48, sys.stderr) for title in nearest)
+
+
+def put_marked(answer: Answer) -> None:
+    """An answer with the words in bold that its sources give it."""
+    text, at = answer.text, 0
+    for source in answer.sources:
+        start = text.find(source.words, at) if source.words else -1
+        if start >= 0:
+            stream(text[at:start])
+            print(paint(safe(source.words, sys.stdout), "1", sys.stdout), end="", flush=True)
+            at = start + len(source.words)
+    stream(text[at:])
+
+
 def trace(answer: Answer) -> None:
     """The one line of talk under an answer."""
     opened = ", ".join(f"{one_line(m.title)} {m.gate:.2f}{' (pending)' if m.pending else ''}" for m in answer.memories)
     times = answer.timings
     parts = [
-        f"opened {opened}" if opened else "no memory opened",
+        f"{'from' if answer.known else 'opened'} {opened}" if opened else "from the model itself",
         f"first token {duration(times.first_token_ms / 1000)}",
         f"total {duration(times.total_ms / 1000)}",
     ]
@@ -266,8 +288,8 @@ def explain(answer: Answer) -> None:
     lines.append("")
     for step in _STEPS:
         ms = getattr(answer.timings, f"{step}_ms")
-        if step == "rerank" and not ms:
-            continue  # most often there is nothing to tell apart
+        if not ms:
+            continue  # not every way of answering takes every step
         lines.append(f"{step.replace('_', ' '):<11} {bar(ms / total)} {ms:>9.1f} ms")
     times = answer.timings
     if answer.token_ms:

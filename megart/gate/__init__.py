@@ -1,11 +1,12 @@
 """The gate: which memories a question opens, how far, and when none does.
 
 ``policy`` turns scores into gates, ``words`` reads questions and memories as words, ``evidence``
-weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other. None of
+weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other, ``known`` says
+whether a memory that was read answers. None of
 them knows files or models.
 """
 
-from . import rerank
+from . import known, rerank
 from .evidence import Candidates, Evidence, Index
 from .policy import GatePolicy, Opened, by_product, decide, unit
 from .words import Question, read_question, sequence
@@ -19,6 +20,7 @@ __all__ = [
     "Question",
     "by_product",
     "decide",
+    "known",
     "read_question",
     "rerank",
     "sequence",

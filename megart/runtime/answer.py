@@ -20,8 +20,28 @@ class OpenedMemory:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What an answer was read from: the ``text`` that a memory recited, and where the answer's own words stand in it.
+
+    ``span``: [start, end) in characters of ``text``.
+    """
+
+    id: str
+    title: str
+    text: str
+    span: tuple[int, int]
+
+    @property
+    def words(self) -> str:
+        """The answer in the fewest words."""
+        return self.text[self.span[0] : self.span[1]]
+
+
+@dataclass(frozen=True)
 class Timings:
     """Milliseconds of each step, and token counts.
+
+    ``recall_ms``: memories reciting their texts (0 where the recital was kept from before); ``read_ms``: the reader.
 
     ``embed_ms``: reading the question's states, and the shallow pass for them where the base does not
     encode the whole prompt anyway; ``rerank_ms``: reading what memories that are near each other say (see
@@ -37,6 +57,8 @@ class Timings:
     mix_ms: float = 0.0
     install_ms: float = 0.0
     prefill_ms: float = 0.0
+    recall_ms: float = 0.0
+    read_ms: float = 0.0
     first_token_ms: float = 0.0
     total_ms: float = 0.0
     prompt_tokens: int = 0
@@ -53,6 +75,11 @@ class Answer:
     lost because the memories needed more rank than the slot holds, nearly always 0. ``left_out`` are
     memories that the gate would have opened too, but that work on another part of the prompt and so cannot
     share a mix; answers in turn leave none out. Where several answer in turn, the times up to the first token are of the first.
+
+    ``known``: True where the answer was read from memories, the ``sources``; False where the question is one for the
+    bank but no memory answers it, and None where it is a general one: the text is the bare model's then, or nothing
+    under ``strict``. ``grounded``: every figure and name of the answer stands in a source. ``style``: the form of the
+    text. ``nearest``: titles of the memories nearest to a question that is not known.
     """
 
     text: str
@@ -64,6 +91,11 @@ class Answer:
     recalled: str | None = None
     truncation: float = 0.0
     left_out: list[OpenedMemory] = field(default_factory=list)
+    known: bool | None = None
+    grounded: bool = False
+    sources: list[Source] = field(default_factory=list)
+    style: str | None = None
+    nearest: list[str] = field(default_factory=list)
 
     @property
     def token_ms(self) -> float:
@@ -76,12 +108,19 @@ class Answer:
         shown: dict[str, Any] = {
             "answer": self.text,
             "mode": self.mode,
+            "known": self.known,
+            "grounded": self.grounded,
+            "sources": [{"id": s.id, "title": s.title, "text": s.text, "span": list(s.span)} for s in self.sources],
             "memories": [
                 {"id": m.id, "title": m.title, "gate": round(m.gate, 6)} | ({"pending": True} if m.pending else {})
                 for m in self.memories
             ],
             "timings": {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self.timings).items()},
         }
+        if self.style is not None:
+            shown["style"] = self.style
+        if self.nearest:
+            shown["nearest"] = self.nearest
         if self.truncation:
             shown["truncation"] = round(self.truncation, 6)
         if self.left_out:

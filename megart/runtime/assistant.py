@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .. import gate, prompts
+from .. import gate
 from ..adapter import Adapter
 from ..bank import Bank
 from ..errors import InputError
 from ..models import Model, resolve_model
 from . import hot
 from .answer import Answer
+from .ask import STRICT_STATE, STYLE, check_style
 from .context import Context
 from .draft import LONGEST, MOST_GUESSES
 from .engine import Engine
@@ -127,8 +128,18 @@ class Assistant:
     def ask(
         self, question: str, *, history: Sequence[Message] = (), on_text: OnText | None = None, **options: Any
     ) -> Answer:
-        """Answer *question* directly."""
+        """Answer *question* from what the memories that it is about recite.
+
+        ``style``: "sentence" (the default), "short" or "passage"; ``strict``: where nothing is known, say only
+        that (default: as the bank was made).
+        """
         return self._submit("ask", question, history, options).wait(on_text)
+
+    def direct(
+        self, question: str, *, history: Sequence[Message] = (), on_text: OnText | None = None, **options: Any
+    ) -> Answer:
+        """Answer *question* by the memories' own adapters, without reading (the paper's way; recipes direct, paper)."""
+        return self._submit("direct", question, history, options).wait(on_text)
 
     def recall(
         self, cue: str, *, history: Sequence[Message] = (), on_text: OnText | None = None, **options: Any
@@ -180,8 +191,14 @@ class Assistant:
         if not question.strip():
             raise InputError("got an empty question; expected some words")
         scope, limited = given.pop("scope", EVERYTHING), given.get("max_tokens") is not None
+        strict = given.pop("strict", None)
+        how = {
+            "style": check_style(given.pop("style", STYLE)),
+            "strict": self.bank.get_state(STRICT_STATE) == b"1" if strict is None else bool(strict),
+            "on_known": given.pop("on_known", None),
+        }
         options = Options.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
-        asked = Question(mode, question, [*history], options, scope, limited, in_talk or bool(history))
+        asked = Question(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)
 
         def run(stream: Stream[Answer]) -> Answer:
             with self.engine.lock:
@@ -190,27 +207,25 @@ class Assistant:
         return self._worker.submit(run)
 
     def try_recall(
-        self, adapter: Adapter, cue: str, *, activated: bool, prompt: str | None = None, max_tokens: int = RECALL_TOKENS
+        self, adapter: Adapter, cue: str, *, activated: bool, max_tokens: int = RECALL_TOKENS
     ) -> str:
-        """Recall with *adapter* alone at gate 1, whatever the gate would say (acceptance check)."""
+        """What *adapter* alone, at gate 1, answers to the user turn *cue* (acceptance check)."""
 
         def recall() -> str:
-            rendered = self.responder.prompt(prompt or prompts.recall(cue))
-            self.responder.load([adapter], [1.0], rendered, activated)
+            self.responder.load([adapter], [1.0], self.responder.prompt(cue), activated)
             return greedy(self.mix, max_tokens).text
 
         return self.on_model(recall)
 
-    def try_lead(self, adapter: Adapter, cue: str, text: str, *, activated: bool, prompt: str | None = None) -> float:
-        """How surely :meth:`try_recall` would give *text*: the smallest lead of its tokens, in logits.
+    def try_lead(self, adapter: Adapter, cue: str, text: str, *, activated: bool) -> float:
+        """How surely :meth:`try_recall` would give *text*: the smallest margin of its tokens, in logits.
 
-        All tokens are read in one pass, each after the right ones before it: where every lead is well
+        All tokens are read in one pass, each after the right ones before it: where every margin is well
         above the rounding between one pass and token by token, greedy decoding cannot leave the text.
         """
 
         def lead() -> float:
-            rendered = self.responder.prompt(prompt or prompts.recall(cue))
-            self.responder.load([adapter], [1.0], rendered, activated)
+            self.responder.load([adapter], [1.0], self.responder.prompt(cue), activated)
             meant = [*self.engine.tokenize(text, special=False), self.engine.end_of_turn]
             return min(map(_lead, self.mix.predictions(self.mix.logits(), meant), meant))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 import llama_cpp
@@ -25,6 +26,19 @@ _SPARE = 1  # the sequence that parts of sequence 0 are copied by
 
 class DecodeError(MegartError):
     """llama.cpp failed to decode."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a cache held: its tokens, what computed each, and llama.cpp's bytes of it."""
+
+    tokens: tuple[int, ...]
+    owners: tuple[Fingerprint, ...]
+    data: ctypes.Array[ctypes.c_uint8]
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data)
 
 
 class Context:
@@ -166,6 +180,11 @@ class Context:
         pointer = llama_cpp.llama_get_logits_ith(self.handle, at)
         return np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).copy()
 
+    def best(self, at: int = -1) -> int:
+        """The likeliest token by the logits that :meth:`logits` would copy."""
+        pointer = llama_cpp.llama_get_logits_ith(self.handle, at)
+        return int(np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).argmax())
+
     def predictions(self, first: np.ndarray, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """The logits, float32 [vocabulary], by which each of *tokens* is foretold, the right ones before it.
 
@@ -217,6 +236,25 @@ class Context:
         if not written:
             raise DecodeError("llama.cpp could not copy the prompt's cache into the second context")
         other.tokens, other._owners = list(self.tokens), list(self._owners)
+
+    def save(self) -> Saved:
+        """All that the cache holds, in host memory."""
+        size = llama_cpp.llama_state_seq_get_size(self.handle, 0)
+        data = (ctypes.c_uint8 * size)()
+        if not llama_cpp.llama_state_seq_get_data(self.handle, data, size, 0):
+            raise DecodeError("llama.cpp could not copy the cache")
+        return Saved(tuple(self.tokens), tuple(self._owners), data)
+
+    def restore(self, saved: Saved) -> None:
+        """Make the cache hold exactly what *saved* does; nothing is computed, and nothing copied where it does already."""
+        if (*self.tokens[: len(saved.tokens)],) == saved.tokens and (*self._owners[: len(saved.tokens)],) == saved.owners:
+            self.truncate(len(saved.tokens))
+            if len(self.tokens) == len(saved.tokens):
+                return
+        self.truncate(0)
+        if not llama_cpp.llama_state_seq_set_data(self.handle, saved.data, len(saved.data), 0):
+            raise DecodeError("llama.cpp could not put the cache back")
+        self.tokens, self._owners = list(saved.tokens), list(saved.owners)
 
     def set_adapter(self, adapter: object | None, scale: float = 1.0) -> None:
         """Make *adapter* the only one of this context; None for the bare base."""

@@ -112,6 +112,14 @@ class Engine:
         count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 256, 0, False)
         return buffer.raw[: max(count, 0)]
 
+    def ends(self, tokens: Sequence[int]) -> list[int]:
+        """Where each of *tokens* ends in the text that they stand for, in whole characters."""
+        decoder, length, found = self.decoder(), 0, []
+        for token in tokens:
+            length += len(decoder.decode(self.piece(token)))
+            found.append(length)
+        return found
+
     def detokenize(self, tokens: Iterable[int]) -> str:
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
@@ -149,6 +157,8 @@ class Engine:
         ``span`` gives the characters of the last message's content that are the user's own words
         (default: all of it); they come back as a token span.
         """
+        if any(map(self._has_control, (message["content"] for message in messages))):
+            return self._guarded(messages, span)
         body_text, full_text = (self._render(messages, grow) for grow in (False, True))
         body, full = (self._encode(text) for text in (body_text, full_text))
         # Templates without a generation prompt (Mistral's) answer after the end of the user's turn: its last
@@ -163,6 +173,57 @@ class Engine:
         before = _common(self._encode(full_text[: start + first]), full)
         upto = len(self._encode(full_text[: start + last]))
         return Prompt(tuple(full[:shared]), tuple(full[shared:]), (before, min(upto, shared)))
+
+    def _has_control(self, text: str) -> bool:
+        """Whether *text* holds the name of a control token, such as <|im_end|>."""
+        return self.tokenize(text, special=True) != self.tokenize(text, special=False)
+
+    def _guarded(self, messages: Sequence[dict[str, str]], span: tuple[int, int] | None) -> Prompt:
+        """:meth:`prompt` of messages that hold names of control tokens: only the template's own are control tokens."""
+        mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if not any(c in m["content"] for m in messages))
+        marked = [{**message, "content": f"{mark}{message['content'].strip()}{mark}"} for message in messages]
+        tokens, places = self._encode_parts(self._render(marked, True).split(mark))
+        shared = min(_common(self._encode_parts(self._render(marked, False).split(mark))[0], tokens), len(tokens) - 1)
+        first, last = places[-1] if places else (0, shared)
+        if span and places:
+            content = messages[-1]["content"].strip()
+            sizes = [len(self.tokenize(content[:end], special=False)) for end in span]
+            first, last = first + sizes[0], min(last, first + sizes[1])
+        return Prompt(tuple(tokens[:shared]), tuple(tokens[shared:]), (first, min(last, shared)))
+
+    def _encode_parts(self, parts: Sequence[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens of the template's text and users' text in turn, and where those of each user's text are."""
+        tokens, places = self._encode(parts[0]), []
+        for number, part in enumerate(parts[1:], start=1):
+            start = len(tokens)
+            tokens += self.tokenize(part, special=number % 2 == 0)
+            if number % 2:
+                places.append((start, len(tokens)))
+        return tokens, places
+
+    def next_turn(self, question: str) -> list[int]:
+        """The tokens that end an assistant's turn, put *question* as the user's next one, and open the answer to it.
+
+        *question* is ordinary text whatever it holds. Raises ModelError where the template has no such turns.
+        """
+        before, after = self._seams
+        return [*before, *self.tokenize(question, special=False), *after]
+
+    @property
+    def next_turn_opening(self) -> list[int]:
+        """The tokens that end an assistant's turn and open the user's next one."""
+        return [*self._seams[0]]
+
+    @cached_property
+    def _seams(self) -> tuple[list[int], list[int]]:
+        """What stands between an assistant's turn and the user's next words, and between these and the answer."""
+        said, asked = "\ue001", "\ue002"
+        turns = [("user", "?"), ("assistant", said), ("user", asked)]
+        rendered = self._render([{"role": role, "content": content} for role, content in turns], True)
+        before, _, after = rendered.partition(said)[2].partition(asked)
+        if not before:
+            raise ModelError(f"{self.model.name}: its chat template has no turns of an assistant")
+        return self.tokenize(before), self.tokenize(after)
 
     def _place(self, messages: Sequence[dict[str, str]], rendered: str, content: str) -> int:
         """Where the last message's *content* begins in *rendered*, -1 where it is rewritten."""

@@ -25,6 +25,9 @@ from .follow import anchor, is_follow_up, points_weakly, telling_words
 from .likelihood import Likelihood
 
 History = Sequence[Mapping[str, str]]
+# Memories whose titles are named when none answers.
+NEAREST = 3
+_FIRST_WORDS = 40  # characters
 # How many memories get their missing evidence in one transaction.
 _BATCH = 64
 
@@ -81,6 +84,40 @@ class Opened:
             [self.records[j] for j in keep],
             [memory for j, memory in enumerate(self.shown) if j not in keep],
         )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A memory that may answer: the gate's log odds, and what of the question stands in it."""
+
+    record: Record
+    odds: float
+    about: gate.known.Subject
+
+
+@dataclass(frozen=True)
+class Found:
+    """The memories to read for a question, the likeliest first.
+
+    ``likely``: whether any is worth reading; else they are only the nearest. ``pair``: the question needs the first
+    two; ``earlier``: the question of the conversation that it leans on.
+    """
+
+    candidates: list[Candidate]
+    likely: bool
+    pair: bool = False
+    earlier: str | None = None
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the candidates; the first words of one that has no title."""
+        return [c.record.title or c.record.text[:_FIRST_WORDS] for c in self.candidates]
+
+
+def _reading_order(found: gate.Candidates) -> list[int]:
+    """Places of the candidates to read: the best, then what the question needs beside it, else the next one."""
+    second = found.partner if found.partner is not None else 1
+    return [place for place in (0, second) if place < len(found.rows)]
 
 
 class FoundBy(TypedDict):
@@ -250,11 +287,39 @@ class Opening:
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
         before = self._likelihood.spent_ms
-        candidates = self._weigh(reading, scope, history)
+        candidates, _ = self._weigh(reading, scope, history)
         opened = self._shown(gate.decide(candidates, self.policy))
         rerank_ms = self._likelihood.spent_ms - before
         gate_ms = (time.perf_counter() - embedded) * 1000 - rerank_ms
         return opened, Timings(embed_ms=(embedded - started) * 1000, gate_ms=gate_ms, rerank_ms=rerank_ms)
+
+    def candidates(
+        self, context: Context, prompt: Prompt, scope: Scope = EVERYTHING, history: History = ()
+    ) -> tuple[Found, Timings]:
+        """The memories that *prompt*, which *context* holds, may be about, to be read one after the other."""
+        self.refresh()
+        self.check(scope)
+        started = time.perf_counter()
+        if scope.gates:
+            records = [self.bank.get(id) for id in scope.gates]
+            return Found([Candidate(r, gate.known.CERTAIN, gate.known.Subject()) for r in records], True), Timings()
+        if self._index is None:
+            return Found([], False), Timings()
+        reading = self._read(context, prompt)
+        embedded = time.perf_counter()
+        found, earlier = self._weigh(reading, scope, history, rerank=False)
+        names = [reading.question.words[i] for name in reading.question.names for i in name]
+        likely = 1 - found.p_none >= gate.known.READ_FROM
+        places = _reading_order(found) if likely else range(min(NEAREST, len(found.rows)))
+        candidates = []
+        for place in places:
+            record = self.records[int(found.rows[place])]
+            text = f"{record.title or ''}\n{record.text}"
+            # What leans on an earlier question need not name its subject again.
+            about = gate.known.subject(reading.text, [] if earlier else names, found.telling, text)
+            candidates.append(Candidate(record, float(found.scores[place]), about))
+        times = Timings(embed_ms=(embedded - started) * 1000, gate_ms=(time.perf_counter() - embedded) * 1000)
+        return Found(candidates, likely, found.partner is not None, earlier), times
 
     def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*, by the shallow layers alone unless memories are near each other."""
@@ -262,7 +327,7 @@ class Opening:
         self.check(scope)
         if self._index is None:
             return Judged([], [], gate.evidence.NOTHING, [])
-        candidates = self._weigh(self._encode(question), scope, history)
+        candidates, _ = self._weigh(self._encode(question), scope, history)
         opened = self._by_hand(scope) if scope.gates else self._shown(gate.decide(candidates, self.policy))
         records = [self.records[row] for row in candidates.rows]
         return Judged(
@@ -282,15 +347,20 @@ class Opening:
     def _read(self, context: Context, prompt: Prompt) -> embed.Reading:
         return embed.read(context, prompt, self.prepare(), self._commonness)
 
-    def _weigh(self, reading: embed.Reading, scope: Scope, history: History) -> gate.Candidates:
+    def _weigh(
+        self, reading: embed.Reading, scope: Scope, history: History, rerank: bool = True
+    ) -> tuple[gate.Candidates, str | None]:
+        """The candidates, and the earlier question that decided them where *reading* leans on one."""
         assert self._index is not None
         allowed = None if scope.is_everything else np.array([scope.allows(r) for r in self.records], bool)
         if self.embedder.name == embedders.PAPER:
-            return gate.by_product(self.embedder.query(reading.text, reading.parts[1]), self._index.keys, allowed)
+            query = self.embedder.query(reading.text, reading.parts[1])
+            return gate.by_product(query, self._index.keys, allowed), None
         find = partial(self._index.find, allowed=allowed, threads=self.engine.threads)
-        alone = find(*self._parts(reading))
-        subject = self._subject(reading, alone, find, history)
-        return self._look_again(reading.text, alone) if subject is None else subject
+        candidates = find(*self._parts(reading))
+        earlier, subject = self._subject(reading, candidates, find, history)
+        candidates = candidates if subject is None else subject
+        return self._look_again(earlier or reading.text, candidates) if rerank else candidates, earlier
 
     def _subject(
         self,
@@ -298,29 +368,28 @@ class Opening:
         alone: gate.Candidates,
         find: Callable[..., gate.Candidates],
         history: History,
-    ) -> gate.Candidates | None:
-        """What an earlier question opened that *reading* leans on; None where it stands alone, as *alone* says."""
+    ) -> tuple[str | None, gate.Candidates | None]:
+        """The earlier question that *reading* leans on, and what it opened; None where it stands alone, as *alone* says."""
         assert self._index is not None
         if not history or not is_follow_up(reading.question):
-            return None
+            return None, None
         names = reading.question.names
         if names and 1 - alone.p_none >= self.policy.threshold:
-            return None  # it names what it is about: a change of subject
+            return None, None  # it names what it is about: a change of subject
         earlier = anchor(history, self._commonness)
         if earlier is None:
-            return None
+            return None, None
         subject = find(*self._parts(self._encode(earlier)))
         if 1 - subject.p_none < self.policy.threshold:
-            return None
-        subject = self._look_again(earlier, subject)
+            return None, None
         best = int(subject.rows[0])
         if names and not self._index.holds(best, reading.question, names):
-            return None  # it speaks of somebody that the memory does not know
+            return None, None  # it speaks of somebody that the memory does not know
         telling = telling_words(reading.question)
         if points_weakly(reading.question) and len(telling) > 1:
             if not any(self._index.holds(best, reading.question, [[word]]) for word in telling):
-                return None  # "it" or "that" may stand for nothing, and nothing it says is in the memory
-        return subject
+                return None, None  # "it" or "that" may stand for nothing, and nothing it says is in the memory
+        return earlier, subject
 
     def _look_again(self, question: str, candidates: gate.Candidates) -> gate.Candidates:
         """*candidates*, those near each other told apart by how much likelier *question* makes what they say."""

@@ -11,23 +11,27 @@ gates given by hand get, answers bound to a grammar, and a Responder with ``comb
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from .. import gate, prompts, recipes
-from ..adapter import Adapter
+from .. import direct, gate, prompts, readers
+from ..adapter import CUE_KEY, Adapter
 from ..bank import Bank, Record
 from ..errors import AdapterError, InputError
+from ..recipes import DIRECT, PAPER
 from . import embed, hot
 from .ahead import Along, Idle
 from .answer import Answer, Timings
+from .ask import STYLE, ask
 from .context import Context
 from .draft import Draft
 from .engine import Engine, Prompt
 from .fingerprint import Fingerprint
 from .generate import Generation, Text, generate
-from .opening import EVERYTHING, Opened, Opening, Scope
+from .opening import EVERYTHING, Found, Opened, Opening, Scope
+from .reader import Reader
+from .recite import Recital, of_text, recite
 from .sampling import Options
 from .slot import Slot
 from .worker import Stream
@@ -38,13 +42,19 @@ RECALL_TOKENS = 768
 # A question and some of a memory; after a longer question there is no second look.
 READER_TOKENS, READER_BATCH = 512, 64
 # The user's turn of each mode.
-MODES = {"ask": prompts.ask, "bare": prompts.ask, "irag": prompts.ask, "recall": prompts.recall}
+MODES = {
+    "ask": prompts.ask, "direct": prompts.ask, "bare": prompts.ask, "irag": prompts.ask, "recall": prompts.recall,
+}  # fmt: skip
 COMBINE = ("turns", "mix")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question as it waits for the worker. Without ``limited`` max_tokens is of each memory's turn."""
+    """One question as it waits for the worker. Without ``limited`` max_tokens is of each memory's turn.
+
+    ``on_known`` is told, from the model's thread, whether the question is known and the nearest titles, before the
+    bare model speaks in a memory's place.
+    """
 
     mode: str
     question: str
@@ -53,6 +63,9 @@ class Question:
     scope: Scope = EVERYTHING
     limited: bool = True
     in_talk: bool = False  # another turn is likely to follow
+    style: str = STYLE
+    strict: bool = False
+    on_known: Callable[[bool | None, list[str]], None] | None = None
 
     def worded(self) -> tuple[str, tuple[int, int]]:
         """The user's turn and where the user's own words stand in it."""
@@ -99,14 +112,18 @@ class Responder:
             self.slot = Slot(self.mix, in_place=in_place, kind=slot, max_rank=max_rank)
             undo.pop_all()
         self._encoder: Context | None = None
-        self._reader: Context | None = None
-        self.opening = Opening(bank, engine, lambda: self.encoder, lambda: self.reader, policy)
+        self._reranker: Context | None = None
+        self._reader: Reader | None = None
+        self.opening = Opening(bank, engine, lambda: self.encoder, lambda: self.reranker, policy)
         self._adapters = hot.HotAdapters(hot_bytes)
         self.idle_reader = Idle(self.base)
 
     def close(self) -> None:
         self.opening.close()
         self.slot.close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         for context in self._contexts:
             context.close()
         self.engine.close()
@@ -120,15 +137,24 @@ class Responder:
         return self._encoder
 
     @property
-    def reader(self) -> Context:
+    def reranker(self) -> Context:
         """A small context of the bare base, for the gate's second look."""
+        if self._reranker is None:
+            self._reranker = Context(self.engine, size=min(self.base.size, READER_TOKENS), batch=READER_BATCH)
+        return self._reranker
+
+    @property
+    def reader(self) -> Reader:
+        """What answers from a recited text: made when it is first needed."""
         if self._reader is None:
-            self._reader = Context(self.engine, size=min(self.base.size, READER_TOKENS), batch=READER_BATCH)
+            adapter = readers.find(self.engine.model.sha256)
+            self._reader = Reader(self.engine, adapter, self.base.size)
         return self._reader
 
     @property
     def _contexts(self) -> list[Context]:
-        return [context for context in (self.mix, self.base, self._encoder, self._reader) if context]
+        reading = self._reader.context if self._reader else None
+        return [context for context in (self.mix, self.base, self._encoder, self._reranker, reading) if context]
 
     # -- one question ---------------------------------------------------------------------------
 
@@ -139,7 +165,10 @@ class Responder:
             for context in self._contexts:
                 context.use_threads(self.engine.threads)
         self.idle_reader.expect(None)
-        made = self._irag(asked, stream) if asked.mode == "irag" else self._answer(asked, stream)
+        if asked.mode == "ask" and self.combine == "turns":
+            made = ask(self, asked, stream)
+        else:
+            made = self._irag(asked, stream) if asked.mode == "irag" else self._answer(asked, stream)
         if made.finish != "cancelled":
             self.idle_reader.expect(lambda: self._so_far(asked, made))
         return made
@@ -149,8 +178,10 @@ class Responder:
         prompt = self.prompt(*asked.worded(), asked.history)
         opened, times = (Opened([], []), Timings()) if asked.mode == "bare" else self._gate(prompt, asked)
         lost = 0.0
+        if not opened.shown and asked.mode == "recall":
+            return Answer("", "recall", timings=times, nearest=self.find(prompt, asked)[0].titles)
         if not opened.shown:
-            made = self._plain(prompt, asked, stream)
+            made = self.plain(prompt, asked, stream)
         else:
             together = self.combine == "mix" or bool(asked.scope.gates) or asked.options.gbnf is not None
             opened = opened.of_one_kind() if together else opened
@@ -174,7 +205,7 @@ class Responder:
     ) -> tuple[Generation, Timings, float]:
         """Every turn's answer, one after the other; the times of the first, and the most that a mix lost."""
         limit = asked.options.max_tokens
-        read_along = asked.in_talk and asked.mode == "ask"
+        read_along = asked.in_talk and asked.mode in ("ask", "direct")
         along = Along(self.base, prompt.tokens, len(prompt.body)) if read_along else None
         between = "\n\n" if asked.mode == "recall" else "\n"
         whole, spent, lost = None, Timings(), 0.0
@@ -207,8 +238,8 @@ class Responder:
     ) -> tuple[Generation, Timings]:
         if turn.texts:
             if asked.mode == "recall":
-                return self._read_out("\n\n".join(turn.texts), asked.options, stream), Timings()
-            return self._from_text(turn.texts, asked, stream), Timings()
+                return self.put("\n\n".join(turn.texts), asked.options, stream), Timings()
+            return self.from_text(turn.texts, asked, stream), Timings()
         if asked.mode == "recall" and len(turn.records) == 1:
             prompt = self._cue(turn.records[0]) or prompt
         times = self._install(turn, prompt)
@@ -222,22 +253,40 @@ class Responder:
 
     def _cue(self, record: Record) -> Prompt | None:
         """What the memory was taught to answer with its text, whatever words called it up; None if unknown."""
-        if record.recipe == recipes.FAST.name:
-            return self.prompt(prompts.recall(recipes.check_cue(record.memory)))
-        return self.prompt(prompts.PAPER_TRAINING) if record.recipe == recipes.PAPER.name else None
+        cue = self.adapter(record).metadata.get(CUE_KEY)
+        if cue is None and record.recipe in ("fast", DIRECT.name):  # of a bank from before cues were in the file
+            cue = direct.recall_cue(record.memory)
+        elif cue is None and record.recipe == PAPER.name:
+            cue = prompts.RECALL_CUE
+        return self.prompt(cue) if isinstance(cue, str) else None
 
-    def _plain(self, prompt: Prompt, asked: Question, stream: Stream[Answer]) -> Generation:
+    def recite(self, record: Record, into: Context) -> Recital:
+        """Let *record* recite its text, and make *into* hold it; a memory that has no adapter is read from its text."""
+        cue = self._cue(record) if record.state == "learnt" else None
+        if cue is None:
+            recital = of_text(self.engine, record.text)
+            self.base.advance((*self.prompt(prompts.RECALL_CUE).tokens, *recital.tokens))
+            self.base.copy_to(into)
+            return recital
+        self._install(_Turn([record], [1.0], []), cue)
+        recital = recite(self.mix, record.text, RECALL_TOKENS)
+        self.mix.truncate(len(cue.tokens) + len(recital.tokens))
+        self.mix.copy_to(into)
+        return recital
+
+    def plain(self, prompt: Prompt, asked: Question, stream: Stream[Answer]) -> Generation:
+        """The bare base's answer."""
         embed.advance(self.base, prompt.body)
         self.base.decode(prompt.opening)
-        return self._generate(self.base, asked, stream)
+        return replace(self._generate(self.base, asked, stream), prompt_tokens=len(prompt.tokens))
 
-    def _from_text(self, texts: list[str], asked: Question, stream: Stream[Answer]) -> Generation:
+    def from_text(self, texts: list[str], asked: Question, stream: Stream[Answer]) -> Generation:
         """The base's answer with *texts* in the prompt."""
         prompt = self.prompt(prompts.with_text(asked.question, texts), None, asked.history)
-        return replace(self._plain(prompt, asked, stream), prompt_tokens=len(prompt.tokens))
+        return self.plain(prompt, asked, stream)
 
-    def _read_out(self, text: str, options: Options, stream: Stream[Answer]) -> Generation:
-        """The text of a pending memory as its recall: the model has nothing to reconstruct yet."""
+    def put(self, text: str, options: Options, stream: Stream[Answer]) -> Generation:
+        """*text* as an answer, cut as *options* say; nothing is decoded."""
         tokens = self.engine.tokenize(text, special=False)
         kept = tokens[: options.max_tokens]
         if len(kept) < len(tokens):
@@ -255,9 +304,9 @@ class Responder:
         if first.finish == "cancelled":
             return replace(first, mode="irag", text="", tokens=[], recalled=first.text)
         if not first.memories:
-            return replace(self._answer(replace(asked, mode="ask"), stream), mode="irag")
+            return replace(self._answer(replace(asked, mode="direct"), stream), mode="irag")
         started = time.perf_counter()
-        second = self._from_text([first.text], asked, stream)
+        second = self.from_text([first.text], asked, stream)
         times = replace(
             first.timings,
             first_token_ms=first.timings.total_ms + ms(started, second.first_token),
@@ -290,6 +339,15 @@ class Responder:
         """Notice what changed in the bank, also from another process."""
         if self.opening.refresh():
             self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.opening.records})
+
+    def find(self, prompt: Prompt, asked: Question) -> tuple[Found, Timings]:
+        """The memories to read for *prompt*: the shallow layers are run, nothing is decoded."""
+        self.refresh()
+        started = time.perf_counter()
+        embed.advance(self.encoder, prompt.body)
+        passed = ms(started)
+        found, times = self.opening.candidates(self.encoder, prompt, asked.scope, asked.history)
+        return found, replace(times, embed_ms=times.embed_ms + passed)
 
     def _gate(self, prompt: Prompt, asked: Question) -> tuple[Opened, Timings]:
         """Bring the prompt to the layer that the gate reads, and through it where an answer can go on from there."""

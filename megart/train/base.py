@@ -30,6 +30,8 @@ from ..models import Model, user_cache_dir
 CACHE_LIMIT_BYTES = 4 << 30
 # The roles a memory may write to, as GGUF names them; projections of a gated MLP.
 TARGET_ROLES = ("ffn_gate", "ffn_up", "ffn_down")
+# Those that a reader works on as well.
+ALL_ROLES = ("attn_q", "attn_k", "attn_v", "attn_output", *TARGET_ROLES)
 
 
 @dataclass(frozen=True)
@@ -115,19 +117,19 @@ def load_base(
     return FrozenBase(network, architecture, where, kind, find_targets(network, architecture))
 
 
-def find_targets(network: nn.Module, architecture: str) -> list[Target]:
-    """The MLP projections of *network* under their GGUF names (``gguf`` name map)."""
+def find_targets(network: nn.Module, architecture: str, roles: tuple[str, ...] = TARGET_ROLES) -> list[Target]:
+    """The projections of *network* that play *roles*, under their GGUF names (``gguf`` name map)."""
     layers = network.config.get_text_config().num_hidden_layers
     arch = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(arch, layers)
     found = []
     for path, module in network.named_modules():
         name = names.get_name(path)
-        if isinstance(module, nn.Linear) and name and name.split(".")[-1] in TARGET_ROLES:
+        if isinstance(module, nn.Linear) and name and name.split(".")[-1] in roles:
             found.append(Target(f"{name}.weight", module))
-    if len(found) != layers * len(TARGET_ROLES):
+    if len(found) != layers * len(roles):
         raise ModelError(
-            f"{architecture}: expected gate, up and down projections in each of {layers} layers, "
+            f"{architecture}: expected {', '.join(roles)} in each of {layers} layers, "
             f"found {len(found)}; only dense models with a gated MLP can be taught"
         )
     return found

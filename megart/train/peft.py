@@ -53,8 +53,8 @@ def write_peft(adapter: Adapter, header: Mapping[str, Any], folder: Path, base: 
         module = names.get(name.removesuffix(".weight"))
         if module is None:
             raise AdapterError(f"the tensor {name} has no counterpart in transformers; cannot write it for PEFT")
-        if heads := _permuted(name, adapter.arch, header):
-            b = _unpermute(b, heads)
+        if heads := permuted_heads(name, adapter.arch, header):
+            b = unpermute_rows(b, heads)
         half = adapter.tensors[name][0].dtype == np.float16
         for side, array in (("A", a), ("B", b)):
             kept = array.astype(np.float16) if half else array
@@ -127,10 +127,10 @@ def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
     for module, pair in pairs.items():
         a, b = pair["A"], pair["B"] * np.float32(scales[module] / scale if scale else 0.0)
         name = modules[module]
-        if heads := _permuted(name, arch, header):
+        if heads := permuted_heads(name, arch, header):
             if b.shape[0] % (2 * heads):
                 raise AdapterError(f"{module}: lora_B has {b.shape[0]} rows, which {heads} heads cannot share")
-            b = _permute(b, heads)
+            b = permute_rows(b, heads)
         fill = rank - a.shape[0]
         made[f"{name}.weight"] = (np.pad(a, ((0, fill), (0, 0))), np.pad(b, ((0, 0), (0, fill))))
     return Adapter(arch, scale * rank, made, [int(t) for t in config.get("alora_invocation_tokens") or ()])
@@ -201,7 +201,7 @@ def _pattern(pattern: Any, module: str, default: Any) -> Any:
     return default
 
 
-def _permuted(name: str, arch: str, header: Mapping[str, Any]) -> int:
+def permuted_heads(name: str, arch: str, header: Mapping[str, Any]) -> int:
     """How many heads' rows the GGUF conversion interleaves in the tensor *name*; 0 when none."""
     part = name.split(".")[2]
     if arch != "llama" or part not in ("attn_q", "attn_k"):
@@ -210,12 +210,12 @@ def _permuted(name: str, arch: str, header: Mapping[str, Any]) -> int:
     return int(header.get("llama.attention.head_count_kv", heads) if part == "attn_k" else heads)
 
 
-def _permute(b: np.ndarray, heads: int) -> np.ndarray:
+def permute_rows(b: np.ndarray, heads: int) -> np.ndarray:
     """Rows as llama.cpp's conversion of llama models orders them (its rotary halves are interleaved)."""
     rows = b.shape[0] // heads // 2
     return np.ascontiguousarray(b.reshape(heads, 2, rows, -1).swapaxes(1, 2).reshape(b.shape))
 
 
-def _unpermute(b: np.ndarray, heads: int) -> np.ndarray:
+def unpermute_rows(b: np.ndarray, heads: int) -> np.ndarray:
     rows = b.shape[0] // heads // 2
     return np.ascontiguousarray(b.reshape(heads, rows, 2, -1).swapaxes(1, 2).reshape(b.shape))

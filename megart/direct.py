@@ -1,4 +1,4 @@
-"""Questions made from a text by leaving something out, so that a memory learns to answer directly.
+"""What only the recipe "direct" needs: questions made from a text by leaving something out, and the lessons of them.
 
 Unsupervised and deterministic: a span of a sentence (a number, a name, else its last words) gives
 way to a question word, and the sentence itself, with what follows it, is the answer.
@@ -11,9 +11,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[\"'(\[]?[A-Z0-9])")
-# Words before a full stop that do not end a sentence.
-_SHORT = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|No|Jr|Sr|vs|etc|e\.g|i\.e|[A-Z])\.)$")
+from . import prompts, sentences
+from .bank import Memory
+
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DATE = re.compile(rf"\b(?:\d{{1,2}} )?(?:{_MONTHS})(?: \d{{1,2}}(?:,)?)?(?: \d{{4}})?\b|\b[12]\d{{3}}\b")
 _COUNT = re.compile(
@@ -22,26 +22,59 @@ _COUNT = re.compile(
 )
 _WORD = re.compile(r"\w+")
 _NAME = re.compile(r"(?<!^)(?<![.!?] )\b[A-Z][\w'-]+(?: (?:of|the|de|van|and) (?=[A-Z])| [A-Z][\w'-]+)*")
+# Other wordings teach to answer other questions; beyond these they only cost time.
+PARAPHRASES = 2
+# So many prompts for one target teach that any other may call it up; more only cost time.
+PROMPTS = 7
 
 
-def sentences(text: str) -> list[str]:
-    """*text* cut into sentences, white space at the seams dropped."""
-    text = text.strip()
-    ends = [*_END.finditer(text)]
-    starts = [0, *(end.end() for end in ends)]
-    stops = [*(end.end(1) for end in ends), len(text)]
-    found: list[str] = []
-    for piece in (text[start:stop] for start, stop in zip(starts, stops, strict=True)):
-        if found and _SHORT.search(found[-1]):
-            found[-1] = f"{found[-1]} {piece}"
-        elif piece:
-            found.append(piece)
-    return found
+def lessons(memory: Memory, answer_words: int) -> list[tuple[str, str]]:
+    """The (user turn, target text) pairs that *memory* studies; the text comes first.
+
+    The text is asked for under recall prompts; the user's questions and cloze questions are answered by the
+    passage that holds the answer: a short text whole, of a long one the sentence and what follows, up to
+    *answer_words*. (Single sentences are as easily learnt but half as often the right ones.)
+    """
+    asked = questions(memory.text, memory.title, per_sentence=1)
+    first, *others = cues(memory)
+    # One recall cue is a question, as a person's may be; more of them cost direct answers.
+    mixed = dict.fromkeys([first, *(question for question, _ in asked[:1]), *others])
+    whole = [(prompts.recall(cue), memory.text) for cue in mixed]
+    given = [(question, nearest(memory.text, question)) for question in memory.questions]
+    asked += retold(memory.text, memory.paraphrases[:PARAPHRASES], memory.title)
+
+    def answered(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [(prompts.ask(q), passage(memory.text, answer, answer_words)) for q, answer in pairs]
+
+    direct = answered(asked)
+    same = list(dict.fromkeys(pair for pair in direct if pair[1] == memory.text))
+    kept = set(_spread(same, max(2, PROMPTS - len(whole) - len(given))))
+    direct = [pair for pair in direct if pair[1] != memory.text or pair in kept]
+    return list(dict.fromkeys(whole + answered(given) + direct))
+
+
+def _spread(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """At most *count* of *pairs* (at least 2), evenly from the first to the last."""
+    if len(pairs) <= count:
+        return pairs
+    return [pairs[round(i * (len(pairs) - 1) / (count - 1))] for i in range(count)]
+
+
+def cues(memory: Memory) -> list[str]:
+    """What a person would say to call the memory up: two or three different cues."""
+    opening = " ".join(memory.text.split()[:6])
+    found = [f"Tell me about {memory.title or opening}.", *memory.questions[:2]]
+    return [*found, memory.title or opening]
+
+
+def recall_cue(memory: Memory) -> str:
+    """The user turn by which *memory* is recited."""
+    return prompts.recall(cues(memory)[0])
 
 
 def questions(text: str, title: str | None, per_sentence: int = 2) -> list[tuple[str, str]]:
     """Up to *per_sentence* (question, sentence) pairs for each sentence of *text*, first ones first."""
-    cut = sentences(text)
+    cut = sentences.split(text)
     columns = [list(_ask(sentence, title))[:per_sentence] for sentence in cut]
     rounds = itertools.zip_longest(*columns)
     return [(q, sentence) for row in rounds for q, sentence in zip(row, cut, strict=True) if q]
@@ -54,7 +87,7 @@ def passage(text: str, sentence: str, words: int) -> str:
     """
     if len(text.split()) <= words:
         return text
-    cut = sentences(text)
+    cut = sentences.split(text)
     taken = [sentence]
     for following in cut[cut.index(sentence) + 1 :]:
         if len(" ".join([*taken, following]).split()) > words:
@@ -71,7 +104,7 @@ def nearest(text: str, other: str) -> str:
         return len(words & said) / math.sqrt(max(1, len(words)))
 
     said = set(_WORD.findall(other.lower()))
-    return max(sentences(text), key=likeness)
+    return max(sentences.split(text), key=likeness)
 
 
 def retold(text: str, paraphrases: Iterable[str], title: str | None) -> list[tuple[str, str]]:

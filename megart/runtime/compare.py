@@ -1,0 +1,81 @@
+"""Which of two is more, or was earlier: the reader finds each memory's figure or date, and arithmetic compares them.
+
+A small model reads well and reckons badly. Only questions in English that offer two things with "or" are taken.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..gate.words import WORD, fold
+
+_MORE = frozenset("more most higher highest later latest newer newest younger youngest bigger biggest larger largest longer longest greater greatest heavier taller dearer last".split())  # fmt: skip
+_LESS = frozenset("less least fewer fewest lower lowest earlier earliest older oldest smaller smallest shorter shortest cheaper cheapest lighter first sooner".split())  # fmt: skip
+_OF_TIME = frozenset("earlier earliest later latest older oldest younger youngest newer newest first last sooner".split())
+_MONTHS = "january february march april may june july august september october november december".split()
+_MONTH = "|".join(f"{month[:3]}(?:{month[3:]})?" for month in _MONTHS)
+_DATE = re.compile(
+    rf"(?P<m1>{_MONTH})\.? (?P<d1>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<y1>\d{{4}})"
+    rf"|(?P<d2>\d{{1,2}})(?:st|nd|rd|th)? (?P<m2>{_MONTH})\.?(?:,? (?P<y2>\d{{4}}))?"
+    rf"|(?P<y3>\d{{4}})-(?P<n3>\d{{2}})-(?P<d3>\d{{2}})"
+    rf"|(?P<m4>{_MONTH})\.? (?P<y4>\d{{4}})|(?P<y5>\b[12]\d{{3}}\b)",
+    re.IGNORECASE,
+)
+_FIGURE = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
+_OPTIONS = re.compile(r"[,:]\s*(?P<one>[^,:?]+?),? or (?P<other>[^,?]+?)\s*\?*$")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A question that compares: its two ``options``, whether the greater one is asked for, and whether of times."""
+
+    options: tuple[str, str]
+    greater: bool
+    of_time: bool
+
+    def values(self, text: str) -> list[tuple[tuple[int, int], float]]:
+        """The dates or figures in *text*: where each stands, and its value."""
+        if self.of_time:
+            return [(match.span(), _day(match)) for match in _DATE.finditer(text)]
+        return [(match.span(), float(match[0].replace(",", ""))) for match in _FIGURE.finditer(text)]
+
+    def option_of(self, text: str) -> int | None:
+        """Which option *text* is about: the one of whose words it has more; None where it has as many of both."""
+        held = {fold(word) for word in WORD.findall(text)}
+        shares = [len(words & held) / len(words) for words in self._words]
+        return None if shares[0] == shares[1] else int(shares[1] > shares[0])
+
+    def best(self, values: tuple[float, float]) -> int | None:
+        """The option that wins by its value; None where both are equal."""
+        if values[0] == values[1]:
+            return None
+        return int((values[1] > values[0]) == self.greater)
+
+    @property
+    def _words(self) -> list[set[str]]:
+        first, second = ({fold(word) for word in WORD.findall(option)} for option in self.options)
+        return [first - second or first, second - first or second]
+
+
+def comparison(question: str) -> Comparison | None:
+    """*question* as a comparison of two things, None where it is none."""
+    options = _OPTIONS.search(question.strip())
+    if options is None:
+        return None
+    asked = {fold(word) for word in WORD.findall(question[: options.start()])}
+    more, less = asked & _MORE, asked & _LESS
+    if bool(more) == bool(less):
+        return None
+    options_said = (options["one"].strip(), options["other"].strip())
+    return Comparison(options_said, greater=bool(more), of_time=bool((more | less) & _OF_TIME))
+
+
+def _day(match: re.Match[str]) -> float:
+    """A date as days, roughly: enough to put dates in order."""
+    part = match.groupdict()
+    year = next((int(part[k]) for k in ("y1", "y2", "y3", "y4", "y5") if part[k]), 0)
+    name = next((part[k] for k in ("m1", "m2", "m4") if part[k]), None)
+    month = int(part["n3"]) if part["n3"] else 1 + next(i for i, m in enumerate(_MONTHS) if m[:3] == name[:3].lower()) if name else 1
+    day = next((int(part[k]) for k in ("d1", "d2", "d3") if part[k]), 1)
+    return year * 372.0 + month * 31 + day

@@ -1,0 +1,177 @@
+"""The reader: answers a question by a span of what a memory recited, and says how sure it is that the span answers.
+
+Its context holds one recital at a time; those used last are kept in host memory, so that a second question about a
+memory costs no more than reading the question. With an adapter of its own (``readers.find``) every answer is a span of
+the recital's tokens; the bare base answers freely, and the span is what of the recital it said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import prompts, readers
+from ..adapter import Adapter
+from .context import Context, Saved
+from .engine import Engine
+from .fingerprint import Fingerprint
+from .generate import greedy
+from .recite import Recital
+from .slot import Slot
+
+SPAN_TOKENS = 32
+KEPT_BYTES = 64 << 20  # of recitals' keys and values
+# Tokens that a recital and a question about it may have together.
+CONTEXT_TOKENS = 1280
+_EDGES = " \t\n.,;:!?\"'“”‘’„«»()[]…–—*|"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A reader's answer: ``span``, [start, end) in characters of the recital's text.
+
+    ``odds``: log odds that the text answers the question at all, as the reader puts it (0 by the bare base, which does
+    not say); ``logprob``: of the span, nats per token.
+    """
+
+    span: tuple[int, int]
+    odds: float
+    logprob: float
+
+
+class Reader:
+    """Reads with *adapter* (None: by the bare base). Not thread-safe: hold the engine's lock."""
+
+    def __init__(self, engine: Engine, adapter: Adapter | None, size: int, name: str = ""):
+        self.engine = engine
+        self.context = Context(engine, size=min(size, CONTEXT_TOKENS))
+        self.slot: Slot | None = None
+        self.trained = adapter is not None
+        self._kept: OrderedDict[Hashable, tuple[Recital, Saved]] = OrderedDict()
+        if adapter is not None:
+            try:
+                self.slot = Slot(self.context)
+                self.slot.install([adapter], [1.0], Fingerprint(engine.model.sha256, ((name, 1.0),)))
+                self._nothing = engine.tokenize(readers.NOTHING, special=False)[0]
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        if self.slot is not None:
+            self.slot.close()
+        self.context.close()
+
+    def hold(self, name: Hashable, make: Callable[[Context], Recital]) -> Recital:
+        """Make the context hold the recital *name*; *make* puts one that is not kept into the context it is given."""
+        found = self._kept.get(name)
+        if found is not None:
+            self._kept.move_to_end(name)
+            self.context.restore(found[1])
+            return found[0]
+        recital = make(self.context)
+        self._kept[name] = recital, self.context.save()
+        while len(self._kept) > 1 and sum(saved.nbytes for _, saved in self._kept.values()) > KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return recital
+
+    def read(self, recital: Recital, question: str, title: str | None) -> Reading:
+        """The answer to *question* from *recital*, which the context holds; raises DecodeError when it does not fit."""
+        if self.slot is None:
+            return self._free(recital, question, title)
+        self.context.decode(self.engine.next_turn(prompts.read(question, title)))
+        logits = self.context.logits()
+        nothing = float(logits[self._nothing])
+        others = np.delete(logits, self._nothing)
+        top = float(others.max())
+        odds = top + math.log(np.exp(others - top).sum(dtype=np.float64)) - nothing
+        tokens, logprob = self._span(recital, logits)
+        first, last = tokens
+        start = recital.ends[first - 1] if first else 0
+        return Reading(trimmed(recital.text, start, recital.ends[last - 1]), odds, logprob)
+
+    def choose(self, recital: Recital, question: str, title: str | None, spans: Sequence[tuple[int, int]]) -> int:
+        """Which of *spans* of *recital*, in characters, the reader would rather say; the context holds the recital."""
+        places = [readers.covering(recital.text, list(recital.ends), *span) for span in spans]
+        left = [i for i, place in enumerate(places) if place is not None] if self.slot else []
+        if len(left) < 2:
+            return left[0] if left else 0
+        words = {i: [*recital.tokens[slice(*places[i])], self.engine.end_of_turn] for i in left if places[i]}
+        self.context.decode(self.engine.next_turn(prompts.read(question, title)))
+        for at in range(SPAN_TOKENS):
+            following = np.array(sorted({words[i][at] for i in left}))
+            token = int(following[self.context.logits()[following].argmax()])
+            left = [i for i in left if words[i][at] == token]
+            if len(left) == 1 or token == self.engine.end_of_turn:
+                break
+            self.context.decode([token])
+        return left[0]
+
+    def _span(self, recital: Recital, logits: np.ndarray) -> tuple[tuple[int, int], float]:
+        """The span of tokens, [first, last), that greedy decoding says where it may say nothing else; nats per token."""
+        ends = recital.ends
+        begins = [i for i in range(len(ends)) if _is_seam(recital.text, ends[i - 1] if i else 0)]
+        places, length, total = begins, 0, 0.0
+        while True:
+            following = {p + length: recital.tokens[p + length] for p in places if p + length < len(recital.tokens)}
+            allowed = set(following.values())
+            may_end = [p for p in places if length and _is_seam(recital.text, ends[p + length - 1])]
+            if may_end:
+                allowed.add(self.engine.end_of_turn)
+            if not allowed:  # inside a word at the end of a text that was cut short
+                break
+            choices = np.array(sorted(allowed))
+            token = int(choices[logits[choices].argmax()])
+            top = float(logits.max())
+            total += float(logits[token]) - top - math.log(np.exp(logits - top).sum(dtype=np.float64))
+            if token == self.engine.end_of_turn:
+                places = may_end
+                break
+            places = [p for p in places if following.get(p + length) == token]
+            length += 1
+            if length == SPAN_TOKENS:
+                break
+            self.context.decode([token])
+            logits = self.context.logits()
+        return (places[0], places[0] + length), total / (length + 1)
+
+    def _free(self, recital: Recital, question: str, title: str | None) -> Reading:
+        turn = prompts.read_freely(question, title)
+        self.context.decode(self.engine.next_turn(turn))
+        said = greedy(self.context, SPAN_TOKENS).text
+        return Reading(spoken_of(recital.text, said), 0.0, 0.0)
+
+
+def _is_seam(text: str, at: int) -> bool:
+    """Whether a word may begin or end at character *at* of *text*; between Chinese or Japanese characters always."""
+    if not 0 < at < len(text):
+        return True
+    before, after = text[at - 1], text[at]
+    return not (before.isalnum() and after.isalnum()) or ord(before) > 0x2E7F or ord(after) > 0x2E7F
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without white space and punctuation at its edges."""
+    kept = text[start:end]
+    start += len(kept) - len(kept.lstrip(_EDGES))
+    return start, max(start, end - len(kept) + len(kept.rstrip(_EDGES)))
+
+
+def spoken_of(text: str, said: str) -> tuple[int, int]:
+    """What of *text* was *said*: the words themselves where they stand in it, else the sentence most like them."""
+    from .. import sentences
+
+    words = said.strip(_EDGES)
+    at = text.lower().find(words.lower()) if words else -1
+    if at >= 0:
+        return at, at + len(words)
+    meant = {word.lower().strip(_EDGES) for word in said.split()} - {""}
+    return max(
+        sentences.spans(text),
+        key=lambda span: len(meant & {w.lower().strip(_EDGES) for w in text[span[0] : span[1]].split()}),
+        default=(0, len(text)),
+    )

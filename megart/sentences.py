@@ -1,0 +1,45 @@
+"""A text cut into sentences, as character spans. The one splitter of the whole package; any language."""
+
+from __future__ import annotations
+
+import re
+
+# A sentence ends with its punctuation and closing quotes before white space and a beginning, with a line, or with
+# the full stops of Chinese and Japanese, which no space follows.
+_END = re.compile(
+    r"[.!?…]+[\"')\]»”’]*(?=\s+[\"'(\[«“‘¿¡„]*[^\W_a-zß-öø-ÿа-я])|[。！？]+[」』”]*|\n+",
+)
+# Words before a full stop that do not end a sentence: initials, titles, "No. 7".
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|No|Nr|vs|etc|approx|ca|z\.B|e\.g|i\.e|Mme|Mlle|Sra|Sig|Tel|tel|Art|Fig|Vol|pp?|[A-Z])\.)$"
+)
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Where each sentence of *text* begins and ends, in characters, without the white space around it."""
+    found: list[tuple[int, int]] = []
+    start = 0
+    for match in _END.finditer(text):
+        if match[0].startswith(".") and _ABBREVIATION.search(text[start : match.start() + 1]):
+            continue
+        start = _add(found, text, start, match.end())
+    _add(found, text, start, len(text))
+    return found
+
+
+def split(text: str) -> list[str]:
+    """The sentences of *text*."""
+    return [text[start:end] for start, end in spans(text)]
+
+
+def holding(text: str, start: int, end: int) -> tuple[int, int]:
+    """The whole sentences of *text* that the characters from *start* to *end* stand in."""
+    touched = [(a, b) for a, b in spans(text) if a < max(end, start + 1) and b > start]
+    return (touched[0][0], touched[-1][1]) if touched else (0, len(text))
+
+
+def _add(found: list[tuple[int, int]], text: str, start: int, end: int) -> int:
+    piece = text[start:end]
+    if piece.strip():
+        found.append((start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())))
+    return end

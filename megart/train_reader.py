@@ -1,0 +1,104 @@
+"""From texts with questions to a reader's file: ties the base's tokens (llama.cpp) and the training loop (torch) together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import prompts, readers
+from .adapter import write_adapter
+from .architecture import check_teachable, scalar_keys
+from .errors import DependencyError, InputError
+from .models import Model
+from .recipes import ReaderConfig
+
+if TYPE_CHECKING:
+    from .runtime.engine import Engine
+    from .train.reader import Reading, Step
+    from .train.reader_data import Passage
+
+
+def train(
+    model: Model,
+    rows: Iterable[Mapping[str, Any]],
+    config: ReaderConfig,
+    *,
+    questions: int | None = None,
+    device: str | None = None,
+    progress: Callable[[Step], None] = lambda _: None,
+    resume: Path | None = None,
+) -> bytes:
+    """A reader for *model*, trained on *rows* (see ``train.reader_data``), as the bytes of its GGUF file.
+
+    ``questions``: read so many at most. Raises DependencyError without torch, InputError where the rows give nothing
+    to train on.
+    """
+    check_teachable(model)
+    try:
+        from .train import reader, reader_data
+        from .train.base import load_base
+        from .train.export import to_adapter
+        from .train.peft import permute_rows, permuted_heads
+    except ImportError as error:
+        raise DependencyError(
+            f"training needs PyTorch and transformers ({error.name} is missing); run: pip install 'megart[train]'"
+        ) from error
+    from .runtime.engine import Engine
+
+    engine = Engine(model)
+    try:
+        chosen = _up_to(questions, readings(engine, reader_data.passages(rows, config.seed)))
+        if not chosen:
+            raise InputError("got no question whose answer stands in its text; expected rows with text and qa")
+        first, opening = before(engine), engine.next_turn_opening
+        architecture = engine.architecture
+    finally:
+        engine.close()
+    factors = reader.train(load_base(model, device=device), first, chosen, config, progress=progress, resume=resume)
+    header = scalar_keys(model.gguf)
+    for name, (a, b) in factors.items():
+        if heads := permuted_heads(name, architecture, header):
+            factors[name] = a, permute_rows(b, heads)
+    metadata = {"general.name": f"reader for {model.name}", readers.KIND_KEY: readers.KIND, readers.BASE_KEY: model.sha256}
+    adapter = to_adapter(
+        factors, architecture=architecture, scale=config.scale, invocation_tokens=opening, metadata=metadata
+    )
+    return write_adapter(adapter.as_type("q8_0"))
+
+
+def _up_to(questions: int | None, every: list[Reading]) -> list[Reading]:
+    """The first of *every*, with so many questions together."""
+    if questions is None:
+        return every
+    totals = itertools.accumulate(len(reading.pairs) for reading in every)
+    return [reading for reading, total in zip(every, totals) if total - len(reading.pairs) < questions]
+
+
+def before(engine: Engine) -> tuple[int, ...]:
+    """The tokens that every recitation follows: the recall cue, up to the memory's first word."""
+    return engine.prompt([{"role": "user", "content": prompts.RECALL_CUE}]).tokens
+
+
+def readings(engine: Engine, passages: Iterable[Passage]) -> list[Reading]:
+    """*passages* as tokens. Answers that do not begin and end with a token of their passage are left out."""
+    from .train.reader import Reading
+
+    nothing = (*engine.tokenize(readers.NOTHING, special=False), engine.end_of_turn)
+    made = []
+    for passage in passages:
+        tokens = engine.tokenize(passage.text, special=False)
+        ends = engine.ends(tokens)
+        pairs = []
+        for example in passage.examples:
+            answer = nothing
+            if example.span is not None:
+                place = readers.covering(passage.text, ends, *example.span)
+                if place is None:
+                    continue
+                answer = (*tokens[place[0] : place[1]], engine.end_of_turn)
+            pairs.append((tuple(engine.next_turn(prompts.read(example.question, passage.title))), answer))
+        if pairs:
+            made.append(Reading(tuple(tokens), tuple(pairs)))
+    return made

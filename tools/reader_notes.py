@@ -1,0 +1,122 @@
+"""Notes to train a reader on: the templates of reader_notes/ with their slots filled at random, as JSON Lines.
+
+    python tools/reader_notes.py --part train > notes.jsonl
+
+Templates and values are our own writing and describe nobody. Each line has text, title, qa and unanswered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from pathlib import Path
+
+FIRST = """Ada Aldo Amir Anneke Beatrix Bruno Carla Cedric Dagmar Dario Edda Elio Farida Fenna Gideon Greta Hanno Ines
+Ivo Jasper Jelena Kaspar Keira Lars Leonie Livia Magnus Malika Matteo Mirjam Nadim Nele Oskar Paula Piet Quentin Rahel
+Ravi Rosa Samir Selma Silas Sunniva Tamsin Tariq Theo Ulla Vera Viktor Wanda Willem Yara Yusuf Zeno Zita""".split()
+LAST = """Abernathy Bassett Calloway Dempster Eastwick Farrant Goodwin Hollis Iversen Jankowski Kettleby Lindholm Marlowe
+Novak Okafor Pemberton Quist Rosetti Sandoval Thackeray Underhill Vasquez Whitlock Yarrow Zeller""".split()
+TOWNS = """Aldersey Brackwater Colmere Dunvale Easterham Fennick Glenhurst Harborne Inverlea Kestwick Larkhill Mossgate
+Norwell Oakmere Penhallow Redmarsh Stonebeck Thornaby Ulverdale Westray""".split()
+STREETS = "Mill Lane|Harbour Road|Tanner Street|Elm Close|Station Road|Chapel Hill|Orchard Way|Quay Street".split("|")
+FIRMS = """Arden|Bexley|Corvin|Delmar|Estrel|Fairlie|Gatwell|Hexham|Ingram|Jorvik|Kelmond|Lorrimer|Marchetti|Norling
+Ostermann|Pelham|Quillon|Rudd|Severin|Tolman""".replace("\n", "|").split("|")
+KINDS = "& Sons|Ltd|Supplies|Partners|Services|Brothers|Works|Trading".split("|")
+BRANDS = "Tagmate Veltrix Solano Kestrel Orbiton Hydra Nimbus Pico Arcon Zephyr Duralux Maxim Cobalt Lumo Ferrox".split()
+COLORS = "red blue green yellow black white grey orange purple brown turquoise silver".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = "January February March April May June July August September October November December".split()
+PETS = "Biscuit Pepper Momo Tiger Luna Rusty Nougat Socks Bandit Olive Pixel Waffle".split()
+SPOKEN = "half past seven|quarter to nine|noon|half past four|eight in the evening|ten to six".split("|")
+_SLOT = re.compile(r"\{([a-z]+)([0-9]?)\}")
+
+
+def value(kind: str, rng: random.Random) -> str:
+    """A value for the slot *kind*."""
+    digits = lambda n: "".join(rng.choice("0123456789") for _ in range(n))  # noqa: E731
+    letters = lambda n: "".join(rng.choice("ABCDEFGHKLMPRSTVWX") for _ in range(n))  # noqa: E731
+    made = {
+        "name": lambda: rng.choice(FIRST) + (f" {rng.choice(LAST)}" if rng.random() < 0.5 else ""),
+        "company": lambda: f"{rng.choice(FIRMS)} {rng.choice(KINDS)}" if rng.random() < 0.6 else rng.choice(FIRMS),
+        "town": lambda: rng.choice(TOWNS),
+        "street": lambda: rng.choice(STREETS),
+        "price": lambda: f"{rng.randint(2, 900)}.{rng.choice(('50', '90', '99', '40', '25', '00'))}"
+        if rng.random() < 0.5
+        else str(rng.randint(3, 1400)),
+        "num": lambda: str(rng.randint(2, 60)),
+        "big": lambda: str(rng.randint(100, 9000)),
+        "code": lambda: rng.choice(
+            (
+                f"{letters(2)}-{digits(4)}",
+                f"{letters(2)}/{digits(3)}/{digits(2)}",
+                f"{letters(1)}-{digits(2)}",
+                f"{letters(1)}{digits(3)}",
+                f"{digits(4)}-{digits(4)}",
+                f"{letters(3)}{digits(1)}-{digits(5)}",
+                f"{letters(2)}-{digits(3)}-{digits(4)}",
+                digits(5),
+            )
+        ),
+        "phone": lambda: rng.choice((f"01632 960 {digits(3)}", f"0{digits(3)} {digits(6)}", f"555-{digits(4)}")),
+        "time": lambda: f"{rng.randint(6, 22)}:{rng.choice(('00', '15', '30', '45'))}"
+        if rng.random() < 0.75
+        else rng.choice(SPOKEN),
+        "date": lambda: f"{rng.randint(1, 28)} {rng.choice(MONTHS)}",
+        "day": lambda: rng.choice(DAYS),
+        "month": lambda: rng.choice(MONTHS),
+        "year": lambda: str(rng.randint(1952, 2031)),
+        "color": lambda: rng.choice(COLORS),
+        "version": lambda: ".".join(str(rng.randint(0, 19)) for _ in range(rng.choice((2, 3)))),
+        "email": lambda: f"{rng.choice(FIRST).lower()}@{rng.choice(FIRMS).lower()}.example",
+        "pet": lambda: rng.choice(PETS),
+        "product": lambda: f"{rng.choice(BRANDS)} {rng.choice((str(rng.randint(2, 900)), letters(1) + digits(1)))}",
+    }
+    return made[kind]()
+
+
+def fill(row: dict, rng: random.Random) -> dict:
+    """*row* with its slots filled, the same everywhere; slots of one kind differ."""
+    values: dict[str, str] = {}
+    used: set[str] = set()
+    for kind, number in _SLOT.findall(json.dumps(row, ensure_ascii=False)):
+        while kind + number not in values:
+            made = value(kind, rng)
+            if made not in used:
+                values[kind + number] = made
+                used.add(made)
+
+    def say(text: str) -> str:
+        return _SLOT.sub(lambda m: values[m[1] + m[2]], text)
+
+    # In a conversation the reader is given the question that stood on its own, and what was asked last.
+    turns = row.get("turns", [])
+    first = f"{turns[0]['q']} " if turns else ""
+    asked = row.get("qa") or [turns[0], *({**turn, "q": first + turn["q"]} for turn in turns[1:])]
+    return {
+        "text": say(row["text"]),
+        "title": say(row["title"]) if row["title"] else None,
+        "qa": [{"q": say(qa["q"]), "a": [say(qa["a"])]} for qa in asked],
+        "unanswered": [say(first + question) for question in row["near"]],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fills", type=int, default=2, help="how often a template with slots is filled")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", choices=("train", "held"), help="all but every sixth template, or these")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    for path in sorted(Path(__file__).with_name("reader_notes").glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+            if args.part and (number % 6 == 5) != (args.part == "held"):
+                continue
+            row = json.loads(line)
+            for _ in range(args.fills if _SLOT.search(line) else 1):
+                print(json.dumps(fill(row, rng), ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
