@@ -180,9 +180,7 @@ class _Rag:
         responder = self.assistant.responder
 
         def read() -> tuple[str, str]:
-            recital = recite.of_text(self.assistant.engine, text)
-            responder.base.advance((*responder.prompt(prompts.RECALL_CUE).tokens, *recital.tokens))
-            responder.base.copy_to(responder.reader.context)
+            recital = responder.encode(recite.of_text(self.assistant.engine, text), responder.reader.context)
             source = Source("", "", text, responder.reader.read(recital, q, title).span)
             return ask.said(source, "sentence"), ask.said(source, "short")
 

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     if args.direct or args.mix:
         if args.style or args.strict:
             raise InputError("got --style or --strict with --direct or --mix; expected one or the other")
-        made = answer(args, "direct", words, combine="mix" if args.mix else "turns")
+        made = answer(args, "direct", words, combine="mix" if args.mix else None)
     else:
         given = {"style": args.style, "strict": args.strict}
         given = {name: value for name, value in given.items() if value is not None}
@@ -134,16 +134,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def answer(args: argparse.Namespace, verb: str, words: str, *, combine: str = "turns", **given: Any) -> Answer:
+def answer(args: argparse.Namespace, verb: str, words: str, *, combine: str | None = None, **given: Any) -> Answer:
     """What the method *verb* of an Assistant answers to *words*, streamed to stdout unless it is printed as JSON."""
     words.encode()  # half a character from the terminal: say so before the model loads
     given = {**given, **options(args), **common.scope(args)}
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        given_how = {"gpu_layers": args.gpu_layers, "context_size": args.context, "draft_max": args.draft_max}
+        given_how = {
+            "gpu_layers": args.gpu_layers,
+            "context_size": args.context,
+            "draft_max": args.draft_max,
+            "combine": combine,
+        }
         how = {name: value for name, value in given_how.items() if value is not None}
-        with Assistant(bank, model=args.model, threads=args.threads, combine=combine, **how) as assistant:
+        with Assistant(bank, model=args.model, threads=args.threads, **how) as assistant:
             bold = verb == "ask" and ui.is_live(sys.stdout)  # the words of the answer are known at its end
             made = getattr(assistant, verb)(words, on_text=None if args.json or bold else ui.stream, **given)
     if bold and not args.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from . import common, ui
+from .show import recall_cue
 
 EPILOG = """\
 examples:
@@ -36,8 +37,10 @@ def run(args: argparse.Namespace) -> int:
             id, where = args.peft
             model = common.model_of(args, bank)
             made = export_peft(bank, id, where, model=model, replace_existing=args.replace)
+        record = bank.get(id)
+        cue = recall_cue(bank, record)
         if args.json:
-            ui.put_json({"id": bank.get(id).id, "path": str(made)})
+            ui.put_json({"id": record.id, "path": str(made), "recall_cue": cue})
         else:
-            ui.put(f"wrote {made}")
+            ui.put(f"wrote {made}" + (f"; recited by: {cue}" if cue else ""))
     return 0

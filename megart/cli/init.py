@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     model = resolve_model(args.model, args.hf)
+    from ..runtime import aptitude
     from ..runtime.ask import STRICT_STATE
     from ..runtime.assistant import Assistant
     from ..runtime.engine import Engine
@@ -39,10 +40,15 @@ def run(args: argparse.Namespace) -> int:
     with Bank.create(path, model) as bank:
         with Assistant(bank) as assistant:
             assistant.prepare()
+            reads = assistant.on_model(lambda: aptitude.measure(assistant.responder))
+        bank.set_state(aptitude.STATE, reads.to_json())
         if args.strict:
             bank.set_state(STRICT_STATE, b"1")
         if args.json:
-            ui.put_json({"bank": str(bank.path), "base": asdict(bank.base)})
+            ui.put_json({"bank": str(bank.path), "base": asdict(bank.base), "reading": asdict(reads)})
         else:
             ui.put(f"made the bank {bank.path} for {bank.base.name} ({bank.base.sha256[:12]})")
+            how = "with its reader" if reads.trained else "by itself"
+            advice = "" if reads.enough else f"; a reader helps: megart reader train --model {args.model or DEFAULT_MODEL}"
+            ui.say(f"{bank.base.name} reads {reads.right} of {reads.asked} test questions right {how}{advice}")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from ..adapter import CUE_KEY, read_adapter
+from ..bank import Bank, Record
 from . import common, ui
 
 EPILOG = """\
@@ -22,12 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
         record = bank.get(args.id)
+        cue = recall_cue(bank, record) if record.adapter_sha256 else None
         if args.json:
-            ui.put_json(common.record_json(record))
+            ui.put_json({**common.record_json(record), "recall_cue": cue})
             return 0
         kind = "activated" if record.activated else "whole prompt"
         fields = [("id", record.id), ("title", record.title or "-"), ("state", record.state)]
         if record.adapter_sha256:
+            fields.append(("recall cue", cue or "-"))
             fields += [
                 ("recipe", f"{record.recipe or '-'}, rank {record.rank}, {kind}"),
                 ("adapter", f"{bank.adapter_path(record.id)} ({ui.size(record.adapter_bytes)})"),
@@ -45,3 +49,9 @@ def run(args: argparse.Namespace) -> int:
         ui.put_fields(fields)
         ui.put(f"\n{record.text}")
     return 0
+
+
+def recall_cue(bank: Bank, record: Record) -> str | None:
+    """The user turn that the memory's adapter answers with its text, as its file says; None where it does not say."""
+    cue = read_adapter(bank.adapter_path(record.id)).metadata.get(CUE_KEY)
+    return cue if isinstance(cue, str) else None

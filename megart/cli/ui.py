@@ -310,6 +310,8 @@ def put_answer(answer: Answer) -> None:
     if answer.recalled is not None:
         draw(f"  recalled: {one_line(answer.recalled)}")
     draw(f"  {one_line(answer.text.strip())}")
+    for source in answer.sources:
+        draw(paint(f"  read from: {one_line(source.text)}", "2", out))
     for line in gates(answer, out):
         draw(f"  {line}")
     times = answer.timings

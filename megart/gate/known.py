@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .words import WORD, fold, term, term_hash
 
 # Candidates that are less likely than this by the gate alone are not read: a question about something else.
-READ_FROM = 0.1
+READ_FROM = 0.01
 # Read one after the other until one answers.
 MOST = 2
 THRESHOLD = 0.5
@@ -29,7 +29,6 @@ WEIGHTS = {
     "lacking": -2.0,
     "lacking_number": -2.5,
     "lacking_name": -1.0,
-    "strange": -1.0,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _PLAIN = re.compile(r"[\W_]+")
@@ -39,31 +38,33 @@ _PLAIN = re.compile(r"[\W_]+")
 class Subject:
     """What of a question stands in a memory.
 
-    ``lacking``: the share of the question's weight in telling words that the memory lacks, 0 to 1; ``strange``: the
-    most that one such word weighs, in units of 10 nats; ``number`` and ``name``: whether a number or identifier, or a
-    name, of the question is not there.
+    ``lacking``: the share of the question's weight in telling words that the memory lacks, 0 to 1; ``name``: the same of
+    the words of its names; ``number``: whether a number or identifier of the question is not there.
     """
 
     lacking: float = 0.0
-    strange: float = 0.0
+    name: float = 0.0
     number: bool = False
-    name: bool = False
 
 
 def subject(question: str, names: list[str], telling: Mapping[int, float], text: str) -> Subject:
     """How much of *question* stands in *text*; ``telling``: nats of its terms by their hash, ``names``: its names' words."""
     held = {term_hash(term(word)) for word in WORD.findall(text)}
-    total = sum(telling.values())
-    lacking = {h: nats for h, nats in telling.items() if h not in held}
+    named = {h: telling.get(h, 1.0) for h in (term_hash(term(name)) for name in names)}
     there = [n for m in _NUMBER.findall(text) if (n := _plain(m))]
     whole = _plain(text)
     numbers = [n for m in _NUMBER.findall(question) if (n := _plain(m))]
     return Subject(
-        sum(lacking.values()) / total if total > 0 else 0.0,
-        max(lacking.values(), default=0.0) / 10,
+        _share_lacking(telling, held),
+        _share_lacking(named, held),
         any(not _stands(number, there, whole) for number in numbers),
-        any(term_hash(term(name)) not in held for name in names),
     )
+
+
+def _share_lacking(nats: Mapping[int, float], held: set[int]) -> float:
+    """The share of *nats*, by the hash of a term, of terms that are not *held*."""
+    total = sum(nats.values())
+    return sum(n for h, n in nats.items() if h not in held) / total if total > 0 else 0.0
 
 
 def features(gate: float, reader: float, logprob: float, about: Subject) -> list[float]:
@@ -75,8 +76,7 @@ def features(gate: float, reader: float, logprob: float, about: Subject) -> list
         max(-3.0, logprob),
         about.lacking,
         float(about.number),
-        float(about.name),
-        min(about.strange, 2.0),
+        about.name,
     ]
 
 

@@ -116,8 +116,8 @@ class Found:
 
 def _reading_order(found: gate.Candidates) -> list[int]:
     """Places of the candidates to read: the best, then what the question needs beside it, else the next one."""
-    second = found.partner if found.partner is not None else 1
-    return [place for place in (0, second) if place < len(found.rows)]
+    order = dict.fromkeys([0, *([] if found.partner is None else [found.partner]), *range(len(found.rows))])
+    return [*order][: min(gate.known.MOST, len(found.rows))]
 
 
 class FoundBy(TypedDict):

@@ -264,14 +264,17 @@ class Responder:
         """Let *record* recite its text, and make *into* hold it; a memory that has no adapter is read from its text."""
         cue = self._cue(record) if record.state == "learnt" else None
         if cue is None:
-            recital = of_text(self.engine, record.text)
-            self.base.advance((*self.prompt(prompts.RECALL_CUE).tokens, *recital.tokens))
-            self.base.copy_to(into)
-            return recital
+            return self.encode(of_text(self.engine, record.text), into)
         self._install(_Turn([record], [1.0], []), cue)
         recital = recite(self.mix, record.text, RECALL_TOKENS)
         self.mix.truncate(len(cue.tokens) + len(recital.tokens))
         self.mix.copy_to(into)
+        return recital
+
+    def encode(self, recital: Recital, into: Context) -> Recital:
+        """Make *into* hold *recital* as the bare base reads it, after the recall cue."""
+        self.base.advance((*self.prompt(prompts.RECALL_CUE).tokens, *recital.tokens))
+        self.base.copy_to(into)
         return recital
 
     def plain(self, prompt: Prompt, asked: Question, stream: Stream[Answer]) -> Generation:

@@ -1,4 +1,4 @@
-"""ask, recall and irag on the command line: options, output, traces."""
+"""ask and recall on the command line: options, output, traces."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from screen import Run, Terminal, needs_model
 
 from megart.bank import Bank
 from megart.cli import main, ui
-from megart.runtime.answer import Answer, OpenedMemory, Timings
+from megart.runtime.answer import Answer, OpenedMemory, Source, Timings
 
 ANSWER = Answer(
     "Bees,\nmany.",
     "ask",
     [OpenedMemory("ada", "Ada Quill", 0.75), OpenedMemory("mill", "mill", 0.25, pending=True)],
-    Timings(10.0, 0.5, 40.0, 2.0, 3.5, 84.0, 100.0, 200.0, 31, 5),
+    Timings(10.0, 0.5, 40.0, 2.0, 3.5, 84.0, 0.0, 0.0, 100.0, 200.0, 31, 5),
     [1, 2, 3, 4, 5],
     "length",
 )
@@ -45,6 +45,7 @@ def assistant(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             asked.append("closed")
 
         def _say(self, verb: str, words: str, on_text: Callable[[str], None] | None, **limit: int) -> Answer:
+            limit.pop("on_known", None)
             asked.append((verb, words, limit))
             for piece in ("Bees,\n", "many."):
                 if on_text:
@@ -57,8 +58,8 @@ def assistant(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         def recall(self, words: str, **options: object) -> Answer:
             return self._say("recall", words, **options)  # type: ignore[arg-type]
 
-        def irag(self, words: str, **options: object) -> Answer:
-            return self._say("irag", words, **options)  # type: ignore[arg-type]
+        def direct(self, words: str, **options: object) -> Answer:
+            return self._say("direct", words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "Assistant", Fake)
     return asked
@@ -75,12 +76,14 @@ def test_ask_streams_and_traces(run: Run, bank: Path, assistant: list[object]) -
     assert run("recall", "--bank", bank, "--max-tokens", "9", "--threads", "1", "Ada")[1:] == (
         "Bees,\nmany.\n", TRACE,
     )  # fmt: skip
-    run("ask", "--irag", "--bank", bank, "Ada?")
+    run("ask", "--mix", "--bank", bank, "Ada?")
+    run("ask", "--style", "short", "--strict", "--bank", bank, "Ada?")
     default = {"model": None, "threads": None}
     assert assistant == [
         default, ("ask", "What does Ada keep?", {}), "closed",
         {"model": None, "threads": 1}, ("recall", "Ada", {"max_tokens": 9}), "closed",
-        default, ("irag", "Ada?", {}), "closed",
+        {**default, "combine": "mix"}, ("direct", "Ada?", {}), "closed",
+        default, ("ask", "Ada?", {"style": "short", "strict": True}), "closed",
     ]  # fmt: skip
 
 
@@ -169,7 +172,35 @@ def test_explain(locale: str, run: Run, bank: Path, assistant: list[object], mon
     assert (out, err) == ("Bees,\nmany.\n", expected)
 
 
-def test_a_second_look_that_was_not_taken_is_not_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_known_is_said_first_with_the_nearest_titles(capsys: pytest.CaptureFixture[str]) -> None:
+    ui.not_known(False, ["Ada\x1b[2J Quill", "mill"])
+    ui.not_known(None, ["Ada Quill"])
+    assert capsys.readouterr().err == "Not in memory (nearest: Ada [2J Quill, mill); the model itself says:\n"
+
+
+def test_a_recall_that_finds_nothing_says_so(run: Run, bank: Path, assistant: list[object], monkeypatch) -> None:
+    nothing = Answer("", "recall", nearest=["Ada Quill"])
+    monkeypatch.setattr(sys.modules[__name__], "ANSWER", nothing)
+    monkeypatch.setattr("megart.runtime.assistant.Assistant._say", lambda self, verb, words, on_text: nothing)
+    code, out, err = run("recall", "--bank", bank, "Zebra", code=1)
+    assert (code, out, err) == (1, "", "megart: no memory is about that; nearest: Ada Quill; see: megart list\n")
+
+
+def test_the_words_of_an_answer_are_bold_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    text = "The key hangs low. Ines painted it green."
+    at = text.index("green")
+    ui.put_marked(Answer("Ines painted it green.", "ask", sources=[Source("key", "Key", text, (at, at + 5))]))
+    assert terminal.getvalue() == "Ines painted it \x1b[1mgreen\x1b[0m."
+
+
+def test_style_and_direct_exclude_each_other(run: Run, bank: Path, assistant: list[object]) -> None:
+    code, _, err = run("ask", "--bank", bank, "--direct", "--style", "short", "Ada?", code=1)
+    assert code == 1 and "expected one or the other" in err and assistant == []
+
+
+def test_a_step_that_was_not_taken_is_not_explained(capsys: pytest.CaptureFixture[str]) -> None:
     ui.explain(replace(ANSWER, timings=replace(ANSWER.timings, rerank_ms=0.0)))
     shown = capsys.readouterr().err
     assert "gate  " in shown and "mix  " in shown and "rerank" not in shown
@@ -207,16 +238,16 @@ def test_ask_a_real_model(run: Run, tmp_path: Path) -> None:
     ]
     _, out, err = run(*words, "--json")
     shown = json.loads(out)
-    assert list(shown) == ["answer", "mode", "memories", "timings"]
+    assert list(shown) == ["answer", "mode", "known", "grounded", "sources", "memories", "timings", "style"]
     assert (shown["mode"], shown["memories"], err) == ("ask", [], "")
     assert list(shown["timings"]) == [
-        "embed_ms", "gate_ms", "rerank_ms", "mix_ms", "install_ms", "prefill_ms", "first_token_ms",
-        "total_ms", "prompt_tokens", "completion_tokens", "guessed_tokens",
+        "embed_ms", "gate_ms", "rerank_ms", "mix_ms", "install_ms", "prefill_ms", "recall_ms", "read_ms",
+        "first_token_ms", "total_ms", "prompt_tokens", "completion_tokens", "guessed_tokens",
     ]  # fmt: skip
     assert shown["timings"]["completion_tokens"] == 4
     _, out, err = run(*words)
     assert out == shown["answer"] + "\n"
-    assert re.fullmatch(r"\[no memory opened; first token .*; total .*; cut at 4 tokens\]\n", err)
+    assert re.fullmatch(r"\[from the model itself; first token .*; total .*; cut at 4 tokens\]\n", err)
 
 
 def test_a_history_file_may_begin_with_a_byte_order_mark_and_nests_no_deeper_than_json_is_read(

@@ -1,0 +1,56 @@
+"""How well a base reads: a few shipped questions of our own about texts that no model knows."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from importlib import resources
+
+from ..gate.words import WORD, term
+from . import ask
+from .answer import Source
+from .recite import of_text
+from .respond import Responder
+
+QUESTIONS = 12
+SECONDS = 45.0  # no further question is begun after so long
+ENOUGH = 0.7
+# In the bank: a JSON object, as `Aptitude.to_json` makes it.
+STATE = "reading"
+
+
+@dataclass(frozen=True)
+class Aptitude:
+    """``right`` of ``asked`` questions answered by the right span's sentence; ``trained``: there is a reader."""
+
+    right: int
+    asked: int
+    trained: bool
+
+    @property
+    def enough(self) -> bool:
+        return self.right >= ENOUGH * self.asked
+
+    def to_json(self) -> bytes:
+        return json.dumps(vars(self)).encode()
+
+
+def measure(responder: Responder) -> Aptitude:
+    """Read the demo's texts, with the base's reader where there is one. On the model's thread."""
+    script = json.loads(resources.files("megart").joinpath("data", "demo.json").read_text("utf-8"))
+    pairs = [(memory, qa) for number in range(3) for memory in script["memories"] for qa in memory["qa"][number : number + 1]]
+    reader, right, asked, started = responder.reader, 0, 0, time.monotonic()
+    for memory, qa in pairs[:QUESTIONS]:
+        if time.monotonic() - started > SECONDS:
+            break
+        recital = reader.hold(memory["text"], lambda into, text=memory["text"]: responder.encode(of_text(responder.engine, text), into))
+        reading = reader.read(recital, qa["q"], memory["title"])
+        said = _words(ask.said(Source("", "", recital.text, reading.span), "short"))
+        right += any(_words(answer) <= said or (said and said <= _words(answer)) for answer in qa["a"])
+        asked += 1
+    return Aptitude(right, asked, reader.trained)
+
+
+def _words(text: str) -> set[str]:
+    return {term(word) for word in WORD.findall(text)}
