@@ -61,7 +61,11 @@ def train(
     for name, (a, b) in factors.items():
         if heads := permuted_heads(name, architecture, header):
             factors[name] = a, permute_rows(b, heads)
-    metadata = {"general.name": f"reader for {model.name}", readers.KIND_KEY: readers.KIND, readers.BASE_KEY: model.sha256}
+    metadata = {
+        "general.name": f"reader for {model.name}",
+        readers.KIND_KEY: readers.KIND,
+        readers.BASE_KEY: model.sha256,
+    }
     adapter = to_adapter(
         factors, architecture=architecture, scale=config.scale, invocation_tokens=opening, metadata=metadata
     )

@@ -11,9 +11,9 @@ from numpy import float16
 
 from megart.adapter import write_adapter
 from megart.bank import Memory
+from megart.direct import recall_cue
 from megart.errors import AdapterError, InputError
 from megart.gate import GatePolicy
-from megart.direct import recall_cue
 from megart.prompts import recall
 from megart.runtime import hot
 from megart.runtime.assistant import ANSWER_TOKENS, Assistant
@@ -36,7 +36,7 @@ def decoded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
                 counts[name] += len(tokens)
         decode(self, tokens)
 
-    assistant.encoder  # noqa: B018  made now, so that it is counted
+    assistant.encoder
     monkeypatch.setattr(Context, "decode", spy)
     return counts
 

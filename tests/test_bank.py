@@ -439,7 +439,7 @@ def test_one_bank_serves_many_threads(bank: Bank) -> None:
             for number in range(6):
                 bank.add(Memory(f"{name} {number}", id=f"{name}{number}"), key=key(), adapter=b"x")
                 bank.records(), bank.keys(), bank.revision
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]

@@ -21,7 +21,9 @@ def test_a_question_that_compares_two_things_is_seen(question, options, greater,
     assert made is not None and (made.options, made.greater, made.of_time) == (options, greater, of_time)
 
 
-@pytest.mark.parametrize("question", ["Who was born earlier?", "Tea or coffee?", "Is it more or less, a or b?", "", "Which is it, a or b?"])
+@pytest.mark.parametrize(
+    "question", ["Who was born earlier?", "Tea or coffee?", "Is it more or less, a or b?", "", "Which is it, a or b?"]
+)
 def test_other_questions_are_not(question: str) -> None:
     assert comparison(question) is None
 

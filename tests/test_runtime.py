@@ -413,8 +413,6 @@ def test_an_activated_memory_leaves_the_prompt_to_the_base(ready) -> None:
         mixed.close()
 
 
-
-
 def test_questions_from_two_threads_wait_for_each_other(ready) -> None:
     assistant = ready(policy=ANYTHING)
     alone = {m.id: assistant.direct(m.text, max_tokens=8).text for m in (FIRST, SECOND)}

@@ -11,7 +11,10 @@ from megart import sentences
     ("text", "expected"),
     [
         ("Dr. Ama Boru moved in 1931. She kept herons.", ["Dr. Ama Boru moved in 1931.", "She kept herons."]),
-        ('Ines said, "Keep it dry." Then (it rained.) She left.', ['Ines said, "Keep it dry."', "Then (it rained.)", "She left."]),
+        (
+            'Ines said, "Keep it dry." Then (it rained.) She left.',
+            ['Ines said, "Keep it dry."', "Then (it rained.)", "She left."],
+        ),
         ("Milk: 2 l\nBread: rye\n\nNo. 7 is shut.", ["Milk: 2 l", "Bread: rye", "No. 7 is shut."]),
         ("Version 2.4.10 costs 3.50. Then?", ["Version 2.4.10 costs 3.50.", "Then?"]),
         ("鍵は青い缶の中。窓は閉めた。", ["鍵は青い缶の中。", "窓は閉めた。"]),
@@ -30,5 +33,7 @@ def test_a_span_is_held_by_the_sentences_it_touches() -> None:
     text = "The key hangs low. Ines painted it green. It rusts."
     at = text.index("green")
     assert text[slice(*sentences.holding(text, at, at + 5))] == "Ines painted it green."
-    assert text[slice(*sentences.holding(text, text.index("low"), at + 5))] == "The key hangs low. Ines painted it green."
+    assert (
+        text[slice(*sentences.holding(text, text.index("low"), at + 5))] == "The key hangs low. Ines painted it green."
+    )
     assert sentences.holding("", 0, 0) == (0, 0)

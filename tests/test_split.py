@@ -206,7 +206,6 @@ def given_to_memorize(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny):
     """Runs `megart memorize` with teaching replaced; returns the memories that would be taught."""
     import sys
 
-    import megart.memorize  # noqa: F401
     from megart.bank import Bank
 
     Bank.create(tmp_path / "bank", tiny()).close()

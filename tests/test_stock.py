@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 import llama_cpp
 from helpers import Stock
 
-from megart import prompts, recipes
+from megart import prompts
 from megart.bank import Bank, Memory
 from megart.memorize import memorize, similarity
 from megart.models import Model

@@ -79,7 +79,7 @@ def test_eight_threads_hear_what_each_would_hear_alone(ready, tool, tmp_path) ->
             wrong.extend(asked[at] for at in order if heard(assistant, at) != expected[at])
             with assistant.stream(FIRST.text, mode="direct", max_tokens=500) as left:
                 next(iter(left))
-        except Exception as error:  # noqa: BLE001  carried to the test's own thread
+        except Exception as error:
             wrong.append(error)
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]

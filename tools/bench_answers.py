@@ -95,17 +95,40 @@ def _partition(args: argparse.Namespace, name: str, rows: Sequence[dict], pairs:
                     kept.append(_asked(assistant, "ask", row["id"], q, gold))
                 if "left-out" in arms:
                     made = assistant.ask(q, scope=Scope(without=(row["id"],)), strict=True)
-                    kept.append({"arm": "left-out", "memory": row["id"], "q": q, "said": made.text, "silent": made.known is not True})
+                    kept.append(
+                        {
+                            "arm": "left-out",
+                            "memory": row["id"],
+                            "q": q,
+                            "said": made.text,
+                            "silent": made.known is not True,
+                        }
+                    )
                 if rag is not None:
                     kept += [{**r, "memory": row["id"]} for r in rag(place, q, gold)]
         ids = {row["id"] for row in rows}
         for pair in pairs:
             if set(pair["paragraph_ids"]) <= ids and "ask" in arms:
                 arm = "ask, which of two" if pair["kind"].startswith("compare") else "ask, two facts"
-                parts = pair.get("a_parts") or [part for a in pair["a"][:1] for part in re.split(r"; | and (?=\S+$)", a)]
+                parts = pair.get("a_parts") or [
+                    part for a in pair["a"][:1] for part in re.split(r"; | and (?=\S+$)", a)
+                ]
                 made = assistant.ask(pair["q"])
-                right = contains(made.text, pair["a"]) if arm.endswith("of two") else all(contains(made.text, [p]) for p in parts)
-                kept.append({"arm": arm, "memory": pair["id"], "q": pair["q"], "gold": pair["a"], "said": made.text, "right": float(right)})
+                right = (
+                    contains(made.text, pair["a"])
+                    if arm.endswith("of two")
+                    else all(contains(made.text, [p]) for p in parts)
+                )
+                kept.append(
+                    {
+                        "arm": arm,
+                        "memory": pair["id"],
+                        "q": pair["q"],
+                        "gold": pair["a"],
+                        "said": made.text,
+                        "right": float(right),
+                    }
+                )
     bank.close()
     return kept
 
@@ -116,7 +139,14 @@ def _asked(assistant: megart.Assistant, arm: str, id: str, q: str, gold: Sequenc
     row = _scores(arm, q, gold, made.text, short, " ".join(f"{s.title} {s.text}" for s in made.sources))
     first, total = made.timings.first_token_ms, made.timings.total_ms
     source = made.sources[0].id if made.sources else None
-    return {**row, "memory": id, "opened": float(source == id), "unknown": float(made.known is not True), "first_ms": first, "total_ms": total}
+    return {
+        **row,
+        "memory": id,
+        "opened": float(source == id),
+        "unknown": float(made.known is not True),
+        "first_ms": first,
+        "total_ms": total,
+    }
 
 
 def _scores(arm: str, q: str, gold: Sequence[str], said: str, short: str, seen: str) -> dict:
@@ -155,7 +185,14 @@ class _Rag:
             for way in (self._chat, self._shots, self._reader):
                 said, short, first, total = way(q, text, self.rows[place].get("title"))
                 arm = f"RAG {way.__name__[1:]}, {name}"
-                kept.append({**_scores(arm, q, gold, said, short, text), "first_ms": found_ms + first, "total_ms": found_ms + total, "opened": float(place == right)})
+                kept.append(
+                    {
+                        **_scores(arm, q, gold, said, short, text),
+                        "first_ms": found_ms + first,
+                        "total_ms": found_ms + total,
+                        "opened": float(place == right),
+                    }
+                )
         return kept
 
     def _cold(self) -> None:
@@ -227,7 +264,12 @@ def _figures(rows: Sequence[dict]) -> dict[str, dict | None]:
         if rows and key in rows[0]:
             values = [r[key] for r in rows]
             low, mid, high = np.percentile(values, (25, 50, 75))
-            found[key] = {"mean": round(float(mid), 1), "low": round(float(low), 1), "high": round(float(high), 1), "n": len(values)}
+            found[key] = {
+                "mean": round(float(mid), 1),
+                "low": round(float(low), 1),
+                "high": round(float(high), 1),
+                "n": len(values),
+            }
     return found
 
 

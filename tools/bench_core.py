@@ -27,10 +27,10 @@ from megart import _core, gate, quant
 from megart.openmp import spin_briefly
 
 spin_briefly()
-import faiss  # noqa: E402  after the setting above: it brings OpenMP
+import faiss
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_ask import clock, in_turn, summary, write  # noqa: E402
+from bench_ask import clock, in_turn, summary, write
 
 WIDTH = 576
 KINDS = ("f32", "f16", "int8")

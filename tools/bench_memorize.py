@@ -1,4 +1,4 @@
-"""Seconds, recall, answers, memory and bytes per memory: this engine against PEFT loops on the same texts.
+"""Seconds, recall, peak memory and bytes per memory: this engine against PEFT loops on the same texts.
 
     python tools/bench_memorize.py DATA.jsonl [--memories 40] [--slow 4] [--methods fast,paper,peft,tuned] [--out FILE]
 
@@ -10,7 +10,7 @@ DATA.jsonl is evaluation JSONL (title, text, paraphrases, qa). Every method star
     peft   a PEFT loop per document in float32 as users write it: all MLP projections, rank 16, the text
            and its paraphrases under one prompt, ten epochs
     tuned  a PEFT loop in bfloat16 with the lessons, layers, rank, rate and stopping rule of recipe fast
-    later  ``megart memorize --later``: text and key saved, nothing learnt; answered from the text
+    later  ``megart memorize --later``: text and key saved, nothing learnt
 
 Paper, peft and tuned learn only the first ``--slow`` memories. Loading the base is not counted. PEFT's
 adapters work on the whole prompt, as PEFT trains them. Each method runs in a process of its own, so
@@ -22,10 +22,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import resource
 import statistics
-import string
 import subprocess
 import sys
 import tempfile
@@ -70,18 +68,14 @@ def main() -> None:
         args.out.write_text(json.dumps({"command": command, **machine, "methods": found}, indent=1) + "\n", "utf-8")
 
 
-def _report(rows: list[dict], seconds: float, size: float, heard: list[tuple[str, list[str]]]) -> dict:
-    """*heard* holds for each row the recalled text and the answers to its questions."""
-    recalled = sum(text.split() == row["text"].split() for row, (text, _) in zip(rows, heard))
-    asked = [(q, answer) for row, (_, answers) in zip(rows, heard) for q, answer in zip(row["qa"], answers)]
-    right = sum(any(_plain(a) in _plain(answer) for a in q["a"]) for q, answer in asked)
+def _report(rows: list[dict], seconds: float, size: float, heard: list[str]) -> dict:
+    """*heard* holds the recalled text of each row."""
+    recalled = sum(text.split() == row["text"].split() for row, text in zip(rows, heard))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # kB on Linux
     return {
         "memories": len(rows),
         "seconds": round(seconds / len(rows), 3),
         "recalled": recalled,
-        "answered": right,
-        "questions": len(asked),
         "bytes": round(size),
         "peak_mb": peak,
     }
@@ -104,9 +98,8 @@ def _megart(rows: list[dict], args: argparse.Namespace) -> dict:
             paths = {r.id: bank.adapter_path(r.id) for r in bank.records()}
             size = statistics.mean(path.stat().st_size for path in paths.values())
             heard = []
-            for memory, row in zip(memories, rows):
-                adapter = read_adapter(paths[memory.id])
-                heard.append(_ask(assistant, adapter, recipe.activated, memory, row, recipe.name))
+            for memory in memories:
+                heard.append(_recite(assistant, read_adapter(paths[memory.id]), recipe.activated))
     return _report(rows, seconds, size, heard)
 
 
@@ -121,8 +114,7 @@ def _later(rows: list[dict], args: argparse.Namespace) -> dict:
             spent: list[float] = []
             save_pending(bank, memories, assistant=assistant, on_saved=lambda _, seconds, *__: spent.append(seconds))
             keys = [_milliseconds(lambda m=m: assistant.key(m.text, m.title)) for m in memories]
-            heard = [(row["text"], [assistant.ask(q["q"], max_tokens=128).text for q in row["qa"]]) for row in rows]
-    found = _report(rows, sum(spent), 0, heard)
+    found = _report(rows, sum(spent), 0, [])
     del found["recalled"], found["bytes"]
     return {**found, "median_ms": round(statistics.median(spent) * 1e3, 1), "key_ms": round(statistics.median(keys), 1)}
 
@@ -137,14 +129,10 @@ def _memory(kind, row: dict):  # type: ignore[no-untyped-def]
     return kind(row["text"], id=row["id"], title=row["title"], paraphrases=tuple(row.get("paraphrases", ())))
 
 
-def _ask(assistant, adapter, activated: bool, memory, row: dict, recipe: str):  # type: ignore[no-untyped-def]
-    from megart import prompts, recipes
+def _recite(assistant, adapter, activated: bool) -> str:  # type: ignore[no-untyped-def]
+    from megart.prompts import RECALL_CUE
 
-    def say(prompt: str, limit: int) -> str:
-        return assistant.try_recall(adapter, "", activated=activated, prompt=prompt, max_tokens=limit)
-
-    cue = prompts.PAPER_TRAINING if recipe in ("paper", "peft") else prompts.recall(recipes.check_cue(memory))
-    return say(cue, 256), [say(prompts.ask(q["q"]), 128) for q in row["qa"]]
+    return assistant.try_recall(adapter, RECALL_CUE, activated=activated, max_tokens=256)
 
 
 def _peft(rows: list[dict], args: argparse.Namespace) -> dict:
@@ -166,7 +154,7 @@ def _peft(rows: list[dict], args: argparse.Namespace) -> dict:
             count = len(base.network.base_model.layers)
             for row in rows:
                 memory = _memory(Memory, row)
-                pairs = recipes.lessons(memory, FAST if tuned else replace(FAST, name="paper"))
+                pairs = recipes.lessons(memory, FAST if tuned else replace(FAST, studies="paraphrases"))
                 samples = []
                 for user, text in pairs:
                     prompt = engine.prompt([{"role": "user", "content": user}]).tokens
@@ -189,7 +177,7 @@ def _peft(rows: list[dict], args: argparse.Namespace) -> dict:
                 path = Path(folder) / "adapter.gguf"
                 path.write_bytes(write_adapter(adapter))
                 sizes.append(path.stat().st_size)
-                heard.append(_ask(assistant, read_adapter(path), False, memory, row, args.one))
+                heard.append(_recite(assistant, read_adapter(path), False))
     found = _report(rows, sum(spent), statistics.mean(sizes), heard)
     return {**found, "median_seconds": round(statistics.median(spent), 3)}
 
@@ -232,12 +220,6 @@ def _factors(model, base) -> dict:  # type: ignore[no-untyped-def]
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
             found[named[id(module.base_layer)]] = tuple(x.detach().float().cpu().numpy() for x in (a, b))
     return found
-
-
-def _plain(text: str) -> str:
-    """Lower case, without punctuation and articles, as SQuAD normalises."""
-    kept = "".join(" " if c in "–—-" else "" if c in string.punctuation else c for c in text.lower())
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
         against = np.stack([row.evidence.against(row.evidence.features @ weights[:width]) for row in found])
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-            scores = features @ w[:width] + (against @ w[width:])[owner]  # noqa: B023
+            scores = features @ w[:width] + (against @ w[width:])[owner]
             top = np.maximum(np.maximum.reduceat(scores, starts), 0)
             powers = np.exp(scores - top[owner])
             everything = np.add.reduceat(powers, starts) + np.exp(-top)
@@ -203,7 +203,7 @@ def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
             likelihood = np.where(named, scores[right], 0) - top - np.log(everything)
             pull = -p * importance[owner]
             pull[right[named]] += importance[named]
-            slope = np.r_[pull @ features, np.add.reduceat(pull, starts) @ against]  # noqa: B023
+            slope = np.r_[pull @ features, np.add.reduceat(pull, starts) @ against]
             return -float(likelihood @ importance) + PENALTY / 2 * float(w @ w), -slope + PENALTY * w
 
         weights = minimize(loss, weights, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x

@@ -67,7 +67,9 @@ def collect(name: str, file: str, args: argparse.Namespace) -> list[Case]:
     rows = [row for row in rows if row.get("bank", name) == name][: args.limit or None]
     path = args.work / name
     bank = megart.Bank.open(path) if path.exists() else megart.Bank.create(path, model="smollm2")
-    memories = [megart.Memory(row["text"], title=row.get("title"), id=row.get("id") or f"m{i}") for i, row in enumerate(rows)]
+    memories = [
+        megart.Memory(row["text"], title=row.get("title"), id=row.get("id") or f"m{i}") for i, row in enumerate(rows)
+    ]
     megart.memorize(bank, memories, later=True)
     negatives = [(q, "unanswered") for row in rows for q in row.get("unanswered", ())]
     if args.negatives:
@@ -132,7 +134,9 @@ def report(name: str, cases: list[Case], weights: np.ndarray) -> None:
     )
     for kind in sorted({c.kind.split("-")[0] for c in cases if not c.there}):
         of = [answered(c) for c in cases if not c.there and c.kind.split("-")[0] == kind]
-        print(f"    {'left out' if kind == 'not' else kind}: n {len(of)} answered {np.mean([a is not None for a in of]):.3f}")
+        print(
+            f"    {'left out' if kind == 'not' else kind}: n {len(of)} answered {np.mean([a is not None for a in of]):.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def answers(layers: int, folder: Path) -> tuple[list[int], list[int]]:
             key = assistant.key(TEXT)
             bank.add(Memory(TEXT, id="bells"), key=key, adapter=adapter, recipe="noise", activated=True, rank=RANK)
             scope = Scope(gates={"bells": 1.0})
-            said.append(assistant.ask("Who tunes the church bells?", max_tokens=16, scope=scope).tokens)
+            said.append(assistant.direct("Who tunes the church bells?", max_tokens=16, scope=scope).tokens)
     return said[0], said[1]
 
 

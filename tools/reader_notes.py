@@ -24,7 +24,9 @@ STREETS = "Mill Lane|Harbour Road|Tanner Street|Elm Close|Station Road|Chapel Hi
 FIRMS = """Arden|Bexley|Corvin|Delmar|Estrel|Fairlie|Gatwell|Hexham|Ingram|Jorvik|Kelmond|Lorrimer|Marchetti|Norling
 Ostermann|Pelham|Quillon|Rudd|Severin|Tolman""".replace("\n", "|").split("|")
 KINDS = "& Sons|Ltd|Supplies|Partners|Services|Brothers|Works|Trading".split("|")
-BRANDS = "Tagmate Veltrix Solano Kestrel Orbiton Hydra Nimbus Pico Arcon Zephyr Duralux Maxim Cobalt Lumo Ferrox".split()
+BRANDS = (
+    "Tagmate Veltrix Solano Kestrel Orbiton Hydra Nimbus Pico Arcon Zephyr Duralux Maxim Cobalt Lumo Ferrox".split()
+)
 COLORS = "red blue green yellow black white grey orange purple brown turquoise silver".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
@@ -35,16 +37,18 @@ _SLOT = re.compile(r"\{([a-z]+)([0-9]?)\}")
 
 def value(kind: str, rng: random.Random) -> str:
     """A value for the slot *kind*."""
-    digits = lambda n: "".join(rng.choice("0123456789") for _ in range(n))  # noqa: E731
-    letters = lambda n: "".join(rng.choice("ABCDEFGHKLMPRSTVWX") for _ in range(n))  # noqa: E731
+    digits = lambda n: "".join(rng.choice("0123456789") for _ in range(n))
+    letters = lambda n: "".join(rng.choice("ABCDEFGHKLMPRSTVWX") for _ in range(n))
     made = {
         "name": lambda: rng.choice(FIRST) + (f" {rng.choice(LAST)}" if rng.random() < 0.5 else ""),
         "company": lambda: f"{rng.choice(FIRMS)} {rng.choice(KINDS)}" if rng.random() < 0.6 else rng.choice(FIRMS),
         "town": lambda: rng.choice(TOWNS),
         "street": lambda: rng.choice(STREETS),
-        "price": lambda: f"{rng.randint(2, 900)}.{rng.choice(('50', '90', '99', '40', '25', '00'))}"
-        if rng.random() < 0.5
-        else str(rng.randint(3, 1400)),
+        "price": lambda: (
+            f"{rng.randint(2, 900)}.{rng.choice(('50', '90', '99', '40', '25', '00'))}"
+            if rng.random() < 0.5
+            else str(rng.randint(3, 1400))
+        ),
         "num": lambda: str(rng.randint(2, 60)),
         "big": lambda: str(rng.randint(100, 9000)),
         "code": lambda: rng.choice(
@@ -60,9 +64,11 @@ def value(kind: str, rng: random.Random) -> str:
             )
         ),
         "phone": lambda: rng.choice((f"01632 960 {digits(3)}", f"0{digits(3)} {digits(6)}", f"555-{digits(4)}")),
-        "time": lambda: f"{rng.randint(6, 22)}:{rng.choice(('00', '15', '30', '45'))}"
-        if rng.random() < 0.75
-        else rng.choice(SPOKEN),
+        "time": lambda: (
+            f"{rng.randint(6, 22)}:{rng.choice(('00', '15', '30', '45'))}"
+            if rng.random() < 0.75
+            else rng.choice(SPOKEN)
+        ),
         "date": lambda: f"{rng.randint(1, 28)} {rng.choice(MONTHS)}",
         "day": lambda: rng.choice(DAYS),
         "month": lambda: rng.choice(MONTHS),

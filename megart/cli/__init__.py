@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         ui.say(f"megart: interrupted; {stop}" if str(stop) else "megart: interrupted")
         code = 130
-    except Exception as error:  # noqa: BLE001  a bug too gets one line, not a traceback
+    except Exception as error:
         if "--debug" in words or os.environ.get("MEGART_DEBUG") == "1":
             traceback.print_exc()
         ui.say(f"megart: error: {_line(error)}")

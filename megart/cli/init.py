@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             ui.put(f"made the bank {bank.path} for {bank.base.name} ({bank.base.sha256[:12]})")
             how = "with its reader" if reads.trained else "by itself"
-            advice = "" if reads.enough else f"; a reader helps: megart reader train --model {args.model or DEFAULT_MODEL}"
+            advice = (
+                "" if reads.enough else f"; a reader helps: megart reader train --model {args.model or DEFAULT_MODEL}"
+            )
             ui.say(f"{bank.base.name} reads {reads.right} of {reads.asked} test questions right {how}{advice}")
     return 0

@@ -52,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
             left = passed / step.number * (step.total - step.number)
             meter.show(step.number, step.total, left, f"loss {step.loss:.3f}")
 
-        data = train(
-            model, rows, config, questions=args.questions, device=args.device, progress=show, resume=resume
-        )
+        data = train(model, rows, config, questions=args.questions, device=args.device, progress=show, resume=resume)
     path = keep(data, Path(args.out).expanduser() if args.out else own_path(model.sha256))
     resume.unlink(missing_ok=True)
     if args.json:
@@ -74,8 +72,12 @@ def _rows(path: str) -> list[dict]:
             row = json.loads(line)
             _check(row)
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f'{path}:{number}: expected an object with "text" and "qa" [{{"q", "a"}}]: {error}') from None
-        rows.append({**row, "qa": [{**qa, "a": [qa["a"]] if isinstance(qa["a"], str) else qa["a"]} for qa in row["qa"]]})
+            raise InputError(
+                f'{path}:{number}: expected an object with "text" and "qa" [{{"q", "a"}}]: {error}'
+            ) from None
+        rows.append(
+            {**row, "qa": [{**qa, "a": [qa["a"]] if isinstance(qa["a"], str) else qa["a"]} for qa in row["qa"]]}
+        )
     if not rows:
         raise InputError(f"{path} holds no rows; expected JSON Lines with text and qa")
     return rows

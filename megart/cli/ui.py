@@ -49,7 +49,7 @@ def _fill_gaps() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as the process runs
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
 
 
 def _reconfigure(stream: Any, **how: str) -> None:

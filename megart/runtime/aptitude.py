@@ -39,12 +39,16 @@ class Aptitude:
 def measure(responder: Responder) -> Aptitude:
     """Read the demo's texts, with the base's reader where there is one. On the model's thread."""
     script = json.loads(resources.files("megart").joinpath("data", "demo.json").read_text("utf-8"))
-    pairs = [(memory, qa) for number in range(3) for memory in script["memories"] for qa in memory["qa"][number : number + 1]]
+    pairs = [
+        (memory, qa) for number in range(3) for memory in script["memories"] for qa in memory["qa"][number : number + 1]
+    ]
     reader, right, asked, started = responder.reader, 0, 0, time.monotonic()
     for memory, qa in pairs[:QUESTIONS]:
         if time.monotonic() - started > SECONDS:
             break
-        recital = reader.hold(memory["text"], lambda into, text=memory["text"]: responder.encode(of_text(responder.engine, text), into))
+        recital = reader.hold(
+            memory["text"], lambda into, text=memory["text"]: responder.encode(of_text(responder.engine, text), into)
+        )
         reading = reader.read(recital, qa["q"], memory["title"])
         said = _words(ask.said(Source("", "", recital.text, reading.span), "short"))
         right += any(_words(answer) <= said or (said and said <= _words(answer)) for answer in qa["a"])

@@ -107,7 +107,12 @@ def _name(record: Record) -> tuple[str, str]:
 
 
 def _read_answer(
-    responder: Responder, asked: Question, answering: list[Tried], times: Timings, stream: Stream[Answer], started: float
+    responder: Responder,
+    asked: Question,
+    answering: list[Tried],
+    times: Timings,
+    stream: Stream[Answer],
+    started: float,
 ) -> Answer:
     text = "\n".join(dict.fromkeys(said(one.source, asked.style) for one in answering))
     made = responder.put(text, asked.options, stream)
@@ -131,7 +136,7 @@ def _compared(responder: Responder, asked: Question, tried: list[Tried]) -> tupl
         if option is None or option in found or not values:
             return None
         reader = responder.reader
-        reader.hold(_name(record), lambda context: responder.recite(record, context))  # noqa: B023  called at once
+        reader.hold(_name(record), lambda context: responder.recite(record, context))
         place = reader.choose(one.recital, asked.question, record.title, [span for span, _ in values])
         span, value = values[place]
         found[option] = value, replace(one, reading=replace(one.reading, span=span))
@@ -174,7 +179,12 @@ def said(source: Source, style: str) -> str:
 
 
 def _bound(
-    responder: Responder, asked: Question, answering: list[Tried], times: Timings, stream: Stream[Answer], started: float
+    responder: Responder,
+    asked: Question,
+    answering: list[Tried],
+    times: Timings,
+    stream: Stream[Answer],
+    started: float,
 ) -> Answer:
     """An answer in the form that a grammar gives it: by the bare base, the recited texts in its prompt."""
     texts = [one.recital.text for one in answering]
@@ -227,4 +237,3 @@ def _ended(times: Timings, started: float, first: float, tokens: int) -> Timings
     return replace(
         times, first_token_ms=(first - started) * 1000, total_ms=(now - started) * 1000, completion_tokens=tokens
     )
-

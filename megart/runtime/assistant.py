@@ -206,9 +206,7 @@ class Assistant:
 
         return self._worker.submit(run)
 
-    def try_recall(
-        self, adapter: Adapter, cue: str, *, activated: bool, max_tokens: int = RECALL_TOKENS
-    ) -> str:
+    def try_recall(self, adapter: Adapter, cue: str, *, activated: bool, max_tokens: int = RECALL_TOKENS) -> str:
         """What *adapter* alone, at gate 1, answers to the user turn *cue* (acceptance check)."""
 
         def recall() -> str:

@@ -12,7 +12,9 @@ from ..gate.words import WORD, fold
 
 _MORE = frozenset("more most higher highest later latest newer newest younger youngest bigger biggest larger largest longer longest greater greatest heavier taller dearer last".split())  # fmt: skip
 _LESS = frozenset("less least fewer fewest lower lowest earlier earliest older oldest smaller smallest shorter shortest cheaper cheapest lighter first sooner".split())  # fmt: skip
-_OF_TIME = frozenset("earlier earliest later latest older oldest younger youngest newer newest first last sooner".split())
+_OF_TIME = frozenset(
+    "earlier earliest later latest older oldest younger youngest newer newest first last sooner".split()
+)
 _MONTHS = "january february march april may june july august september october november december".split()
 _MONTH = "|".join(f"{month[:3]}(?:{month[3:]})?" for month in _MONTHS)
 _DATE = re.compile(
@@ -76,6 +78,12 @@ def _day(match: re.Match[str]) -> float:
     part = match.groupdict()
     year = next((int(part[k]) for k in ("y1", "y2", "y3", "y4", "y5") if part[k]), 0)
     name = next((part[k] for k in ("m1", "m2", "m4") if part[k]), None)
-    month = int(part["n3"]) if part["n3"] else 1 + next(i for i, m in enumerate(_MONTHS) if m[:3] == name[:3].lower()) if name else 1
+    month = (
+        int(part["n3"])
+        if part["n3"]
+        else 1 + next(i for i, m in enumerate(_MONTHS) if m[:3] == name[:3].lower())
+        if name
+        else 1
+    )
     day = next((int(part[k]) for k in ("d1", "d2", "d3") if part[k]), 1)
     return year * 372.0 + month * 31 + day

@@ -247,7 +247,9 @@ class Context:
 
     def restore(self, saved: Saved) -> None:
         """Make the cache hold exactly what *saved* does; nothing is computed, and nothing copied where it does already."""
-        if (*self.tokens[: len(saved.tokens)],) == saved.tokens and (*self._owners[: len(saved.tokens)],) == saved.owners:
+        if (*self.tokens[: len(saved.tokens)],) == saved.tokens and (
+            *self._owners[: len(saved.tokens)],
+        ) == saved.owners:
             self.truncate(len(saved.tokens))
             if len(self.tokens) == len(saved.tokens):
                 return

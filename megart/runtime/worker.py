@@ -156,7 +156,7 @@ class Worker:
         """What fails while nobody asks is nobody's answer, and the next question has to find the thread alive."""
         try:
             return self._idle()
-        except Exception:  # noqa: BLE001  whatever it is, the question that needs it will say so
+        except Exception:
             return False
 
     def close(self) -> None:

@@ -106,7 +106,9 @@ class _Batches:
         self._body = base.network.base_model
         cache = DynamicCache(config=base.network.config)
         with torch.no_grad():
-            self._body(input_ids=torch.tensor([list(before)], device=base.device), past_key_values=cache, use_cache=True)
+            self._body(
+                input_ids=torch.tensor([list(before)], device=base.device), past_key_values=cache, use_cache=True
+            )
         self._before = [(layer.keys, layer.values) for layer in cache.layers]
 
     @torch.no_grad()
