@@ -50,7 +50,7 @@ def train(
     engine = Engine(model)
     try:
         chosen = _up_to(questions, readings(engine, reader_data.passages(rows, config.seed)))
-        if not chosen:
+        if not any(len(answer) > 1 for reading in chosen for _, answer in reading.pairs):
             raise InputError("got no question whose answer stands in its text; expected rows with text and qa")
         first, opening = before(engine), engine.next_turn_opening
         architecture = engine.architecture

@@ -111,11 +111,9 @@ def test_the_next_candidate_is_read_where_the_first_does_not_answer(assistant: A
     seen: list[str] = []
     tried = ask._try
 
-    def spy(responder, candidate, asked, found):
-        one, *times = tried(responder, candidate, asked, found)
+    def spy(responder, candidate, *rest):
         seen.append(candidate.record.id)
-        p = 0.0 if len(seen) == 1 else 1.0
-        return (ask.replace(one, p=p), *times)
+        return ask.replace(tried(responder, candidate, *rest), p=0.0 if len(seen) == 1 else 1.0)
 
     monkeypatch.setattr(ask, "_try", spy)
     made = assistant.ask("Where does the spare key hang?")
@@ -127,6 +125,27 @@ def test_which_of_two_is_reckoned(assistant: Assistant) -> None:
     assert more.text == "The kettle (63.50, against 24.00)." and less.text == "The toaster (24.00, against 63.50)."
     assert [s.id for s in more.sources] == ["kettle", "toaster"] and more.grounded
     assert assistant.ask("Which cost less, the kettle or the toaster?", style="short").text == "the toaster"
+
+
+def test_two_questions_in_one_are_answered_one_after_the_other(assistant: Assistant) -> None:
+    made = assistant.ask("Who painted the ring of the spare key, and how much did I pay for the winter tyres?")
+    assert made.text == f"Ines painted its ring green in March.\n{MEMORIES[1].text}"
+    assert [source.id for source in made.sources] == ["key", "tyres"]
+
+
+def test_a_question_about_what_another_memory_says_is_asked_in_two_steps(assistant: Assistant) -> None:
+    assistant.bank.add(
+        (dacosta := Memory("Mr Dacosta can be reached on 01632 960 114.", id="dacosta")), **found_by(assistant, dacosta)
+    )
+    try:
+        made = assistant.ask("What is the telephone number of the man who repaired the toaster?")
+        assert made.text == dacosta.text and [source.id for source in made.sources] == ["dacosta", "toaster"]
+    finally:
+        assistant.bank.remove("dacosta")
+
+
+def found_by(assistant: Assistant, memory: Memory) -> dict:
+    return dict(assistant.found_by(memory.text, memory.title))
 
 
 def test_control_tokens_in_a_memory_are_text(assistant: Assistant) -> None:

@@ -97,7 +97,7 @@ def case(assistant: megart.Assistant, bank: str, q: str, kind: str, right: str |
         there = right is not None and scope is EVERYTHING
         rows = []
         for candidate in found.candidates if found.likely else ():
-            tried = ask._try(responder, candidate, asked, found)[0]
+            tried = ask._try(responder, candidate, asked, found, ask._Clock())
             rows.append((tried.values, candidate.record.id == right))
         return Case(bank, kind if there else f"not-{kind}" if right else kind, there, rows)
 

@@ -18,17 +18,17 @@ from .words import WORD, fold, term, term_hash
 READ_FROM = 0.01
 # Read one after the other until one answers.
 MOST = 2
-THRESHOLD = 0.5
+THRESHOLD = 0.25
 # The log odds of a memory that the user opened by hand.
 CERTAIN = 8.0
 WEIGHTS = {
-    "always": -1.5,
-    "gate": 0.25,
-    "reader": 0.6,
-    "span": 0.5,
-    "lacking": -2.0,
-    "lacking_number": -2.5,
-    "lacking_name": -1.0,
+    "always": 0.5,
+    "gate": 0.55,
+    "reader": 0.67,
+    "span": 0.38,
+    "lacking": -0.2,
+    "lacking_number": -0.66,
+    "lacking_name": -2.15,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _PLAIN = re.compile(r"[\W_]+")

@@ -16,6 +16,7 @@ from .. import gate, sentences
 from ..bank import Record
 from ..errors import InputError
 from .answer import Answer, OpenedMemory, Source, Timings
+from .clauses import bridge, clauses
 from .compare import comparison
 from .opening import Candidate, Found
 from .reader import Reading
@@ -32,7 +33,7 @@ NOT_KNOWN = "Not in memory."
 # In the bank: b"1" where it says nothing else when nothing is known.
 STRICT_STATE = "strict"
 # Words by which a question is the bank's own matter even where the gate finds nothing.
-_OWN = frozenset("my mine our ours i we me us".split())
+_OWN = frozenset("my mine our ours i we mein meine meinen meinem meiner mon ma mes mi mis mio mia miei mie meu minha mijn".split())
 
 
 @dataclass(frozen=True)
@@ -60,35 +61,80 @@ def check_style(style: str) -> str:
     return style
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one question: what the gate found, what was read, and which of that answers, best first."""
+
+    found: Found
+    tried: list[Tried]
+    answering: list[Tried]
+
+
 def ask(responder: Responder, asked: Question, stream: Stream[Answer]) -> Answer:
     """The answer to *asked*; its text goes to *stream* as soon as it is known."""
     started = time.perf_counter()
-    prompt = responder.prompt(*asked.worded(), asked.history)
-    found, times = responder.find(prompt, asked)
+    clock = _Clock()
+    outcomes: list[Outcome] = []
+    for clause in clauses(asked.question):
+        if stream.is_cancelled:
+            break
+        outcomes.append(_outcome(responder, replace(asked, question=clause), clock))
+    if stream.is_cancelled:
+        return Answer("", "ask", timings=clock.times, finish="cancelled", style=asked.style)
+    answering = [one for outcome in outcomes for one in outcome.answering]
+    compared = _compared(responder, asked, outcomes[0].tried)
+    if asked.options.gbnf is not None and answering:
+        made = _bound(responder, asked, answering, stream)
+    elif compared is not None:
+        made = _compared_answer(responder, asked, *compared, stream)
+    elif answering:
+        made = _read_answer(responder, asked, answering, stream)
+    else:
+        made = _not_known(responder, asked, outcomes[0], stream)
+    answer, first_token = made
+    times = replace(
+        clock.times,
+        first_token_ms=(first_token - started) * 1000,
+        total_ms=(time.perf_counter() - started) * 1000,
+        prompt_tokens=answer.timings.prompt_tokens,
+        completion_tokens=len(answer.tokens),
+    )
+    return replace(answer, timings=times, style=asked.style)
+
+
+class _Clock:
+    """The milliseconds of each stage, of all questions and memories together."""
+
+    def __init__(self) -> None:
+        self.times = Timings()
+
+    def add(self, **spent: float) -> None:
+        self.times = replace(self.times, **{name: getattr(self.times, name) + ms for name, ms in spent.items()})
+
+
+def _outcome(responder: Responder, asked: Question, clock: _Clock, *, bridged: bool = False) -> Outcome:
+    """Find, recall and read for one question; where it is about what another finds, that one first."""
+    steps = None if bridged else bridge(asked.question)
+    if steps is not None:
+        first = _outcome(responder, replace(asked, question=steps[0]), clock, bridged=True)
+        if first.answering:
+            named = f"{steps[1]}{first.answering[0].source.words}?"
+            second = _outcome(responder, replace(asked, question=named), clock, bridged=True)
+            if second.answering:
+                return replace(second, answering=[*second.answering, *first.answering])
+    found, spent = responder.find(responder.prompt(*asked.worded(), asked.history), asked)
+    clock.add(embed_ms=spent.embed_ms, gate_ms=spent.gate_ms)
     tried: list[Tried] = []
-    compares = comparison(asked.question) is not None
-    if found.likely:
-        for candidate in found.candidates:
-            if stream.is_cancelled:
-                return Answer("", "ask", timings=times, finish="cancelled", style=asked.style)
-            one, recall_ms, read_ms = _try(responder, candidate, asked, found)
-            tried.append(one)
-            times = replace(times, recall_ms=times.recall_ms + recall_ms, read_ms=times.read_ms + read_ms)
-            if one.p >= gate.known.THRESHOLD and not found.pair and not compares:
-                break
-    compared = _compared(responder, asked, tried)
-    if compared is not None and asked.options.gbnf is None:
-        return _compared_answer(responder, asked, *compared, times, stream, started)
-    answering = [one for one in tried if one.p >= gate.known.THRESHOLD]
-    if answering and asked.options.gbnf is not None:
-        return _bound(responder, asked, answering, times, stream, started)
-    if answering:
-        return _read_answer(responder, asked, answering, times, stream, started)
-    return _not_known(responder, asked, found, tried, times, stream, started)
+    both = found.pair or comparison(asked.question) is not None
+    for candidate in found.candidates if found.likely else ():
+        tried.append(_try(responder, candidate, asked, found, clock))
+        if tried[-1].p >= gate.known.THRESHOLD and not both:
+            break
+    return Outcome(found, tried, [one for one in tried if one.p >= gate.known.THRESHOLD])
 
 
-def _try(responder: Responder, candidate: Candidate, asked: Question, found: Found) -> tuple[Tried, float, float]:
-    """*candidate* recited and read; the milliseconds of each."""
+def _try(responder: Responder, candidate: Candidate, asked: Question, found: Found, clock: _Clock) -> Tried:
+    """*candidate* recited and read."""
     started = time.perf_counter()
     reader = responder.reader
     recital = reader.hold(_name(candidate.record), lambda context: responder.recite(candidate.record, context))
@@ -97,8 +143,8 @@ def _try(responder: Responder, candidate: Candidate, asked: Question, found: Fou
     reading = reader.read(recital, question, candidate.record.title)
     values = gate.known.features(candidate.odds, reading.odds, reading.logprob, candidate.about)
     p = gate.known.probability(values) if reader.trained and not asked.scope.gates else 1.0
-    done = time.perf_counter()
-    return Tried(candidate, recital, reading, values, p), (recited - started) * 1000, (done - recited) * 1000
+    clock.add(recall_ms=(recited - started) * 1000, read_ms=(time.perf_counter() - recited) * 1000)
+    return Tried(candidate, recital, reading, values, p)
 
 
 def _name(record: Record) -> tuple[str, str]:
@@ -106,21 +152,22 @@ def _name(record: Record) -> tuple[str, str]:
     return (record.adapter_sha256 or "pending", record.text)
 
 
-def _read_answer(
-    responder: Responder,
-    asked: Question,
-    answering: list[Tried],
-    times: Timings,
-    stream: Stream[Answer],
-    started: float,
-) -> Answer:
+Made = tuple[Answer, float]  # an answer without its times, and when its first token was there
+
+
+def _read_answer(responder: Responder, asked: Question, answering: list[Tried], stream: Stream[Answer]) -> Made:
     text = "\n".join(dict.fromkeys(said(one.source, asked.style) for one in answering))
+    return _put(responder, asked, text, answering, stream)
+
+
+def _put(responder: Responder, asked: Question, text: str, sources: list[Tried], stream: Stream[Answer]) -> Made:
+    """*text*, all of it words of the *sources*, as the answer."""
     made = responder.put(text, asked.options, stream)
-    times = _ended(times, started, made.first_token, len(made.tokens))
-    return Answer(
-        made.text, "ask", _opened(answering), times, made.tokens, made.finish,
-        known=True, grounded=True, sources=[one.source for one in answering], style=asked.style,
+    answer = Answer(
+        made.text, "ask", _opened(sources), Timings(), made.tokens, made.finish,
+        known=True, grounded=True, sources=[one.source for one in sources],
     )  # fmt: skip
+    return answer, made.first_token
 
 
 def _compared(responder: Responder, asked: Question, tried: list[Tried]) -> tuple[str, list[Tried]] | None:
@@ -136,7 +183,7 @@ def _compared(responder: Responder, asked: Question, tried: list[Tried]) -> tupl
         if option is None or option in found or not values:
             return None
         reader = responder.reader
-        reader.hold(_name(record), lambda context: responder.recite(record, context))
+        reader.hold(_name(record), lambda context: responder.recite(record, context))  # noqa: B023  called at once
         place = reader.choose(one.recital, asked.question, record.title, [span for span, _ in values])
         span, value = values[place]
         found[option] = value, replace(one, reading=replace(one.reading, span=span))
@@ -145,14 +192,8 @@ def _compared(responder: Responder, asked: Question, tried: list[Tried]) -> tupl
 
 
 def _compared_answer(
-    responder: Responder,
-    asked: Question,
-    winner: str,
-    both: list[Tried],
-    times: Timings,
-    stream: Stream[Answer],
-    started: float,
-) -> Answer:
+    responder: Responder, asked: Question, winner: str, both: list[Tried], stream: Stream[Answer]
+) -> Made:
     """The thing that was asked for, and both figures."""
     sources = [one.source for one in both]
     text = {
@@ -160,12 +201,7 @@ def _compared_answer(
         "sentence": f"{winner[0].upper()}{winner[1:]} ({sources[0].words}, against {sources[1].words}).",
         "passage": "\n".join(source.text for source in sources),
     }[asked.style]
-    made = responder.put(text, asked.options, stream)
-    times = _ended(times, started, made.first_token, len(made.tokens))
-    return Answer(
-        made.text, "ask", _opened(both), times, made.tokens, made.finish,
-        known=True, grounded=True, sources=sources, style=asked.style,
-    )  # fmt: skip
+    return _put(responder, asked, text, both, stream)
 
 
 def said(source: Source, style: str) -> str:
@@ -178,49 +214,34 @@ def said(source: Source, style: str) -> str:
     return source.text[start:end]
 
 
-def _bound(
-    responder: Responder,
-    asked: Question,
-    answering: list[Tried],
-    times: Timings,
-    stream: Stream[Answer],
-    started: float,
-) -> Answer:
+def _bound(responder: Responder, asked: Question, answering: list[Tried], stream: Stream[Answer]) -> Made:
     """An answer in the form that a grammar gives it: by the bare base, the recited texts in its prompt."""
     texts = [one.recital.text for one in answering]
     made = responder.from_text(texts, asked, stream)
-    sources = [one.source for one in answering]
-    times = _ended(times, started, made.first_token, len(made.tokens))
-    return Answer(
-        made.text, "ask", _opened(answering), times, made.tokens, made.finish,
-        known=True, grounded=gate.known.grounded(made.text, [*texts, asked.question]), sources=sources,
-        style=asked.style,
+    answer = Answer(
+        made.text, "ask", _opened(answering), Timings(prompt_tokens=made.prompt_tokens), made.tokens, made.finish,
+        known=True, grounded=gate.known.grounded(made.text, [*texts, asked.question]),
+        sources=[one.source for one in answering],
     )  # fmt: skip
+    return answer, made.first_token
 
 
-def _not_known(
-    responder: Responder,
-    asked: Question,
-    found: Found,
-    tried: list[Tried],
-    times: Timings,
-    stream: Stream[Answer],
-    started: float,
-) -> Answer:
+def _not_known(responder: Responder, asked: Question, outcome: Outcome, stream: Stream[Answer]) -> Made:
     """Nothing answers: the bare base does, unless the bank is strict."""
     own = not _OWN.isdisjoint(asked.question.lower().replace("'", " ").split())
-    known = False if tried or (own and found.candidates) else None
-    nearest = found.titles if known is False else []
+    known = False if outcome.tried or (own and outcome.found.candidates) else None
+    nearest = outcome.found.titles if known is False else []
     if asked.on_known is not None:
         asked.on_known(known, nearest)
     if asked.strict and known is False:
         made = responder.put(NOT_KNOWN, asked.options, stream)
     else:
         made = responder.plain(responder.prompt(*asked.worded(), asked.history), asked, stream)
-    times = replace(_ended(times, started, made.first_token, len(made.tokens)), prompt_tokens=made.prompt_tokens)
-    return Answer(
-        made.text, "ask", [], times, made.tokens, made.finish, known=known, style=asked.style, nearest=nearest
+    answer = Answer(
+        made.text, "ask", [], Timings(prompt_tokens=made.prompt_tokens), made.tokens, made.finish,
+        known=known, nearest=nearest,
     )  # fmt: skip
+    return answer, made.first_token
 
 
 def _opened(answering: list[Tried]) -> list[OpenedMemory]:
@@ -230,10 +251,3 @@ def _opened(answering: list[Tried]) -> list[OpenedMemory]:
         for one in answering
         for r in (one.candidate.record,)
     ]
-
-
-def _ended(times: Timings, started: float, first: float, tokens: int) -> Timings:
-    now = time.perf_counter()
-    return replace(
-        times, first_token_ms=(first - started) * 1000, total_ms=(now - started) * 1000, completion_tokens=tokens
-    )

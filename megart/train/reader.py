@@ -23,6 +23,7 @@ from .base import ALL_ROLES, FrozenBase, find_targets
 from .head import judge
 from .lora import LaneAdam, StackedLora
 
+KEEP_EVERY = 50  # steps between two states that training can go on from
 Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -58,7 +59,7 @@ def train(
 ) -> Factors:
     """Train a reader on *readings*; factors as :meth:`StackedLora.factors` gives them.
 
-    ``resume``: a file that keeps the state every fifty steps; where it exists already, training goes on from it.
+    ``resume``: a file that keeps the state now and then; where it exists already, training goes on from it.
     """
     first = base.n_layer - max(1, round(config.layers * base.n_layer))
     targets = [t for t in find_targets(base.network, base.architecture, ALL_ROLES) if t.layer >= first]
@@ -77,7 +78,7 @@ def train(
             rate = min(1.0, number / max(1, config.warmup)) * (1 - (number - 1) / len(steps))
             optimizer.step([config.rate * rate])
             progress(Step(number, len(steps), loss))
-            if resume is not None and (number % 50 == 0 or number == len(steps)):
+            if resume is not None and (number % KEEP_EVERY == 0 or number == len(steps)):
                 _keep(resume, lora, optimizer, number, len(steps))
     return lora.factors(0)
 

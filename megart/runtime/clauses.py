@@ -1,0 +1,42 @@
+"""Questions that hold more than one: two facts at once, and one that is about whatever another one finds.
+
+A small model answers one question at a time. "Where is A, and who keeps B?" is asked as two. "What is the number of the
+vet who treated the mare?" is asked as "Who treated the mare?" and then with what that found in its place. Plain text in,
+plain text out; question words of several European languages for the first, English only for the second.
+"""
+
+from __future__ import annotations
+
+import re
+
+_ASKING = r"""who|whom|whose|what|which|where|when|why|how|wer|wen|wem|was|welche\w?|wo|wann|warum|wie|wieso|qui|que|quoi|quel\w*|où|
+quand|pourquoi|comment|combien|quién\w*|qué|cuál\w*|dónde|cuándo|cómo|cuánt\w*|chi|che|quale|quali|dove|quando|perché|come|quant\w*""".replace(
+    "\n", ""
+)
+_AND = re.compile(rf"[,;]?\s+(?:and|und|et|e|y|en|och)\s+(?=(?:{_ASKING})\b)", re.IGNORECASE)
+_BEGINS = re.compile(rf"\W*(?:\w+\s+){{0,3}}?(?:{_ASKING})\b", re.IGNORECASE)
+_RELATIVE = re.compile(
+    r"(?P<before>.+\b(?:of|is|are|was|for|to|by|with|in|from|at|on|does|did|do|call|phone|reach)\s)"
+    r"the (?P<what>[\w' -]{2,40}?) (?P<pronoun>who|that|which) (?P<clause>[^,?]{4,})\?*\s*$",
+    re.IGNORECASE,
+)
+
+
+def clauses(question: str) -> list[str]:
+    """The questions that *question* asks, each complete in itself: one, or two joined by "and"."""
+    found = _AND.search(question)
+    if found is None:
+        return [question]
+    first, second = question[: found.start()].strip(" ,;"), question[found.end() :].strip()
+    if len(first.split()) < 3 or len(second.split()) < 3 or not _BEGINS.match(first):
+        return [question]
+    return [f"{first}?", f"{second[0].upper()}{second[1:]}"]
+
+
+def bridge(question: str) -> tuple[str, str] | None:
+    """(question to ask first, the rest of *question* that its answer completes), None where it is about nothing else."""
+    found = _RELATIVE.match(question.strip())
+    if found is None:
+        return None
+    asking = "Who" if found["pronoun"].lower() == "who" else f"Which {found['what']}"
+    return f"{asking} {found['clause'].strip()}?", found["before"]

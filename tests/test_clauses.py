@@ -1,0 +1,42 @@
+"""Questions that hold two: how they are taken apart, and which are left whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from megart.runtime.clauses import bridge, clauses
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Where is the key, and who painted it?", ["Where is the key?", "Who painted it?"]),
+        ("What do I owe Ada and when is it due?", ["What do I owe Ada?", "When is it due?"]),
+        ("Wo liegt der Schlüssel und wer hat ihn?", ["Wo liegt der Schlüssel?", "Wer hat ihn?"]),
+        ("On what date was it, and how many came to the fair?", ["On what date was it?", "How many came to the fair?"]),
+    ],
+)
+def test_two_questions_are_asked_apart(question: str, expected: list[str]) -> None:
+    assert clauses(question) == expected
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["Where are salt and pepper?", "Ada and who?", "Who and what?", "The key and where it hangs are my secret", ""],
+)
+def test_other_questions_stay_whole(question: str) -> None:
+    assert clauses(question) == [question]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("What is the number of the vet who treated the mare?", ("Who treated the mare?", "What is the number of ")),
+        ("In which room is the oven that shows E-12?", ("Which oven shows E-12?", "In which room is ")),
+        ("Where is the key?", None),
+        ("Who painted the door that sticks, and when?", None),
+        ("", None),
+    ],
+)
+def test_a_question_about_what_another_finds(question: str, expected: tuple[str, str] | None) -> None:
+    assert bridge(question) == expected
