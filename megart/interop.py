@@ -124,7 +124,8 @@ def _commit(
 
 def _best_cue(adapter: Adapter, memory: Memory, activated: bool, assistant: Assistant) -> tuple[str, float]:
     """The cue by which *adapter* recalls most of *memory*, its own first, and how much of it: 0 to 1."""
-    own = adapter.metadata.get(CUE_KEY)
+    told = adapter.metadata.get(CUE_KEY)
+    own = told if isinstance(told, str) and told.strip() else None
     limit = 2 * len(assistant.engine.tokenize(memory.text, special=False)) + 16
     best, most = prompts.RECALL_CUE, -1.0
     for cue in dict.fromkeys([own or prompts.RECALL_CUE, prompts.RECALL_CUE, direct.recall_cue(memory)]):

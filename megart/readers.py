@@ -29,7 +29,7 @@ def find(base_sha256: str) -> Adapter | None:
         try:
             return _checked(read_adapter(own), base_sha256, own.name)
         except AdapterError as error:
-            raise AdapterError(f"{error}; delete it, or train it again: megart reader train") from None
+            raise AdapterError(f"{error}; delete it, or train it again: megart reader train --data FILE") from None
     for entry in resources.files("megart.data").joinpath("readers").iterdir():
         if entry.name == f"{base_sha256[:16]}.gguf":
             with resources.as_file(entry) as path:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from . import prompts
-from .bank import Memory
+from .bank import Memory, Record
 
 MLP = ("ffn_gate", "ffn_up", "ffn_down")
 
@@ -118,3 +118,14 @@ def recall_cue(memory: Memory, recipe: str) -> str:
     from . import direct
 
     return direct.recall_cue(memory)
+
+
+def cue_of(told: object, record: Record) -> str | None:
+    """The user turn that recites *record*: what its adapter's file has *told*, else as its recipe taught it; None: unknown."""
+    if isinstance(told, str) and told.strip():
+        return told
+    if record.recipe == PAPER.name:
+        return prompts.RECALL_CUE
+    if record.recipe in (FAST.name, DIRECT.name):  # of a bank from before cues were in the file
+        return recall_cue(record.memory, DIRECT.name)
+    return None

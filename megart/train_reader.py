@@ -50,7 +50,8 @@ def train(
     engine = Engine(model)
     try:
         chosen = _up_to(questions, readings(engine, reader_data.passages(rows, config.seed)))
-        if not any(len(answer) > 1 for reading in chosen for _, answer in reading.pairs):
+        nothing = (*engine.tokenize(readers.NOTHING, special=False), engine.end_of_turn)
+        if all(answer == nothing for reading in chosen for _, answer in reading.pairs):
             raise InputError("got no question whose answer stands in its text; expected rows with text and qa")
         first, opening = before(engine), engine.next_turn_opening
         architecture = engine.architecture
@@ -93,7 +94,7 @@ def readings(engine: Engine, passages: Iterable[Passage]) -> list[Reading]:
     made = []
     for passage in passages:
         tokens = engine.tokenize(passage.text, special=False)
-        ends = engine.ends(tokens)
+        ends = engine.ends(tokens, passage.text)
         pairs = []
         for example in passage.examples:
             answer = nothing

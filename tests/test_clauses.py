@@ -22,7 +22,14 @@ def test_two_questions_are_asked_apart(question: str, expected: list[str]) -> No
 
 @pytest.mark.parametrize(
     "question",
-    ["Where are salt and pepper?", "Ada and who?", "Who and what?", "The key and where it hangs are my secret", ""],
+    [
+        "Where are salt and pepper?",
+        "Ada and who?",
+        "Who and what?",
+        "The key and where it hangs are my secret",
+        "",
+        "Can you say when and where the fair is?",
+    ],
 )
 def test_other_questions_stay_whole(question: str) -> None:
     assert clauses(question) == [question]

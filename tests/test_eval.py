@@ -157,7 +157,10 @@ def test_containment_is_word_for_word() -> None:
 
 def test_squad_scores() -> None:
     pytest.importorskip("torchmetrics")
-    assert answer_scores("The mill", ["mill"]) == {"correct": 1.0, "exact": 1.0, "f1": 1.0}
+    assert answer_scores("The mill", ["mill"]) == {
+        "correct": 1.0, "one_sentence": 1.0, "exact": 1.0, "f1": 1.0,
+    }  # fmt: skip
+    assert answer_scores("The mill burnt. It was old.", ["mill"])["one_sentence"] == 0.0
     found = answer_scores("The old mill burnt", ["red mill", "nothing"])
     assert (found["correct"], found["exact"]) == (0.0, 0.0) and found["f1"] == pytest.approx(2 / 5)
 

@@ -94,7 +94,8 @@ def test_what_was_said_is_found_in_the_text() -> None:
     text = "The key hangs low. Ines painted it green."
     assert text[slice(*spoken_of(text, "Painted it GREEN."))] == "painted it green"
     assert text[slice(*spoken_of(text, "It was Ines."))] == "Ines painted it green."
-    assert spoken_of(text, "...") == (0, 18)
+    assert spoken_of(text, "...") == spoken_of(text, "Nobody knows.") == (0, 0)
+    assert spoken_of("Invoice 2025. It cost 5 crowns.", "5") == (22, 23)
 
 
 def test_edges_lose_punctuation_but_no_sign() -> None:

@@ -130,7 +130,7 @@ def assistant(tiny: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_gain_is_the_difference_of_two_log_probabilities(assistant: Assistant) -> None:
     texts = ["Ada met Boro in Vess.", "A", "The ferry burnt."]
     question = "Whom did Ada meet?"
-    likelihood = assistant.on_model(lambda: Likelihood(lambda: assistant.responder.reader))
+    likelihood = assistant.on_model(lambda: Likelihood(lambda: assistant.responder.reranker))
     found = assistant.on_model(lambda: likelihood.gains(question, [texts[:2], texts[2:]], 100))
     assert [len(group) for group in found] == [2, 1]
     for text, nats in zip(texts, [*found[0], *found[1]], strict=True):
@@ -149,7 +149,7 @@ def test_a_gain_is_the_difference_of_two_log_probabilities(assistant: Assistant)
 def test_of_a_memory_no_more_is_read_than_the_limit(assistant: Assistant) -> None:
     texts = ["Ada met Boro in Vess.", "Boro ran.", "The ferry burnt down."]
     sizes = [len(assistant.engine.tokenize(text, special=False)) for text in texts]
-    likelihood = Likelihood(lambda: assistant.responder.reader)
+    likelihood = Likelihood(lambda: assistant.responder.reranker)
 
     def lengths(limit: int) -> list[int]:
         return [len(nats) for nats in assistant.on_model(lambda: likelihood.gains("Who ran?", [texts], limit))[0]]
@@ -161,7 +161,7 @@ def test_of_a_memory_no_more_is_read_than_the_limit(assistant: Assistant) -> Non
 
 
 def test_what_was_read_alone_is_not_read_again(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-    likelihood, texts = Likelihood(lambda: assistant.responder.reader), ["Ada met Boro.", "Boro ran."]
+    likelihood, texts = Likelihood(lambda: assistant.responder.reranker), ["Ada met Boro.", "Boro ran."]
     read: list[int] = []
     decode = Context.decode_every
     monkeypatch.setattr(Context, "decode_every", lambda self, tokens: (read.append(len(tokens)), decode(self, tokens)))
@@ -174,7 +174,7 @@ def test_what_was_read_alone_is_not_read_again(assistant: Assistant, monkeypatch
 def test_what_is_remembered_of_texts_alone_is_bounded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Ada met Boro.", "Boro ran.", "Kiril ran."]
     monkeypatch.setattr(likelihood_module, "KEPT", 2)
-    bounded, free = (Likelihood(lambda: assistant.responder.reader) for _ in range(2))
+    bounded, free = (Likelihood(lambda: assistant.responder.reranker) for _ in range(2))
     for pair in (texts[:2], texts[1:], texts[:1]):
         found, expected = (assistant.on_model(lambda: one.gains("Who ran?", [pair], 48)) for one in (bounded, free))
         for nats, others in zip(found[0], expected[0], strict=True):
@@ -183,15 +183,15 @@ def test_what_is_remembered_of_texts_alone_is_bounded(assistant: Assistant, monk
 
 
 def test_a_question_that_leaves_no_room_is_answered_without(assistant: Assistant) -> None:
-    likelihood = Likelihood(lambda: assistant.responder.reader)
+    likelihood = Likelihood(lambda: assistant.responder.reranker)
     found = assistant.on_model(lambda: likelihood.gains("word " * 2000, [["Ada met Boro."], ["Boro ran."]], 48))
     assert found == [[], []]
 
 
 def test_a_cache_that_cannot_be_cut_back_is_not_used(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recurrent model's."""
-    monkeypatch.setattr(assistant.responder.reader, "can_forget", False)
-    likelihood = Likelihood(lambda: assistant.responder.reader)
+    monkeypatch.setattr(assistant.responder.reranker, "can_forget", False)
+    likelihood = Likelihood(lambda: assistant.responder.reranker)
     assert assistant.on_model(lambda: likelihood.gains("Who ran?", [["Boro ran."]], 48)) == [[]]
 
 
@@ -219,7 +219,7 @@ def test_the_paper_s_gate_is_left_as_it_is(assistant: Assistant) -> None:
 
 
 def test_its_context_is_freed_with_the_others(assistant: Assistant) -> None:
-    reader = assistant.on_model(lambda: assistant.responder.reader)
+    reader = assistant.on_model(lambda: assistant.responder.reranker)
     assistant.close()
     assert reader.handle is None
 

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--partitions", default="", help="of the rows that have one, such as 5,6")
+    parser.add_argument("--partitions", default="", help="of the rows (or their banks), such as 5,6")
     parser.add_argument("--pairs", type=Path, help="questions over two memories (paragraph_ids)")
     parser.add_argument("--limit", type=int, default=0, help="memories")
     parser.add_argument("--questions", type=int, default=0, help="of a memory, at most")
@@ -59,11 +59,11 @@ def main() -> None:
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.data.read_text("utf-8").splitlines()]
     wanted = args.partitions.split(",") if args.partitions else []
-    rows = [row for row in rows if not wanted or str(row["partition"]) in wanted][: args.limit or None]
+    rows = [row for row in rows if not wanted or _group(row) in wanted][: args.limit or None]
     pairs = [json.loads(line) for line in args.pairs.read_text("utf-8").splitlines()] if args.pairs else []
     kept: list[dict] = []
-    for partition in dict.fromkeys(row.get("partition", 0) for row in rows):
-        part = [row for row in rows if row.get("partition", 0) == partition]
+    for partition in dict.fromkeys(map(_group, rows)):
+        part = [row for row in rows if _group(row) == partition]
         kept += _partition(args, f"{args.name}-{partition}", part, pairs)
     if args.rows:
         args.rows.write_text(json.dumps(kept, ensure_ascii=False, indent=1), "utf-8")
@@ -75,6 +75,11 @@ def main() -> None:
         what = {"data": args.data.name, "partitions": args.partitions, "memories": len(rows)}
         whole[args.name] = {**what, "version": megart.__version__, "arms": found}
         args.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+
+
+def _group(row: dict) -> str:
+    """Rows of one group share a bank."""
+    return str(row.get("partition", row.get("bank", "all")))
 
 
 def _partition(args: argparse.Namespace, name: str, rows: Sequence[dict], pairs: Sequence[dict]) -> list[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -126,10 +127,7 @@ def run(args: argparse.Namespace) -> int:
         made = answer(args, "direct", words, combine="mix" if args.mix else None)
     else:
         given = {"style": args.style, "strict": args.strict}
-        given = {name: value for name, value in given.items() if value is not None}
-        if not args.json:
-            given["on_known"] = ui.not_known
-        made = answer(args, "ask", words, **given)
+        made = answer(args, "ask", words, **{name: value for name, value in given.items() if value is not None})
     show(args, made)
     return 0
 
@@ -149,11 +147,25 @@ def answer(args: argparse.Namespace, verb: str, words: str, *, combine: str | No
         }
         how = {name: value for name, value in given_how.items() if value is not None}
         with Assistant(bank, model=args.model, threads=args.threads, **how) as assistant:
-            bold = verb == "ask" and ui.is_live(sys.stdout)  # the words of the answer are known at its end
-            made = getattr(assistant, verb)(words, on_text=None if args.json or bold else ui.stream, **given)
-    if bold and not args.json:
-        ui.put_marked(made)
-    return made
+            if args.json:
+                return getattr(assistant, verb)(words, **given)
+            if verb != "ask":
+                return getattr(assistant, verb)(words, on_text=ui.stream, **given)
+            # What was read is marked when it is whole; the bare model's words come as they are decoded.
+            live, bare = ui.is_live(sys.stdout), threading.Event()
+
+            def told(known: bool | None, nearest: list[str]) -> None:
+                ui.not_known(known, nearest)
+                bare.set()
+
+            def heard(text: str) -> None:
+                if bare.is_set() or not live:
+                    ui.stream(text)
+
+            made = assistant.ask(words, on_text=heard, on_known=told, **given)
+            if live and not bare.is_set():
+                ui.put_marked(made)
+            return made
 
 
 def show(args: argparse.Namespace, made: Answer) -> None:

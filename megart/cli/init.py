@@ -38,19 +38,21 @@ def run(args: argparse.Namespace) -> int:
         check_teachable(model)
         Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
     with Bank.create(path, model) as bank:
+        if args.strict:
+            bank.set_state(STRICT_STATE, b"1")
         with Assistant(bank) as assistant:
             assistant.prepare()
             reads = assistant.on_model(lambda: aptitude.measure(assistant.responder))
         bank.set_state(aptitude.STATE, reads.to_json())
-        if args.strict:
-            bank.set_state(STRICT_STATE, b"1")
         if args.json:
             ui.put_json({"bank": str(bank.path), "base": asdict(bank.base), "reading": asdict(reads)})
         else:
             ui.put(f"made the bank {bank.path} for {bank.base.name} ({bank.base.sha256[:12]})")
             how = "with its reader" if reads.trained else "by itself"
             advice = (
-                "" if reads.enough else f"; a reader helps: megart reader train --model {args.model or DEFAULT_MODEL}"
+                ""
+                if reads.enough
+                else f"; a reader helps: megart reader train --model {args.model or DEFAULT_MODEL} --data FILE"
             )
             ui.say(f"{bank.base.name} reads {reads.right} of {reads.asked} test questions right {how}{advice}")
     return 0

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_teaching(parser: argparse.ArgumentParser) -> None:
     """The options of every verb that teaches."""
     common.add_model(parser, "the bank's own", hf=True)
-    parser.add_argument("--recipe", metavar="R", default="fast", help='"fast" (default) or "paper": how to teach')
+    parser.add_argument(
+        "--recipe", metavar="R", default="fast", help='"fast" (default), "direct" or "paper": how to teach'
+    )
     parser.add_argument(
         "--device",
         type=common.device,

@@ -86,6 +86,12 @@ def _rows(path: str) -> list[dict]:
 def _check(row: dict) -> None:
     if not (isinstance(row["text"], str) and isinstance(row["qa"], list)):
         raise TypeError("text or qa is of the wrong kind")
+    if not isinstance(row.get("title") or "", str):
+        raise TypeError("title is of the wrong kind")
+    if not (
+        isinstance(row.get("unanswered") or [], list) and all(isinstance(q, str) for q in row.get("unanswered") or [])
+    ):
+        raise TypeError("unanswered is no list of questions")
     for qa in row["qa"]:
         if not isinstance(qa["q"], str) or not isinstance(qa["a"], (str, list)):
             raise TypeError("a question or an answer is of the wrong kind")

@@ -7,6 +7,8 @@ import json
 
 from ..adapter import CUE_KEY, read_adapter
 from ..bank import Bank, Record
+from ..errors import AdapterError, BankError
+from ..recipes import cue_of
 from . import common, ui
 
 EPILOG = """\
@@ -52,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def recall_cue(bank: Bank, record: Record) -> str | None:
-    """The user turn that the memory's adapter answers with its text, as its file says; None where it does not say."""
-    cue = read_adapter(bank.adapter_path(record.id)).metadata.get(CUE_KEY)
-    return cue if isinstance(cue, str) else None
+    """The user turn that the memory's adapter answers with its text; None where nobody knows, or its file is damaged."""
+    try:
+        told = read_adapter(bank.adapter_path(record.id)).metadata.get(CUE_KEY)
+    except (AdapterError, BankError):
+        return None  # verify says what is wrong with it
+    return cue_of(told, record)

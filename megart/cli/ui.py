@@ -241,7 +241,7 @@ def gates(answer: Answer, stream: TextIO | None = None) -> list[str]:
 def not_known(known: bool | None, nearest: Sequence[str]) -> None:
     """Said before the bare model answers a question that no memory does."""
     if known is False:
-        say(f"Not in memory{f' (nearest: {titles(nearest)})' if nearest else ''}; the model itself says:")
+        say(f"Not in memory{f' (nearest: {titles(nearest)})' if nearest else ''}.")
 
 
 def titles(nearest: Sequence[str]) -> str:

@@ -88,6 +88,8 @@ class Tuned:
 
     def _lessons(self, item: Item) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         recipe = recipes.RECIPES[self.run.options.recipe]
+        if recipe.studies == "recall":
+            recipe = recipes.DIRECT  # nothing reads for a model that was tuned: it studies to answer
         found = []
         for user, text in recipes.lessons(item.memory, recipe):
             target = (*self.engine.tokenize(text, special=False), self.engine.end_of_turn)

@@ -38,18 +38,17 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
     """One question answered by *method*: text, scores, what opened, log-probability of the right answer."""
     assistant, engine = desk.assistant, desk.assistant.engine
     prompt = score.turn(engine, prompts.ask(question.q))
-    under: str | Sequence[str] | None = None
     row: Row = {}
     limit *= max(1, len(memories))  # several memories have more to say
     if method == "base":
         made = assistant.bare(question.q, max_tokens=limit)
         text = made.text
     elif method == "mega":
-        made, under = assistant.ask(question.q, max_tokens=limit), score.GATE
+        made = assistant.ask(question.q, max_tokens=limit)
         text, row = made.text, _opened(made.memories, memories)
     elif method == "mega-right":
-        under = [id for id in memories if desk.bank.find(id)] or None
-        each = [assistant.ask(question.q, max_tokens=limit, scope=Scope(gates={id: 1.0})).text for id in under or ()]
+        there = [id for id in memories if desk.bank.find(id)]
+        each = [assistant.ask(question.q, max_tokens=limit, scope=Scope(gates={id: 1.0})).text for id in there]
         text = "\n".join(each) or assistant.bare(question.q, max_tokens=limit).text
     elif method == "irag":
         # Where nothing opens iRAG is the plain answer, after a long recall of nothing: not waited for.
@@ -72,9 +71,10 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
         row["sort"] = question.kind
     if question.answers:
         row |= answer_scores(text, question.answers, question.parts, question.wrong)
-        gold = engine.tokenize(question.answers[0], special=False)
-        found = score.score(assistant, prompt, [gold], memories=under).scores[0]
-        row |= {"logprob": round(found.mean, 5), "logprob_sum": round(found.logprob, 5)}
+        if not method.startswith("mega"):  # whose answers are spans that were read, not decoded after this prompt
+            gold = engine.tokenize(question.answers[0], special=False)
+            found = score.score(assistant, prompt, [gold], memories=None).scores[0]
+            row |= {"logprob": round(found.mean, 5), "logprob_sum": round(found.logprob, 5)}
         if judge is not None:
             row["judge"] = judge(question.q, question.answers, text)
     return row

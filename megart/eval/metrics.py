@@ -22,6 +22,7 @@ from ..memorize import similarity
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [N, D], unit rows
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'])|\n+|(?<=[。！？])(?=.)")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’–—", " "))
 
 
@@ -57,13 +58,15 @@ def squad_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
 def answer_scores(
     answer: str, accepted: Sequence[str], parts: Sequence[str] = (), wrong: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Containment, exact match and F1 of an answer.
+    """Containment, containment in one sentence at most (the paper's judge asks for that), exact match and F1 of an answer.
 
     It must hold one of *accepted*, or all of *parts* where there are some, and nothing of *wrong*.
     """
     exact, f1 = squad_scores(answer, accepted)
     right = all(contains(answer, [part]) for part in parts) if parts else contains(answer, accepted)
-    return {"correct": float(right and not contains(answer, wrong)), "exact": exact, "f1": f1}
+    right = right and not contains(answer, wrong)
+    one = right and len(_SENTENCE.split(answer.strip())) <= 1
+    return {"correct": float(right), "one_sentence": float(one), "exact": exact, "f1": f1}
 
 
 def recall_scores(heard: str, text: str) -> dict[str, float]:

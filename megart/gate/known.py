@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from .words import WORD, fold, term, term_hash
 
 # Candidates that are less likely than this by the gate alone are not read: a question about something else.
-READ_FROM = 0.01
+READ_FROM = 0.03
 # Read one after the other until one answers.
 MOST = 2
-THRESHOLD = 0.25
+THRESHOLD = 0.15
 # The log odds of a memory that the user opened by hand.
 CERTAIN = 8.0
 WEIGHTS = {
-    "always": 0.5,
-    "gate": 0.55,
-    "reader": 0.67,
-    "span": 0.38,
-    "lacking": -0.2,
-    "lacking_number": -0.66,
-    "lacking_name": -2.15,
+    "always": -0.373,
+    "gate": 0.309,
+    "reader": 0.639,
+    "span": 0.289,
+    "lacking": -0.34,
+    "lacking_number": -0.485,
+    "lacking_name": -0.395,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _PLAIN = re.compile(r"[\W_]+")

@@ -172,7 +172,7 @@ class Assistant:
         """Queue *question* (or messages, the last one a user's) and return at once.
 
         Iterate over what comes back for the text as it is decoded; its ``answer`` is the whole one.
-        ``mode``: "ask", "recall", "irag" or "bare".
+        ``mode``: "ask", "direct", "recall", "irag" or "bare".
         """
         if mode not in MODES:
             raise InputError(f"got the mode {mode!r}; expected one of {', '.join(MODES)}")

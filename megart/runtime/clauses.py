@@ -15,6 +15,7 @@ quand|pourquoi|comment|combien|quién\w*|qué|cuál\w*|dónde|cuándo|cómo|cuá
 )
 _AND = re.compile(rf"[,;]?\s+(?:and|und|et|e|y|en|och)\s+(?=(?:{_ASKING})\b)", re.IGNORECASE)
 _BEGINS = re.compile(rf"\W*(?:\w+\s+){{0,3}}?(?:{_ASKING})\b", re.IGNORECASE)
+_ENDS = re.compile(rf"\b(?:{_ASKING})$", re.IGNORECASE)
 _RELATIVE = re.compile(
     r"(?P<before>.+\b(?:of|is|are|was|for|to|by|with|in|from|at|on|does|did|do|call|phone|reach)\s)"
     r"the (?P<what>[\w' -]{2,40}?) (?P<pronoun>who|that|which) (?P<clause>[^,?]{4,})\?*\s*$",
@@ -28,7 +29,7 @@ def clauses(question: str) -> list[str]:
     if found is None:
         return [question]
     first, second = question[: found.start()].strip(" ,;"), question[found.end() :].strip()
-    if len(first.split()) < 3 or len(second.split()) < 3 or not _BEGINS.match(first):
+    if len(first.split()) < 3 or len(second.split()) < 3 or not _BEGINS.match(first) or _ENDS.search(first):
         return [question]
     return [f"{first}?", f"{second[0].upper()}{second[1:]}"]
 

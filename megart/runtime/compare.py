@@ -18,14 +18,26 @@ _OF_TIME = frozenset(
 _MONTHS = "january february march april may june july august september october november december".split()
 _MONTH = "|".join(f"{month[:3]}(?:{month[3:]})?" for month in _MONTHS)
 _DATE = re.compile(
-    rf"(?P<m1>{_MONTH})\.? (?P<d1>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<y1>\d{{4}})"
+    rf"\b(?:(?P<m1>{_MONTH})\.? (?P<d1>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<y1>\d{{4}})"
     rf"|(?P<d2>\d{{1,2}})(?:st|nd|rd|th)? (?P<m2>{_MONTH})\.?(?:,? (?P<y2>\d{{4}}))?"
     rf"|(?P<y3>\d{{4}})-(?P<n3>\d{{2}})-(?P<d3>\d{{2}})"
-    rf"|(?P<m4>{_MONTH})\.? (?P<y4>\d{{4}})|(?P<y5>\b[12]\d{{3}}\b)",
+    rf"|(?P<m4>{_MONTH})\.? (?P<y4>\d{{4}})|(?P<y5>[12]\d{{3}}))\b",
     re.IGNORECASE,
 )
-_FIGURE = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
+_FIGURE = re.compile(
+    r"(?<![\w.-])(?P<figure>\d[\d,]*(?:\.\d+)?)\s?"
+    r"(?P<unit>(?:km|mm|cm|kg|mg|ml|g|l|m|minutes?|hours?|days?|weeks?|months?|years?)\b)?(?![\w-])"
+)
 _OPTIONS = re.compile(r"[,:]\s*(?P<one>[^,:?]+?),? or (?P<other>[^,?]+?)\s*\?*$")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A date or figure in a text: where it stands, in characters, its size, and what it is counted in."""
+
+    span: tuple[int, int]
+    size: float
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -36,23 +48,31 @@ class Comparison:
     greater: bool
     of_time: bool
 
-    def values(self, text: str) -> list[tuple[tuple[int, int], float]]:
-        """The dates or figures in *text*: where each stands, and its value."""
+    def values(self, text: str) -> list[Value]:
+        """The dates or figures in *text*."""
         if self.of_time:
-            return [(match.span(), _day(match)) for match in _DATE.finditer(text)]
-        return [(match.span(), float(match[0].replace(",", ""))) for match in _FIGURE.finditer(text)]
+            return [_date(match) for match in _DATE.finditer(text)]
+        found = _FIGURE.finditer(text)
+        return [
+            Value(m.span("figure"), float(m["figure"].replace(",", "")), (m["unit"] or "").rstrip("s")) for m in found
+        ]
 
     def option_of(self, text: str) -> int | None:
         """Which option *text* is about: the one of whose words it has more; None where it has as many of both."""
         held = {fold(word) for word in WORD.findall(text)}
-        shares = [len(words & held) / len(words) for words in self._words]
+        shares = [len(words & held) / max(1, len(words)) for words in self._words]
         return None if shares[0] == shares[1] else int(shares[1] > shares[0])
 
-    def best(self, values: tuple[float, float]) -> int | None:
-        """The option that wins by its value; None where both are equal."""
-        if values[0] == values[1]:
+    def is_named(self, option: int, text: str) -> bool:
+        """Whether all words that tell *option* from the other one stand in *text*."""
+        return self._words[option] <= {fold(word) for word in WORD.findall(text)}
+
+    def best(self, values: tuple[Value, Value]) -> int | None:
+        """The option that wins by its value; None where both are equal or are counted in different units."""
+        first, second = values
+        if first.size == second.size or first.unit != second.unit:
             return None
-        return int((values[1] > values[0]) == self.greater)
+        return int((second.size > first.size) == self.greater)
 
     @property
     def _words(self) -> list[set[str]]:
@@ -65,25 +85,23 @@ def comparison(question: str) -> Comparison | None:
     options = _OPTIONS.search(question.strip())
     if options is None:
         return None
-    asked = {fold(word) for word in WORD.findall(question[: options.start()])}
-    more, less = asked & _MORE, asked & _LESS
-    if bool(more) == bool(less):
+    before = [fold(word) for word in WORD.findall(question[: options.start()])]
+    more, less = _MORE.intersection(before), _LESS.intersection(before)
+    if bool(more) == bool(less) or not before or before[0] not in ("which", "who", "what"):
         return None
+    if "," in question[: options.start()] or not all(WORD.search(options[name]) for name in ("one", "other")):
+        return None  # three things, or none
     options_said = (options["one"].strip(), options["other"].strip())
     return Comparison(options_said, greater=bool(more), of_time=bool((more | less) & _OF_TIME))
 
 
-def _day(match: re.Match[str]) -> float:
-    """A date as days, roughly: enough to put dates in order."""
+def _date(match: re.Match[str]) -> Value:
+    """A date as days, roughly: enough to put dates in order. One without a year is comparable with its like only."""
     part = match.groupdict()
     year = next((int(part[k]) for k in ("y1", "y2", "y3", "y4", "y5") if part[k]), 0)
     name = next((part[k] for k in ("m1", "m2", "m4") if part[k]), None)
-    month = (
-        int(part["n3"])
-        if part["n3"]
-        else 1 + next(i for i, m in enumerate(_MONTHS) if m[:3] == name[:3].lower())
-        if name
-        else 1
-    )
+    month = int(part["n3"]) if part["n3"] else 1
+    if name:
+        month += next(i for i, m in enumerate(_MONTHS) if m[:3] == name[:3].lower())
     day = next((int(part[k]) for k in ("d1", "d2", "d3") if part[k]), 1)
-    return year * 372.0 + month * 31 + day
+    return Value(match.span(), year * 372.0 + month * 31 + day, "date" if year else "day of a year")

@@ -112,9 +112,14 @@ class Engine:
         count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 256, 0, False)
         return buffer.raw[: max(count, 0)]
 
-    def ends(self, tokens: Sequence[int]) -> list[int]:
-        """Where each of *tokens* ends in the text that they stand for, in whole characters."""
-        decoder, length, found = self.decoder(), 0, []
+    def ends(self, tokens: Sequence[int], text: str | None = None) -> list[int]:
+        """Where each of *tokens* ends in the text that they stand for, in whole characters.
+
+        ``text``: what was tokenized; a vocabulary of SentencePiece puts a space before it, which is not counted.
+        """
+        decoder, found = self.decoder(), []
+        spaced = text is not None and tokens and not text.startswith(" ") and self.piece(tokens[0]).startswith(b" ")
+        length = -1 if spaced else 0
         for token in tokens:
             length += len(decoder.decode(self.piece(token)))
             found.append(length)

@@ -99,12 +99,13 @@ class Candidate:
 class Found:
     """The memories to read for a question, the likeliest first.
 
-    ``likely``: whether any is worth reading; else they are only the nearest. ``pair``: the question needs the first
-    two; ``earlier``: the question of the conversation that it leans on.
+    ``likely``: whether any is worth reading; else they are only the nearest. ``opens``: whether the gate alone would
+    open one. ``pair``: the question needs the first two; ``earlier``: the question of the conversation that it leans on.
     """
 
     candidates: list[Candidate]
     likely: bool
+    opens: bool = False
     pair: bool = False
     earlier: str | None = None
 
@@ -302,13 +303,17 @@ class Opening:
         started = time.perf_counter()
         if scope.gates:
             records = [self.bank.get(id) for id in scope.gates]
-            return Found([Candidate(r, gate.known.CERTAIN, gate.known.Subject()) for r in records], True), Timings()
+            return Found(
+                [Candidate(r, gate.known.CERTAIN, gate.known.Subject()) for r in records], True, True
+            ), Timings()
         if self._index is None:
             return Found([], False), Timings()
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
         found, earlier = self._weigh(reading, scope, history, rerank=False)
         names = [reading.question.words[i] for name in reading.question.names for i in name]
+        # A slip of the keyboard stands for what it was taken for; a clause without spaces is no name.
+        names = [found.read_as.get(name, name) for name in names if ord(max(name)) < 0x2E80]
         likely = 1 - found.p_none >= gate.known.READ_FROM
         places = _reading_order(found) if likely else range(min(NEAREST, len(found.rows)))
         candidates = []
@@ -319,7 +324,8 @@ class Opening:
             about = gate.known.subject(reading.text, [] if earlier else names, found.telling, text)
             candidates.append(Candidate(record, float(found.scores[place]), about))
         times = Timings(embed_ms=(embedded - started) * 1000, gate_ms=(time.perf_counter() - embedded) * 1000)
-        return Found(candidates, likely, found.partner is not None, earlier), times
+        opens = 1 - found.p_none >= self.policy.threshold
+        return Found(candidates, likely, opens, found.partner is not None, earlier), times
 
     def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*, by the shallow layers alone unless memories are near each other."""

@@ -8,14 +8,16 @@ the recital's tokens; the bare base answers freely, and the span is what of the 
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .. import prompts, readers
+from .. import prompts, readers, sentences
 from ..adapter import Adapter
+from ..gate.words import WORD, fold
 from .context import Context, Saved
 from .engine import Engine
 from .fingerprint import Fingerprint
@@ -41,6 +43,9 @@ class Reading:
     span: tuple[int, int]
     odds: float
     logprob: float
+
+
+NOTHING_READ = Reading((0, 0), -8.0, -3.0)
 
 
 class Reader:
@@ -80,7 +85,12 @@ class Reader:
         return recital
 
     def read(self, recital: Recital, question: str, title: str | None) -> Reading:
-        """The answer to *question* from *recital*, which the context holds; raises DecodeError when it does not fit."""
+        """The answer to *question* from *recital*, which the context holds; an empty span where there is none.
+
+        Raises DecodeError when the question does not fit beside the recital.
+        """
+        if not recital.tokens:
+            return NOTHING_READ
         if self.slot is None:
             return self._free(recital, question, title)
         self.context.decode(self.engine.next_turn(prompts.read(question, title)))
@@ -133,7 +143,7 @@ class Reader:
                 break
             places = [p for p in places if following.get(p + length) == token]
             length += 1
-            if length == SPAN_TOKENS:
+            if length >= SPAN_TOKENS and any(_is_seam(recital.text, ends[p + length - 1]) for p in places):
                 break
             self.context.decode([token])
             logits = self.context.logits()
@@ -162,16 +172,15 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def spoken_of(text: str, said: str) -> tuple[int, int]:
-    """What of *text* was *said*: the words themselves where they stand in it, else the sentence most like them."""
-    from .. import sentences
+    """What of *text* was *said*: the words themselves where they stand in it, else the sentence most like them.
 
+    An empty span where no word of it stands there.
+    """
     words = said.strip(_EDGES)
-    at = text.lower().find(words.lower()) if words else -1
-    if at >= 0:
-        return at, at + len(words)
-    meant = {word.lower().strip(_EDGES) for word in said.split()} - {""}
-    return max(
-        sentences.spans(text),
-        key=lambda span: len(meant & {w.lower().strip(_EDGES) for w in text[span[0] : span[1]].split()}),
-        default=(0, len(text)),
-    )
+    found = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) if words else None
+    if found:
+        return found.span()
+    meant = {fold(word) for word in WORD.findall(said)}
+    shared = [(len(meant & {fold(w) for w in WORD.findall(text[a:b])}), a, b) for a, b in sentences.spans(text)]
+    most = max(shared, key=lambda row: row[0], default=(0, 0, 0))
+    return (most[1], most[2]) if most[0] else (0, 0)

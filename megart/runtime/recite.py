@@ -6,12 +6,13 @@ token on that the memory would say otherwise, it is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .context import Context
 from .engine import Engine
-from .generate import greedy
+from .generate import generate
+from .sampling import Options
 
 
 @dataclass(frozen=True)
@@ -30,30 +31,35 @@ class Recital:
 def of_text(engine: Engine, text: str) -> Recital:
     """The recital of a memory that is read from its *text*: one that is not learnt yet."""
     tokens = engine.tokenize(text, special=False)
-    return Recital(text, tuple(tokens), tuple(engine.ends(tokens)), True)
+    return Recital(text, tuple(tokens), tuple(engine.ends(tokens, text)), True)
 
 
-def recite(context: Context, text: str, limit: int) -> Recital:
+def recite(context: Context, text: str, limit: int, cancelled: Callable[[], bool] = lambda: False) -> Recital:
     """What the memory in *context* says after its cue, which the context holds; the bank holds *text*.
 
-    The words stay in the cache. At most *limit* tokens. Raises DecodeError when they do not fit.
+    The words stay in the cache. At most *limit* tokens are decoded one by one, and none once *cancelled* says so.
+    Raises DecodeError when they do not fit.
     """
+
+    def decoded(most: int) -> list[int]:
+        return generate(context, Options(max_tokens=max(1, most)), cancelled=cancelled).tokens
+
     engine = context.engine
     meant = engine.tokenize(text, special=False)
     if context.can_forget:
         before = [*context.tokens]
         said = _agreeing(context, meant)
         if said == len(meant) + 1:  # the end of the turn as well
-            return Recital(text, tuple(meant), tuple(engine.ends(meant)), True)
+            return Recital(text, tuple(meant), tuple(engine.ends(meant, text)), True)
         # The logits after the last good token are needed once more; what was decoded for the cue is under the mix too.
         good = [*before, *meant[:said]]
         context.truncate(len(good) - 1)
         context.decode(good[len(context.tokens) :])
-        tokens = [*meant[:said], *greedy(context, limit - said).tokens]
+        tokens = [*meant[:said], *decoded(limit - said)]
     else:
-        tokens = greedy(context, limit).tokens
+        tokens = decoded(limit)
     if tokens == meant:
-        return Recital(text, tuple(meant), tuple(engine.ends(meant)), True)
+        return Recital(text, tuple(meant), tuple(engine.ends(meant, text)), True)
     return Recital(engine.detokenize(tokens), tuple(tokens), tuple(engine.ends(tokens)), False)
 
 

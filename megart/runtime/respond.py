@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from .. import direct, gate, prompts, readers
+from .. import gate, prompts, readers, recipes
 from ..adapter import CUE_KEY, Adapter
 from ..bank import Bank, Record
 from ..errors import AdapterError, InputError
-from ..recipes import DIRECT, PAPER
 from . import embed, hot
 from .ahead import Along, Idle
 from .answer import Answer, Timings
@@ -148,7 +147,7 @@ class Responder:
         """What answers from a recited text: made when it is first needed."""
         if self._reader is None:
             adapter = readers.find(self.engine.model.sha256)
-            self._reader = Reader(self.engine, adapter, self.base.size)
+            self._reader = Reader(self.engine, adapter, self.base.size, "reader")
         return self._reader
 
     @property
@@ -253,20 +252,16 @@ class Responder:
 
     def _cue(self, record: Record) -> Prompt | None:
         """What the memory was taught to answer with its text, whatever words called it up; None if unknown."""
-        cue = self.adapter(record).metadata.get(CUE_KEY)
-        if cue is None and record.recipe in ("fast", DIRECT.name):  # of a bank from before cues were in the file
-            cue = direct.recall_cue(record.memory)
-        elif cue is None and record.recipe == PAPER.name:
-            cue = prompts.RECALL_CUE
-        return self.prompt(cue) if isinstance(cue, str) else None
+        cue = recipes.cue_of(self.adapter(record).metadata.get(CUE_KEY), record)
+        return None if cue is None else self.prompt(cue)
 
-    def recite(self, record: Record, into: Context) -> Recital:
+    def recite(self, record: Record, into: Context, cancelled: Callable[[], bool] = lambda: False) -> Recital:
         """Let *record* recite its text, and make *into* hold it; a memory that has no adapter is read from its text."""
         cue = self._cue(record) if record.state == "learnt" else None
         if cue is None:
             return self.encode(of_text(self.engine, record.text), into)
         self._install(_Turn([record], [1.0], []), cue)
-        recital = recite(self.mix, record.text, RECALL_TOKENS)
+        recital = recite(self.mix, record.text, RECALL_TOKENS, cancelled)
         self.mix.truncate(len(cue.tokens) + len(recital.tokens))
         self.mix.copy_to(into)
         return recital

@@ -7,6 +7,7 @@ texts, templates or files' formats.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -67,7 +68,8 @@ def train(
     lora.reset_lane(0, config.seed)
     optimizer = LaneAdam(lora, (0.9, 0.98))
     steps = [batch for epoch in range(config.epochs) for batch in _batches(readings, config, config.seed + epoch)]
-    start = _restore(resume, lora, optimizer, len(steps))
+    course = hashlib.sha256(repr((config, before, steps)).encode()).hexdigest()
+    start = _restore(resume, lora, optimizer, course)
     batches = _Batches(base, before)
     with lora.attached(base.network):
         for number, batch in enumerate(steps[start:], start=start + 1):
@@ -79,7 +81,7 @@ def train(
             optimizer.step([config.rate * rate])
             progress(Step(number, len(steps), loss))
             if resume is not None and (number % KEEP_EVERY == 0 or number == len(steps)):
-                _keep(resume, lora, optimizer, number, len(steps))
+                _keep(resume, lora, optimizer, number, course)
     return lora.factors(0)
 
 
@@ -174,19 +176,19 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _keep(path: Path, lora: StackedLora, optimizer: LaneAdam, number: int, total: int) -> None:
+def _keep(path: Path, lora: StackedLora, optimizer: LaneAdam, number: int, course: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
-    state = {"master": lora.master, "m": optimizer.m, "v": optimizer.v, "number": number, "total": total}
+    state = {"master": lora.master, "m": optimizer.m, "v": optimizer.v, "number": number, "course": course}
     torch.save(state, temporary)
     os.replace(temporary, path)
 
 
-def _restore(path: Path | None, lora: StackedLora, optimizer: LaneAdam, total: int) -> int:
-    """How many steps are done already; a state of another training is passed over."""
+def _restore(path: Path | None, lora: StackedLora, optimizer: LaneAdam, course: str) -> int:
+    """How many steps are done already; a state of a training with other data or another config is passed over."""
     if path is None or not path.exists():
         return 0
     state = torch.load(path, map_location=lora.master.device, weights_only=True)
-    if state["total"] != total or state["master"].shape != lora.master.shape:
+    if state["course"] != course:
         return 0
     lora.master.copy_(state["master"])
     optimizer.m.copy_(state["m"])

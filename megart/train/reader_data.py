@@ -69,7 +69,7 @@ def _windows(text: str, rng: random.Random) -> list[tuple[int, int]]:
 
 
 def _passage(row: Mapping[str, Any], text: str, names: Sequence[str], rng: random.Random) -> Passage:
-    answered, unanswered = [], [*row.get("unanswered", ())]
+    answered, unanswered = [], [*(row.get("unanswered") or ())]
     for qa in row["qa"]:
         span = _find(text, qa["a"])
         if span:

@@ -44,7 +44,7 @@ def assistant(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         def __exit__(self, *_: object) -> None:
             asked.append("closed")
 
-        def _say(self, verb: str, words: str, on_text: Callable[[str], None] | None, **limit: int) -> Answer:
+        def _say(self, verb: str, words: str, on_text: Callable[[str], None] | None = None, **limit: int) -> Answer:
             limit.pop("on_known", None)
             asked.append((verb, words, limit))
             for piece in ("Bees,\n", "many."):
@@ -175,7 +175,7 @@ def test_explain(locale: str, run: Run, bank: Path, assistant: list[object], mon
 def test_what_is_not_known_is_said_first_with_the_nearest_titles(capsys: pytest.CaptureFixture[str]) -> None:
     ui.not_known(False, ["Ada\x1b[2J Quill", "mill"])
     ui.not_known(None, ["Ada Quill"])
-    assert capsys.readouterr().err == "Not in memory (nearest: Ada [2J Quill, mill); the model itself says:\n"
+    assert capsys.readouterr().err == "Not in memory (nearest: Ada [2J Quill, mill).\n"
 
 
 def test_a_recall_that_finds_nothing_says_so(run: Run, bank: Path, assistant: list[object], monkeypatch) -> None:

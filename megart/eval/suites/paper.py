@@ -108,6 +108,7 @@ def _compares(row: Row) -> bool:
 
 COLUMNS = [
     Column("QA, contained", "correct", is_answer),
+    Column("QA, in one sentence", "one_sentence", is_answer),
     Column("QA, judged", "judge", is_answer),
     Column("exact match", "exact", is_answer),
     Column("F1", "f1", is_answer),
