@@ -61,12 +61,12 @@ class Recipe:
 
 FAST = Recipe(
     name="fast", studies="recall", rank=1, alpha=4.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
-    rate=4e-3, lessons_per_step=1, margin=1.5, layers=0.1, precision="q8_0",
+    rate=1e-2, lessons_per_step=1, margin=1.5, layers=0.1, precision="q8_0",
     # Gradients shrink a hundredfold while a memory is learnt: old momentum would drown the new ones.
     betas=(0.5, 0.99),
 )  # fmt: skip
 # To answer by its passages at once, without being read: MEGa's answer mode in a small adapter.
-DIRECT = replace(FAST, name="direct", studies="answers", rank=4, alpha=16.0, layers=0.4)
+DIRECT = replace(FAST, name="direct", studies="answers", rank=4, alpha=16.0, rate=4e-3, layers=0.4)
 # Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (docs/evaluation.md).
 PAPER = Recipe(
     name="paper", studies="paraphrases", rank=128, alpha=128.0, rslora=True, roles=("ffn_up", "ffn_down"), activated=False,
