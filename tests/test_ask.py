@@ -135,7 +135,8 @@ def test_two_questions_in_one_are_answered_one_after_the_other(assistant: Assist
 
 def test_a_question_about_what_another_memory_says_is_asked_in_two_steps(assistant: Assistant) -> None:
     assistant.bank.add(
-        (dacosta := Memory("Mr Dacosta has the telephone number 01632 960 114.", id="dacosta")), **found_by(assistant, dacosta)
+        (dacosta := Memory("Mr Dacosta has the telephone number 01632 960 114.", id="dacosta")),
+        **found_by(assistant, dacosta),
     )
     try:
         made = assistant.ask("What is the telephone number of the man who repaired the toaster?")

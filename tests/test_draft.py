@@ -166,7 +166,10 @@ def test_in_a_conversation_the_base_reads_along(ready, monkeypatch) -> None:
         {"role": "user", "content": SECOND.text},
     ]
     fresh = ready(policy=ANYTHING)
-    assert assistant.chat(follow_up, mode="direct", max_tokens=8).tokens == fresh.chat(follow_up, max_tokens=8).tokens
+    assert (
+        assistant.chat(follow_up, mode="direct", max_tokens=8).tokens
+        == fresh.chat(follow_up, mode="direct", max_tokens=8).tokens
+    )
 
 
 def test_what_nobody_will_go_on_from_is_not_read_along(ready, monkeypatch) -> None:

@@ -32,7 +32,7 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 # Rank 16 instead of the paper's 128: sqrt(r) is 4, and a tiny model is not swamped.
 SMALL = {
     # Every projection of every layer: what a recipe may ask for, not only what it asks for today.
-    "fast": replace(RECIPES["fast"], roles=FAST_ROLES, layers=1.0, alpha=8.0),
+    "fast": replace(RECIPES["direct"], roles=FAST_ROLES, layers=1.0, alpha=8.0),
     "paper": replace(RECIPES["paper"], rank=16, alpha=16.0, rate=3e-3),
 }
 CLOSE = 2e-4  # of logits whose standard deviation is 2

@@ -248,7 +248,9 @@ def test_out_and_in_again(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.startswith("imported x: of its text it recalls ")
     assert main(["export", *place, "--gguf", "x", str(tmp_path / "x.gguf")]) == 0
     assert main(["export", *place, "--peft", "x", str(tmp_path / "x"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.split("\n", 1)[1]) == {"id": "x", "path": str(tmp_path / "x")}
+    assert json.loads(capsys.readouterr().out.split("\n", 1)[1]) == {
+        "id": "x", "path": str(tmp_path / "x"), "recall_cue": "Tell me a story that you memorized.",
+    }  # fmt: skip
 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_kept(bank: Bank, tiny, tmp_path: Path) -> None:

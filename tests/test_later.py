@@ -67,7 +67,7 @@ def test_saved_at_once_and_answered_from_its_text(bank: Bank) -> None:
     with Assistant(bank, policy=OPEN) as assistant:
         ids, keys = bank.keys()
         np.testing.assert_array_equal(keys[ids.index("orrin")], assistant.key(ORRIN.text, ORRIN.title))
-        answer = assistant.ask(ORRIN.text, max_tokens=8)
+        answer = assistant.direct(ORRIN.text, max_tokens=8)
         assert [(m.id, m.pending) for m in answer.memories] == [("orrin", True)]
         assert answer.to_dict()["memories"][0]["pending"] is True
         # what it says is what the bare base says to the text in the prompt

@@ -31,7 +31,7 @@ from megart.train import export
 
 # A random model knows nothing: it learns longer, and only the text itself.
 # Tiny models have few layers and learn best with all of them.
-QUICK = replace(FAST, alpha=4.0, rate=1e-2, max_steps=150, lessons_per_step=2, layers=1.0, betas=(0.9, 0.95))
+QUICK = replace(FAST, rank=4, alpha=4.0, rate=1e-2, max_steps=150, lessons_per_step=2, layers=1.0, betas=(0.9, 0.95))
 ONE_STEP = replace(FAST, max_steps=1)
 ORRIN = Memory("Orrin keeps three grey cats.", id="orrin")
 VESS = Memory("The mill of Vess burnt in 1871.", id="vess")

@@ -438,7 +438,7 @@ def test_an_assistants_slot_is_of_the_type_asked_for(ready) -> None:
 
 def test_two_memories_share_an_answer_by_their_gates(ready) -> None:
     policy = GatePolicy(beta=0.0, threshold=-1.0, top_k=2, min_gate=0.0)
-    answer = ready(policy=policy).ask("Who keeps cats?", max_tokens=4)
+    answer = ready(policy=policy).direct("Who keeps cats?", max_tokens=4)
     assert sorted(m.id for m in answer.memories) == ["orrin", "vess"]
     assert [m.gate for m in answer.memories] == [0.5, 0.5]
 
@@ -485,7 +485,7 @@ def test_irag_answers_from_what_it_recalled(ready) -> None:
 
 def test_the_answer_is_streamed_as_it_comes(ready) -> None:
     parts: list[str] = []
-    answer = ready(policy=ANYTHING).ask("Who keeps cats?", max_tokens=12, on_text=parts.append)
+    answer = ready(policy=ANYTHING).direct("Who keeps cats?", max_tokens=12, on_text=parts.append)
     assert "".join(parts) == answer.text and len(parts) > 1
     assert answer.timings.completion_tokens == len(answer.tokens) <= 12
     assert 0 < answer.timings.first_token_ms <= answer.timings.total_ms

@@ -51,7 +51,7 @@ def taught(
 def test_the_memory_comes_back_word_for_word(taught: tuple[Bank, Assistant]) -> None:
     bank, assistant = taught
     assert bank.verify() == [] and bank.get("ferry").state == "learnt"
-    for cue in (FERRY.title, "Which ferry is that?"):
+    for cue in (FERRY.title, f"Tell me about {FERRY.title}."):
         answer = assistant.recall(cue)
         assert [m.id for m in answer.memories] == ["ferry"]
         assert similarity(answer.text, FERRY.text) == 1.0

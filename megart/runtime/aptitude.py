@@ -22,7 +22,7 @@ STATE = "reading"
 
 @dataclass(frozen=True)
 class Aptitude:
-    """``right`` of ``asked`` questions answered by the right span's sentence; ``trained``: there is a reader."""
+    """``right`` of ``asked`` questions answered by the right sentence of three; ``trained``: there is a reader."""
 
     right: int
     asked: int
@@ -50,8 +50,9 @@ def measure(responder: Responder) -> Aptitude:
             memory["text"], lambda into, text=memory["text"]: responder.encode(of_text(responder.engine, text), into)
         )
         reading = reader.read(recital, qa["q"], memory["title"])
-        said = _words(ask.said(Source("", "", recital.text, reading.span), "short"))
-        right += any(_words(answer) <= said or (said and said <= _words(answer)) for answer in qa["a"])
+        said = ask.said(Source("", "", recital.text, reading.span), "sentence")
+        found = reading.span[0] < reading.span[1] and any(_words(answer) <= _words(said) for answer in qa["a"])
+        right += found
         asked += 1
     return Aptitude(right, asked, reader.trained)
 

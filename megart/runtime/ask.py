@@ -72,12 +72,16 @@ def check_style(style: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one *question*: what the gate found, what was read, and which of that answers, best first."""
+    """What came of one *question*: what the gate found, what was read, and which of that answers, best first.
+
+    ``through``: what was read to know what the question is about.
+    """
 
     question: str
     found: Found
     tried: list[Tried]
     answering: list[Tried]
+    through: tuple[Tried, ...] = ()
 
     @property
     def turns(self) -> list[dict[str, str]]:
@@ -169,7 +173,7 @@ def _outcome(
             second = replace(asked, question=f"{steps[1]}{words}?")
             outcome = _outcome(responder, second, clock, stream, bridged=True)
             if outcome.answering:
-                return replace(outcome, question=asked.question, answering=[*outcome.answering, *first.answering])
+                return replace(outcome, question=asked.question, through=(first.answering[0],))
     return Outcome(asked.question, found, tried, answering)
 
 
@@ -218,7 +222,7 @@ def _read_answer(responder: Responder, asked: Question, outcomes: list[Outcome],
         lines += [said(one.source, asked.style) for one in outcome.answering]
         if not outcome.answering:
             lines.append(f"{NOT_KNOWN.rstrip('.')}: {outcome.question}")
-    answering = [one for outcome in outcomes for one in outcome.answering]
+    answering = [one for outcome in outcomes for one in (*outcome.answering, *outcome.through)]
     return _put(responder, asked, "\n".join(dict.fromkeys(lines)), answering, stream)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,15 @@ def test_init_with_a_broken_model_leaves_no_bank(run: Run, tmp_path: Path) -> No
 def test_init(run: Run, loadable: Path, tmp_path: Path) -> None:
     path, model = tmp_path / "new", loadable
     digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
-    out = run("init", "--bank", path, "--model", model)[1:]
-    assert out == (f"made the bank {path} for base ({digest})\n", "")
+    _, text, err = run("init", "--bank", path, "--model", model)
+    assert text == f"made the bank {path} for base ({digest})\n"
+    assert re.fullmatch(r"base reads \d of 12 test questions right by itself; a reader helps: .*--data FILE\n", err)
     _, text, err = run("init", "--bank", tmp_path / "two", "--model", model, "--json")
     shown = json.loads(text)
     assert shown.pop("bank") == str(tmp_path / "two") and err == ""
     assert shown["base"].pop("sha256").startswith(digest)
+    reading = shown.pop("reading")
+    assert reading["right"] < 9 and reading["asked"] == 12 and reading["trained"] is False
     assert shown == {"base": {"name": "base", "spec": str(model), "gguf": str(model), "hf": None}}
 
 
@@ -46,7 +50,9 @@ def test_init_keeps_the_hugging_face_folder(run: Run, loadable: Path, tmp_path: 
 @needs_model
 def test_init_default_model_and_bank(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "XDG_DATA_HOME" / "megart" / "bank"
-    assert run("init")[1] == f"made the bank {path} for smollm2 (b179c9523d0e)\n"
+    _, text, err = run("init")
+    assert text == f"made the bank {path} for smollm2 (b179c9523d0e)\n"
+    assert re.fullmatch(r"smollm2 reads (9|1[012]) of 12 test questions right with its reader\n", err)
     monkeypatch.setenv("MEGART_BANK", str(tmp_path / "other"))
     assert run("init", "--model", "smollm2")[1].startswith(f"made the bank {tmp_path / 'other'} for smollm2")
 
@@ -112,7 +118,7 @@ def test_list_and_show_json(run: Run, bank: Path) -> None:
         "training": {"steps": 11, "seconds": 2.5},
     }
     assert mill["state"] == "pending" and mill["adapter_sha256"] is None
-    assert json.loads(run("show", "--bank", bank, "mill", "--json")[1]) == mill
+    assert json.loads(run("show", "--bank", bank, "mill", "--json")[1]) == {**mill, "recall_cue": None}
 
 
 def test_show(run: Run, bank: Path) -> None:
@@ -123,6 +129,7 @@ def test_show(run: Run, bank: Path) -> None:
 id          ada
 title       Ada Quill
 state       learnt
+recall cue  Tell me about Ada Quill. Reconstruct the entire story that is related to the above question.
 recipe      fast, rank 2, activated
 adapter     {bank}/adapters/ada.gguf ({len(adapter())} B)
 sha256      {sha}

@@ -35,7 +35,7 @@ ERRORS = {
     "verb": (
         ["recal", "x"],
         ("got the verb 'recal'; expected one of init, memorize, learn, ask, recall, gate, list, show, "
-        "forget, export, import, rekey, verify, eval, demo; did you mean recall?"),
+        "forget, export, import, rekey, reader, verify, eval, demo; did you mean recall?"),
     ),
     "option first": (
         ["--bank", "x", "list"],
@@ -139,7 +139,7 @@ ERRORS = {
     ),
     "recipe": (
         ["memorize", "--bank", "{dir}/bank", "--text", "x", "--recipe", "slow"],
-        "got recipe 'slow'; expected one of fast, paper",
+        "got recipe 'slow'; expected one of fast, direct, paper",
     ),
     "unknown id": (
         ["show", "--bank", "{dir}/bank", "nobody"],
