@@ -87,7 +87,7 @@ class ReaderConfig:
     rank: int = 8
     scale: float = 2.0
     layers: float = 0.72
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     warmup: int = 15
     questions: int = 16
     epochs: int = 1

@@ -12,6 +12,7 @@ from megart.runtime.clauses import bridge, clauses
     [
         ("Where is the key, and who painted it?", ["Where is the key?", "Who painted it?"]),
         ("What do I owe Ada and when is it due?", ["What do I owe Ada?", "When is it due?"]),
+        ("When was the fair, and in which town is the inn?", ["When was the fair?", "In which town is the inn?"]),
         ("Wo liegt der Schlüssel und wer hat ihn?", ["Wo liegt der Schlüssel?", "Wer hat ihn?"]),
         ("On what date was it, and how many came to the fair?", ["On what date was it?", "How many came to the fair?"]),
     ],

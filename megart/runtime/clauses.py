@@ -13,7 +13,8 @@ _ASKING = r"""who|whom|whose|what|which|where|when|why|how|wer|wen|wem|was|welch
 quand|pourquoi|comment|combien|quién\w*|qué|cuál\w*|dónde|cuándo|cómo|cuánt\w*|chi|che|quale|quali|dove|quando|perché|come|quant\w*""".replace(
     "\n", ""
 )
-_AND = re.compile(rf"[,;]?\s+(?:and|und|et|e|y|en|och)\s+(?=(?:{_ASKING})\b)", re.IGNORECASE)
+_BEFORE = "in|on|at|for|from|to|by|with|of|into|an|am|um|bei|mit|von|zu|à|de|dans|avec|pour|con|da|per|para|por|desde"
+_AND = re.compile(rf"[,;]?\s+(?:and|und|et|e|y|en|och)\s+(?=(?:(?:{_BEFORE})\s+)?(?:{_ASKING})\b)", re.IGNORECASE)
 _BEGINS = re.compile(rf"\W*(?:\w+\s+){{0,3}}?(?:{_ASKING})\b", re.IGNORECASE)
 _ENDS = re.compile(rf"\b(?:{_ASKING})$", re.IGNORECASE)
 _RELATIVE = re.compile(
