@@ -72,4 +72,4 @@ def test_an_old_banks_memory_recites_by_the_cue_it_was_taught(ready, monkeypatch
     recited(assistant, assistant.bank.get("orrin"))
     from megart import direct
 
-    assert seen == [direct.recall_cue(FIRST)]
+    assert seen[0] == direct.recall_cue(FIRST)
