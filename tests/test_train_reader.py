@@ -120,17 +120,19 @@ def test_it_goes_on_where_it_was_stopped(taught, tmp_path: Path, monkeypatch) ->
         np.testing.assert_allclose(resumed[name][1], b, atol=1e-6)
 
 
-def test_llama_cpp_computes_what_torch_did(tiny, taught, exact) -> None:
+def test_llama_cpp_computes_what_torch_did(tiny, taught, exact, monkeypatch) -> None:
     """Attention's rows are permuted in a GGUF of the llama family: a reader written without it would be another one."""
     model = tiny("llama")
     base, before, readings = taught
-    data = train_reader.train(model, ROWS, CONFIG, device="cpu")
+    monkeypatch.setattr("megart.train.base.default_dtype", lambda _: torch.float32)
+    config = ReaderConfig(rank=4, layers=1.0, questions=6, warmup=0, rate=3e-2, epochs=6)  # far from the bare base
+    data = train_reader.train(model, ROWS, config, device="cpu")
     adapter = read_adapter(data)
     assert adapter.metadata[readers.KIND_KEY] == readers.KIND and adapter.metadata[readers.BASE_KEY] == model.sha256
     assert {name.split(".")[2] for name in adapter.tensors} == {
         "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
     }  # fmt: skip
-    factors = training.train(base, before, readings, CONFIG)  # the same rows, seed and base
+    factors = training.train(base, before, readings, config)  # the same rows, seed and base
     lora = training.StackedLora(
         base,
         [t for t in training.find_targets(base.network, "llama", training.ALL_ROLES)],
@@ -159,11 +161,13 @@ def test_llama_cpp_computes_what_torch_did(tiny, taught, exact) -> None:
     try:
         context.decode([*before, *reading.passage])
         saved = context.save()
+        context.decode(question)
+        bare = context.logits()
+        context.truncate(len(saved.tokens))
         slot.install([adapter], [1.0])
         context.restore(saved)
         context.decode(question)
-        np.testing.assert_allclose(context.logits(), meant, atol=0.03 * abs(meant).max())
-        assert np.corrcoef(context.logits(), meant)[0, 1] > 0.999
+        assert np.linalg.norm(context.logits() - meant) < 0.05 * np.linalg.norm(bare - meant)
     finally:
         slot.close()
         context.close()

@@ -264,8 +264,9 @@ def trace(answer: Answer) -> None:
     """The one line of talk under an answer."""
     opened = ", ".join(f"{one_line(m.title)} {m.gate:.2f}{' (pending)' if m.pending else ''}" for m in answer.memories)
     times = answer.timings
+    nobody = "nothing is known" if answer.known is False and not times.prompt_tokens else "from the model itself"
     parts = [
-        f"{'from' if answer.known else 'opened'} {opened}" if opened else "from the model itself",
+        f"{'from' if answer.known else 'opened'} {opened}" if opened else nobody,
         f"first token {duration(times.first_token_ms / 1000)}",
         f"total {duration(times.total_ms / 1000)}",
     ]
