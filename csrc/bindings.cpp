@@ -7,7 +7,6 @@
 #include <new>
 
 #include "bindings_lexicon.h"
-#include "compress.h"
 #include "gate.h"
 #include "llama_hooks.h"
 #include "mix.h"
@@ -289,23 +288,6 @@ void py_mix_all(py::object a, py::object b, py::object gates, py::object out_a, 
     run_mix(tasks_of(kept, a, b, out_a, out_b, Accept::slot), weights, threads);
 }
 
-py::array_t<double> py_compress_all(py::object a, py::object b, py::object gates, py::object out_a,
-                                    py::object out_b, int threads) {
-    Kept kept;
-    const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
-    std::vector<Loss> losses;
-    run(tasks_of(kept, a, b, out_a, out_b, Accept::f32_or_f16), weights,
-        [&](const auto& all, const float* values, std::size_t count) {
-            return compress_all(all, values, count, threads, losses);
-        });
-    py::array_t<double> result({static_cast<py::ssize_t>(losses.size()), py::ssize_t{2}});
-    for (std::size_t i = 0; i < losses.size(); ++i) {
-        result.mutable_at(i, 0) = losses[i].total;
-        result.mutable_at(i, 1) = losses[i].dropped;
-    }
-    return result;
-}
-
 // ---- llama.cpp
 
 llama::Functions resolved(const llama::Addresses& addresses) {
@@ -450,8 +432,6 @@ PYBIND11_MODULE(_core, m) {
     m.def("mix_all", py_mix_all, arg("a"), arg("b"), arg("gates"), arg("out_a"), arg("out_b"),
           arg("threads") = 1);
 
-    m.def("compress_all", py_compress_all, arg("a"), arg("b"), arg("gates"), arg("out_a"),
-          arg("out_b"), arg("threads") = 1);
 
     m.def("simd", [] { return std::string(simd::kernels().name); });
     m.def("simd_levels", simd::levels);

@@ -91,20 +91,6 @@ def mix_all(
 ) -> None:
     """`mix` over many matrices; nothing is written unless all of them are right."""
 
-def compress_all(
-    a: Sequence[Sequence[_Factor | _Blocks]],
-    b: Sequence[Sequence[_Factor | _Blocks]],
-    gates: NDArray[np.float32],
-    out_a: Sequence[_Factor],
-    out_b: Sequence[_Factor],
-    threads: int = 1,
-) -> NDArray[np.float64]:
-    """`mix_all` of more ranks than the outputs hold: the nearest matrices of their rank.
-
-    Returns [matrices, 2]: the squared Frobenius norm of the whole mix, and of what was dropped. A
-    matrix whose ranks fit is mixed exactly and has 0, 0.
-    """
-
 def simd() -> str:
     """The level of the kernels in use: avx512, avx2, neon or scalar."""
 

@@ -89,15 +89,37 @@ def compress(adapters: Sequence[Adapter], gates: Sequence[float], rank: int, thr
     ranks add up to more than *rank*; the others stay exact.
     """
     places = {
-        name: (np.empty((rank, n_in), np.float16), np.empty((n_out, rank), np.float16))
+        name: (np.zeros((rank, n_in), np.float16), np.zeros((n_out, rank), np.float16))
         for name, (n_in, n_out) in shapes(adapters).items()
     }
-    losses = [
-        _core.compress_all(a, b, weights, [places[n][0] for n in names], [places[n][1] for n in names], threads)
-        for weights, names, a, b in _groups(places, adapters, gates)
-    ]
-    total, dropped = np.concatenate(losses).sum(axis=0)
+    total = dropped = 0.0
+    for weights, names, a, b in _groups(places, adapters, gates):
+        for name, a_of_each, b_of_each in zip(names, a, b, strict=True):
+            if sum(len(factor) for factor in a_of_each) <= rank:
+                _core.mix_all([a_of_each], [b_of_each], weights, [places[name][0]], [places[name][1]], threads)
+                continue
+            whole, lost = _nearest(weights, a_of_each, b_of_each, places[name])
+            total, dropped = total + whole, dropped + lost
     return Adapter(adapters[0].arch, 0.0, places), float(np.sqrt(dropped / total)) if total else 0.0
+
+
+def _nearest(
+    weights: np.ndarray, a: Sequence[np.ndarray], b: Sequence[np.ndarray], place: Pair
+) -> tuple[float, float]:
+    """Write the nearest matrix of the rank of *place* to the gated sum (Eckart-Young); its squared norm, and what is lost.
+
+    By QR of the stacked factors: the singular values of a small matrix are those of the whole.
+    """
+    rows = np.concatenate([quant.dequantize(factor) for factor in a]).astype(np.float32)
+    columns = np.concatenate([w * quant.dequantize(f).astype(np.float32) for w, f in zip(weights, b, strict=True)], axis=1)
+    left, upper = np.linalg.qr(columns)
+    right, lower = np.linalg.qr(rows.T)
+    u, values, v = np.linalg.svd(upper @ lower.T)
+    kept = min(place[0].shape[0], len(values))
+    root = np.sqrt(values[:kept])
+    place[0][:kept] = (root[:, None] * v[:kept]) @ right.T
+    place[1][:, :kept] = left @ (u[:, :kept] * root)
+    return float((values.astype(np.float64) ** 2).sum()), float((values[kept:].astype(np.float64) ** 2).sum())
 
 
 def _groups(

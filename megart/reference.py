@@ -241,36 +241,6 @@ def mix_all(
         _mix(a_i, b_i, gates, out_a_i, out_b_i)
 
 
-def compress_all(
-    a: Sequence[Sequence[np.ndarray]],
-    b: Sequence[Sequence[np.ndarray]],
-    gates: np.ndarray,
-    out_a: Sequence[np.ndarray],
-    out_b: Sequence[np.ndarray],
-    threads: int = 1,
-) -> np.ndarray:
-    """The best approximation of each gated sum at the rank of its outputs (Eckart-Young), by SVD.
-
-    Returns f64 [matrices, 2]: squared Frobenius norms of the whole and of what was dropped, 0 and 0
-    where the ranks fit and the mix is exact.
-    """
-    _check_threads(threads)
-    losses = np.zeros((len(out_a), 2))
-    for i, (a_i, b_i, small_a, small_b) in enumerate(zip(a, b, out_a, out_b)):
-        kept = small_a.shape[0]
-        if sum(x.shape[0] for x in a_i) <= kept:
-            _mix(a_i, b_i, gates, small_a, small_b)
-            continue
-        whole = sum(g * (_values(y).astype(np.float64) @ _values(x)) for g, x, y in zip(gates, a_i, b_i))
-        u, s, v = np.linalg.svd(whole, full_matrices=False)
-        losses[i] = (s**2).sum(), (s[kept:] ** 2).sum()
-        root = np.sqrt(s[:kept])
-        small_a[:], small_b[:] = 0, 0
-        small_a[: len(root)] = root[:, None] * v[:kept]
-        small_b[:, : len(root)] = u[:, :kept] * root
-    return losses
-
-
 def _mix(a, b, gates, out_a, out_b) -> None:
     if _Q8_0 in (out_a.dtype, out_b.dtype):
         plain = [np.empty(_extent(out), np.float32) if out.dtype == _Q8_0 else out for out in (out_a, out_b)]
