@@ -12,7 +12,8 @@ import os
 import stat
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,7 @@ def write_adapter(
 
     writer = GGUFWriter(None, adapter.arch)
     try:
-        with tempfile.TemporaryDirectory(prefix="megart-") as folder:
-            path = Path(folder) / "adapter.gguf"
+        with _scratch() as path:
             writer.add_type("adapter")
             writer.add_string("adapter.type", "lora")
             writer.add_float32(_ALPHA_KEY, float(adapter.alpha))
@@ -148,6 +148,20 @@ def write_adapter(
         raise AdapterError(f"cannot write the adapter: {error}") from error
     finally:
         writer.close()
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A file that nobody else sees and that a killed process leaves nothing of: in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("megart-adapter")
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+    else:  # macOS and Windows have no memfd
+        with tempfile.TemporaryDirectory(prefix="megart-") as folder:
+            yield Path(folder) / "adapter.gguf"
 
 
 def read_adapter(source: str | Path | bytes) -> Adapter:

@@ -20,6 +20,8 @@ DENSE = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
 _ONLY_FROM_HF = ("gemma",)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# Vocabularies have up to 300 000 words, in three or four arrays.
+_MOST_ITEMS, _MOST_KEYS, _MOST_TENSORS = 1_600_000, 4096, 100_000
 
 
 def check_teachable(model: Model) -> str:
@@ -60,9 +62,23 @@ def scalar_keys(path: Path) -> dict[str, Any]:
         raise ModelError(f"cannot read model {path}: {error.strerror or error}") from error
 
 
-def _walk(data: mmap.mmap) -> dict[str, Any]:
+def check_whole_header(path: Path) -> None:
+    """Raises ModelError for a header that would cost far more memory than the file has, before a library parses it.
+
+    The gguf package makes a Python object of every item of every array.
+    """
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _walk(data, whole=True)
+    except (struct.error, ValueError, KeyError, OverflowError) as error:
+        raise ModelError(f"{path}: the header is damaged or no model's ({error}); get the file again") from error
+    except OSError as error:
+        raise ModelError(f"cannot read model {path}: {error.strerror or error}") from error
+
+
+def _walk(data: mmap.mmap, *, whole: bool = False) -> dict[str, Any]:
     keys: dict[str, Any] = {}
-    at = 0
+    at = items = 0
 
     def take(layout: str) -> Any:
         nonlocal at
@@ -79,19 +95,24 @@ def _walk(data: mmap.mmap) -> dict[str, Any]:
         return data[at - size : at].decode("utf-8", "replace")
 
     at = 4
-    version, _, count = take("I"), take("Q"), take("Q")
+    version, tensors, count = take("I"), take("Q"), take("Q")
     if version not in (2, 3):
         raise ValueError(f"GGUF version {version}, expected 2 or 3")
+    if whole and (tensors > _MOST_TENSORS or count > _MOST_KEYS):
+        raise ValueError(f"{tensors} tensors and {count} keys")
     for _ in range(count):
         key = text()
         architecture = keys.get("general.architecture")
-        if key.startswith("tokenizer.") and f"{architecture}.block_count" in keys:
+        if not whole and key.startswith("tokenizer.") and f"{architecture}.block_count" in keys:
             break  # writers put what describes the network before the vocabulary
         kind = take("I")
         if kind == _STRING:
             keys[key] = text()
         elif kind == _ARRAY:
             item, length = take("I"), take("Q")
+            items += length
+            if length > len(data) - at or (whole and items > _MOST_ITEMS):
+                raise ValueError(f"an array of {length} items")
             if item == _STRING:
                 for _ in range(length):
                     text()

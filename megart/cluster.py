@@ -73,7 +73,7 @@ class Worker:
         record = self._bank.find(id)
         if record is None:
             return Taught(id, None)
-        adapter = self._bank.adapter_path(id).read_bytes()
+        adapter = self._bank.adapter_bytes(id)
         self._bank.remove(id)
         return Taught(id, adapter, record.recipe, record.activated, record.rank, record.training)
 

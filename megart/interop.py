@@ -50,8 +50,7 @@ def export_peft(
     Raises InputError when the folder holds an adapter and is not to be overwritten.
     """
     peft, base = _peft(), _base(bank, model)
-    bank.adapter_bytes(id)  # BankError when it is not what was committed
-    adapter = read_adapter(bank.adapter_path(id))
+    adapter = bank.adapter(id)
     target = Path(folder).expanduser()
     _refuse(target / peft.CONFIG, replace_existing)
     try:

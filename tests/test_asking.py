@@ -10,12 +10,11 @@ from helpers import ANYTHING, FIRST, NOTHING, SECOND, noise_adapter
 from numpy import float16
 
 from megart.adapter import write_adapter
-from megart.bank import Memory
+from megart.bank import Bank, Memory
 from megart.direct import recall_cue
-from megart.errors import AdapterError, InputError
+from megart.errors import BankError, InputError
 from megart.gate import GatePolicy
 from megart.prompts import recall
-from megart.runtime import hot
 from megart.runtime.assistant import ANSWER_TOKENS, Assistant
 from megart.runtime.context import Context
 from megart.runtime.opening import Scope
@@ -188,12 +187,18 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
     assert imported.recall(FIRST.text).text == own != meant  # nobody knows what that one was taught with
 
 
-def test_a_damaged_adapter_is_told_with_its_remedy(ready) -> None:
+def test_a_damaged_adapter_is_told_with_its_remedy(ready, caplog: pytest.LogCaptureFixture) -> None:
     assistant = ready(policy=ANYTHING)
     path = assistant.bank.adapter_path("orrin")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(AdapterError, match=r"orrin.*; run: megart verify --repair$"):
+    with pytest.raises(BankError, match=r"orrin.*; run: megart verify --repair$"):
         assistant.direct(FIRST.text, max_tokens=1)
+    with caplog.at_level("WARNING", "megart"):  # it is read from its text meanwhile
+        recital = assistant.on_model(
+            lambda: assistant.responder.recite(assistant.bank.get("orrin"), assistant.responder.reader.context)
+        )
+    assert recital.text == FIRST.text or recital.text in assistant.bank.get("orrin").text
+    assert "orrin is read from its text: the adapter of orrin is damaged" in caplog.text
 
 
 # -- what is read -------------------------------------------------------------------------------------
@@ -201,8 +206,8 @@ def test_a_damaged_adapter_is_told_with_its_remedy(ready) -> None:
 
 def test_only_the_adapters_that_open_are_read_and_few_stay_open(ready, monkeypatch) -> None:
     read: list[str] = []
-    read_adapter = hot.read_adapter
-    monkeypatch.setattr(hot, "read_adapter", lambda path: read.append(path.stem) or read_adapter(path))
+    load = Bank.adapter
+    monkeypatch.setattr(Bank, "adapter", lambda bank, id: read.append(id) or load(bank, id))
     assistant = ready(policy=ANYTHING, hot_bytes=1)
     assistant.direct(FIRST.text, max_tokens=1)
     assistant.direct(FIRST.text + " ", max_tokens=1)

@@ -528,10 +528,12 @@ def test_a_bank_that_may_only_be_read_can_be_read(bank: Bank) -> None:
         "        else: raise SystemExit('written')\n"
     )
     locked = [bank.path / "catalog.sqlite", bank.path / "adapters", bank.path]
+    adapter = bank.path / "adapters" / "ada.gguf"
     passages = [path for path in bank.path.parents if path.stat().st_uid == os.getuid()]
-    modes = {path: path.stat().st_mode for path in (*locked, *passages)}
+    modes = {path: path.stat().st_mode for path in (*locked, adapter, *passages)}
     try:
         locked[0].chmod(0o444)
+        adapter.chmod(0o444)
         for folder in locked[1:]:
             folder.chmod(0o555)
         for path in passages:

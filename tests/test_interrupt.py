@@ -149,3 +149,21 @@ def test_kill_9_at_any_time_loses_only_what_was_in_flight(home: Path) -> None:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert len(state(home)) == len(TEXTS)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_model_loads_ends_the_command(smollm2: Model, tmp_path: Path) -> None:
+    """Whenever it comes, the command ends with 130: no logger in Python is there to swallow it."""
+    bank = Bank.create(tmp_path / "bank", smollm2)
+    bank.close()
+    command = [sys.executable, "-c", "import sys; from megart.cli import main; sys.exit(main(sys.argv[1:]))"]
+    rng, codes = random.Random(1), []
+    for _ in range(20):
+        asked = subprocess.Popen(
+            [*command, "ask", "--bank", str(tmp_path / "bank"), "Tell me a long story."],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(0.6 + rng.random() * 0.8)
+        asked.send_signal(signal.SIGINT)
+        codes.append(asked.wait(60))
+    assert set(codes) == {130}, codes

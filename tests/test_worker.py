@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 
 import pytest
-from helpers import ANYTHING, FIRST, HISTORY, SECOND, noise_adapter, save
+from helpers import ANYTHING, FIRST, HISTORY, SECOND, noise_adapter
 
 from megart.errors import MegartError
 from megart.gate import GatePolicy
@@ -115,20 +116,40 @@ def test_the_worker_serves_in_order_carries_errors_and_ends() -> None:
         worker.submit(hold)
 
 
-def test_hot_adapters_keep_to_their_budget(tmp_path) -> None:
-    paths = [save(noise_adapter("llama", 8, seed), tmp_path / f"{seed}.gguf") for seed in range(4)]
-    size = HotAdapters().get(("0", "x"), paths[0]).nbytes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_is_told_and_does_not_hang() -> None:
+    worker = Worker()
+    worker.call(lambda: 1)
+    child = os.fork()
+    if child == 0:
+        try:
+            worker.call(lambda: 1)
+        except MegartError as error:
+            os._exit(7 if "forked" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert worker.call(lambda: 2) == 2
+    worker.close()
+
+
+def test_hot_adapters_keep_to_their_budget() -> None:
+    made = [noise_adapter("llama", 8, seed) for seed in range(5)]
+    names = [(str(i), f"sha {i}") for i in range(5)]
+    size = made[0].nbytes
     hot = HotAdapters(2 * size)
-    kept = [hot.get((str(i), "x"), path) for i, path in enumerate(paths)]
+    for name, adapter in zip(names[:4], made, strict=False):
+        assert hot.get(name, lambda adapter=adapter: adapter) is adapter
     assert len(hot) == 2 and hot.nbytes == 2 * size
-    assert hot.get(("3", "x"), paths[3]) is kept[3] and hot.get(("2", "x"), paths[2]) is kept[2]
-    assert hot.get(("0", "x"), paths[0]) is not kept[0]
-    hot.keep_only({("0", "x")})
+    for place in (3, 2):  # open still: not loaded again
+        assert hot.get(names[place], lambda: pytest.fail("loaded again")) is made[place]
+    loaded: list[int] = []
+    assert hot.get(names[0], lambda: loaded.append(0) or made[0]) is made[0] and loaded == [0]
+    hot.keep_only({names[0]})
     assert len(hot) == 1 and hot.nbytes == size
-    hot.get(("0", "y"), paths[0])  # the same memory, taught again
+    hot.get(("0", "taught again"), lambda: made[4])
     assert len(hot) == 2
     tight = HotAdapters(1)
-    tight.get(("0", "x"), paths[0])
+    tight.get(names[0], lambda: made[0])
     assert len(tight) == 1
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -15,6 +19,10 @@ from megart.errors import BankError
 FILE_NAME = "catalog.sqlite"
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
+_BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "sqlite_sequence"])
+# A statement that takes longer is not one of ours over a bank of ours.
+_MOST_SECONDS = 120.0
 _HEADER = b"SQLite format 3\0"
 
 
@@ -72,11 +80,28 @@ def _evidence_of_wider_hashes(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM evidence")
 
 
+def _vectors(connection: sqlite3.Connection) -> None:
+    """A vector by a text embedder beside the key; a memory without a row gets it when the bank is next asked."""
+    connection.execute(
+        "CREATE TABLE vector (seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE, "
+        "embedder TEXT NOT NULL, vector BLOB NOT NULL)"
+    )
+
+
+def _evidence_by_characters(connection: sqlite3.Connection) -> None:
+    """Chinese, Japanese and Korean are read character by character now: made anew when the bank is next asked."""
+    rows = connection.execute("SELECT seq, text, title FROM memory").fetchall()
+    changed = [(seq,) for seq, text, title in rows if _BY_CHARACTERS.search(f"{title or ''} {text}")]
+    connection.executemany("DELETE FROM evidence WHERE seq = ?", changed)
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _first_schema,
     _evidence,
     _evidence_with_sentences,
     _evidence_of_wider_hashes,
+    _vectors,
+    _evidence_by_characters,
 ]
 
 
@@ -86,11 +111,14 @@ class Catalog:
     def __init__(self, path: Path, *, create: BaseInfo | None = None) -> None:
         self.path = path
         self.created = False
+        self._late = math.inf  # when a statement is to be stopped, on the monotonic clock
         self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         if create is None:
             self._check_header()
         with self.lock, self.translated():
+            if create is not None:  # nobody else reads a user's memories; SQLite gives its journal the same rights
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={'rw' if create is None else 'rwc'}",
                 uri=True,
@@ -98,6 +126,7 @@ class Catalog:
                 isolation_level=None,
                 check_same_thread=False,
             )
+            self._connection.set_progress_handler(self._is_late, 1_000_000)
         try:
             self._prepare(create)
         except BaseException:
@@ -116,8 +145,12 @@ class Catalog:
             raise BankError(f"the bank {self.path.parent} is closed; open it again")
         return self._connection
 
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._late
+
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.lock, self.translated():
+            self._late = time.monotonic() + _MOST_SECONDS
             return self.connection.execute(sql, values).fetchall()
 
     @contextmanager
@@ -125,6 +158,7 @@ class Catalog:
         """A transaction that owns the bank from its first line on; the commit is its last step."""
         with self.lock, self.translated():
             connection = self.connection
+            self._late = math.inf
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -138,6 +172,7 @@ class Catalog:
     def hold(self) -> Iterator[sqlite3.Connection]:
         """The write lock without a write: nobody else can change the bank meanwhile."""
         with self.lock, self.translated():
+            self._late = math.inf
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
@@ -190,6 +225,8 @@ class Catalog:
             for pragma in (
                 "synchronous = EXTRA",
                 "foreign_keys = ON",
+                # what is forgotten is gone from the file's free pages too, whatever SQLite was built to do
+                "secure_delete = ON",
                 "trusted_schema = OFF",
                 "mmap_size = 0",
             ):
@@ -201,6 +238,7 @@ class Catalog:
                 self._check_identity()
             elif create is None:
                 raise BankError(f"no bank at {self.path.parent}; run: megart init --bank {self.path.parent}")
+            self._check_schema()
             if self._pragma("user_version") < len(MIGRATIONS):
                 self._migrate(create)
 
@@ -218,6 +256,13 @@ class Catalog:
                 f"the bank {self.path.parent} was made by a newer megart (format {version}, "
                 f"this one knows up to {len(MIGRATIONS)}); upgrade megart"
             )
+
+    def _check_schema(self) -> None:
+        """Nothing but our own tables: a view may never end, and a trigger may undo what is asked for."""
+        for kind, name in self.connection.execute("SELECT type, name FROM sqlite_master"):
+            known = (kind == "table" and name in _TABLES) or (kind == "index" and name.startswith("sqlite_autoindex_"))
+            if not known:
+                raise BankError(_damaged(self.path, f"it has the {kind} {name!r}, which megart does not make"))
 
     def _migrate(self, create: BaseInfo | None) -> None:
         connection = self.connection

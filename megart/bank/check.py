@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ class Problem:
     """Something wrong with a bank.
 
     id: the memory, "" when none is concerned. kind: "missing", "size" or "sha" of an adapter file,
-    "orphan" of a file without a memory, "key" or "no-key" of a context key, "catalog" of the database.
+    "unreadable" of one that is there but cannot be read now, "orphan" of a file without a memory, "key" or "no-key" of a context key, "catalog" of the database.
     """
 
     id: str
@@ -34,11 +35,13 @@ def repair(catalog: Catalog, files: AdapterFiles) -> list[Problem]:
     mended = []
     for problem, file, sha in _examine(catalog, files):
         if problem.kind == "orphan":
-            files.drop([file])
-            done = not (files.folder / file).exists()
+            with catalog.hold() as connection:  # no writer is about to name it
+                named = connection.execute("SELECT 1 FROM memory WHERE adapter_file = ?", (file,)).fetchone()
+                done = named is None and files.set_aside(file)
         elif problem.kind in ("missing", "size", "sha"):
             done = _mark_pending(catalog, problem.id, file, sha)
-            files.drop([file] if done and file else [])
+            if done and problem.kind != "missing":
+                files.set_aside(file)
         elif problem.kind == "key":
             with catalog.write() as connection:
                 connection.execute(
@@ -97,12 +100,17 @@ def _check_adapter(folder: Path, id: str, state: str, name: str | None, size: in
     digest = hashlib.sha256()
     length = 0
     try:
+        if not stat.S_ISREG(os.lstat(folder / name).st_mode):
+            return Problem(id, "unreadable", f"{id}: adapters/{name} is no regular file; put the adapter itself there")
         with open(folder / name, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
                 length += len(block)
-    except OSError as error:
-        return Problem(id, "missing", f"{id}: cannot read adapters/{name}: {error.strerror or error}")
+    except FileNotFoundError:
+        return Problem(id, "missing", f"{id}: there is no adapters/{name}")
+    except OSError as error:  # rights, a busy disk: it may be whole
+        why = error.strerror or error
+        return Problem(id, "unreadable", f"{id}: cannot read adapters/{name}: {why}; mend that and verify again")
     if length != size:
         return Problem(id, "size", f"{id}: adapters/{name} has {length} bytes, expected {size}")
     if digest.hexdigest() != sha:

@@ -12,6 +12,8 @@ from megart.bank.catalog import Catalog
 from megart.bank.memory import ID_PATTERN
 from megart.errors import BankError
 
+QUARANTINE = "quarantine"
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 _FILE = re.compile(ID_PATTERN + r"(~[0-9a-f]{8})?\.gguf")
 
 
@@ -22,7 +24,7 @@ class AdapterFiles:
         self.folder = folder
         self._catalog = catalog
         with catalog.translated():
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, name: str) -> Path:
         """Where the file `name` of the catalog lies. Raises BankError when it is no name of ours."""
@@ -34,7 +36,8 @@ class AdapterFiles:
         """Puts `data` at `name`, on the disk when it returns. Call it inside a write transaction."""
         temporary = f".{name}.{secrets.token_hex(4)}.tmp"
         touched.append(temporary)
-        with open(self.folder / temporary, "xb") as file:
+        descriptor = os.open(self.folder / temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
+        with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +55,18 @@ class AdapterFiles:
                 if Path(name).name == name and connection.execute(sql, (name,)).fetchone() is None:
                     with suppress(OSError):
                         (self.folder / name).unlink(missing_ok=True)
+
+    def set_aside(self, name: str) -> bool:
+        """Moves a file of this folder into the bank's quarantine; False where it stays. Never through a link."""
+        if Path(name).name != name or self.folder.is_symlink():
+            return False
+        aside = self.folder.with_name(QUARANTINE)
+        try:
+            aside.mkdir(mode=0o700, exist_ok=True)
+            os.replace(self.folder / name, aside / f"{name}.{secrets.token_hex(4)}")
+        except OSError:
+            return not os.path.lexists(self.folder / name)
+        return True
 
     def settle(self, id: str, old: str, new: str | None) -> None:
         """After a replacement: deletes the old file and gives the new one its plain name, if it can.

@@ -19,6 +19,8 @@ COLUMNS = (
     "id, title, text, paraphrases, questions, metadata, state, recipe, activated, rank, "
     "adapter_bytes, adapter_sha256, created_at, learnt_at, training, adapter_file"
 )
+# Names of devices: no file on Windows can be called so.
+_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))])
 _MAX_RANK = 1 << 20
 # What the gate has of a memory besides its key: words, uint32 [n], and token states, int8.
 Evidence = tuple[np.ndarray, np.ndarray]
@@ -36,11 +38,16 @@ def new_row(
     """The row of a memory that is new; its adapter's file is not named yet. Raises InputError."""
     if adapter is not None and not adapter:
         raise InputError("the adapter is empty; expected the bytes of a LoRA GGUF file, or None")
+    id = memory.id or memory.default_id()
+    if id.split(".")[0].lower() in _RESERVED or id.endswith("."):
+        raise InputError(
+            f"got the id {id!r}, which Windows reserves or cuts; give another, such as memory-{id.strip('.')}"
+        )
     if not 0 <= int(rank) <= _MAX_RANK:
         raise InputError(f"got the rank {rank}; expected 0 to {_MAX_RANK}")
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
-        "id": memory.id or memory.default_id(),
+        "id": id,
         "title": memory.title,
         "text": memory.text,
         "paraphrases": json.dumps(memory.paraphrases),
@@ -118,7 +125,12 @@ def check_length(connection: sqlite3.Connection, vector: bytes, id: str) -> None
 
 
 def put_row(
-    connection: sqlite3.Connection, row: Mapping[str, Any], vector: bytes, evidence: Evidence | None, seq: int | None
+    connection: sqlite3.Connection,
+    row: Mapping[str, Any],
+    key: bytes,
+    evidence: Evidence | None,
+    vector: tuple[str, bytes] | None,
+    seq: int | None,
 ) -> None:
     if seq is None:
         marks = ", ".join(f":{name}" for name in row)
@@ -126,10 +138,13 @@ def put_row(
     else:
         changes = ", ".join(f"{name} = :{name}" for name in row)
         connection.execute(f"UPDATE memory SET {changes} WHERE seq = :seq", {**row, "seq": seq})
-    connection.execute("INSERT OR REPLACE INTO key VALUES (?, ?)", (seq, vector))
-    connection.execute("DELETE FROM evidence WHERE seq = ?", (seq,))
+    connection.execute("INSERT OR REPLACE INTO key VALUES (?, ?)", (seq, key))
+    for table in ("evidence", "vector"):
+        connection.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))
     if evidence is not None:
         connection.execute("INSERT INTO evidence VALUES (?, ?, ?)", (seq, *evidence_bytes(evidence)))
+    if vector is not None:
+        connection.execute("INSERT INTO vector VALUES (?, ?, ?)", (seq, *vector))
 
 
 def evidence_bytes(evidence: Evidence) -> tuple[bytes, bytes]:

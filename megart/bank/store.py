@@ -11,16 +11,18 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from megart.adapter import Adapter, read_adapter
 from megart.bank import check
 from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
-from megart.bank.files import AdapterFiles
-from megart.bank.memory import Memory, Record, is_id
+from megart.bank.files import AdapterFiles, is_adapter_name
+from megart.bank.memory import Memory, Record, is_id, to_json
 from megart.bank.rows import (
     COLUMNS,
     Evidence,
@@ -33,10 +35,13 @@ from megart.bank.rows import (
     put_row,
     to_record,
 )
-from megart.errors import BankError, BaseMismatchError, ChangedError, InputError, MemoryNotFoundError
+from megart.errors import AdapterError, BankError, BaseMismatchError, ChangedError, InputError, MemoryNotFoundError
 from megart.models import DEFAULT_MODEL, Model, resolve_model
 
 ADAPTERS = "adapters"
+# In the state: a file that is to be deleted, its memory is forgotten.
+LEFTOVER = "leftover:"
+_LEFTOVERS = f"SELECT name FROM state WHERE name >= '{LEFTOVER}' AND name < 'leftover;'"
 
 
 class Bank:
@@ -47,6 +52,7 @@ class Bank:
         self._catalog = catalog
         self._files = AdapterFiles(path / ADAPTERS, catalog)
         self.base = catalog.base()
+        self._sweep()
 
     @classmethod
     def create(cls, path: str | Path, model: str | Path | Model = DEFAULT_MODEL, *, exist_ok: bool = False) -> Bank:
@@ -192,6 +198,22 @@ class Bank:
                     (*evidence_bytes(evidence), record.id, record.text, record.title),
                 )
 
+    def vectors(self, embedder: str) -> dict[str, np.ndarray]:
+        """Of each memory that has one by *embedder*, its vector, float32 [D], by id."""
+        sql = "SELECT id, vector FROM vector JOIN memory USING (seq) WHERE embedder = ?"
+        found = self._catalog.read(sql, (embedder,))
+        return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<f4") for id, blob in found}
+
+    def set_vectors(self, embedder: str, made: Sequence[tuple[Record, np.ndarray]]) -> None:
+        """Stores vectors by *embedder*, float32 [D], of memories that are still as given, in place of those they had."""
+        with self._catalog.write() as connection:
+            for record, vector in made:
+                connection.execute(
+                    "INSERT OR REPLACE INTO vector SELECT seq, ?, ? FROM memory "
+                    "WHERE id = ? AND text = ? AND title IS ?",
+                    (embedder, key_bytes(vector), record.id, record.text, record.title),
+                )
+
     def set_keys(
         self, found_by: Mapping[str, tuple[np.ndarray, Evidence]], states: Mapping[str, bytes | None], revision: int
     ) -> None:
@@ -203,8 +225,8 @@ class Bank:
         with self._catalog.write() as connection:
             if connection.execute("SELECT revision FROM counter").fetchone()[0] != revision:
                 raise ChangedError(f"the bank {self.path} changed meanwhile; try again")
-            connection.execute("DELETE FROM key")
-            connection.execute("DELETE FROM evidence")
+            for table in ("key", "evidence", "vector"):
+                connection.execute(f"DELETE FROM {table}")
             for id, (vector, words, tokens) in rows.items():
                 connection.execute("INSERT INTO key SELECT seq, ? FROM memory WHERE id = ?", (vector, id))
                 connection.execute(
@@ -226,14 +248,33 @@ class Bank:
 
     def adapter_bytes(self, id: str) -> bytes:
         """The adapter file of a learnt memory, whole: BankError when it is not what was committed."""
-        path, record = self.adapter_path(id), self.get(id)
+        path = self._checked(id)
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
-        if hashlib.sha256(data).hexdigest() != record.adapter_sha256:
+
+    def adapter(self, id: str) -> Adapter:
+        """The adapter of a learnt memory, mapped. Raises BankError when its file is not what was committed."""
+        path = self._checked(id)
+        try:
+            return read_adapter(path)
+        except AdapterError as error:
+            raise BankError(f"the adapter of {id}: {error}; run: megart verify --repair") from None
+
+    def _checked(self, id: str) -> Path:
+        """Where the adapter lies, its bytes compared with the catalog: a flipped bit gives garbage without a word."""
+        path, record = self.adapter_path(id), self.get(id)
+        digest = hashlib.sha256()
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
+        if digest.hexdigest() != record.adapter_sha256:
             raise BankError(f"the adapter of {id} is damaged: {path}; run: megart verify --repair")
-        return data
+        return path
 
     def get_state(self, name: str) -> bytes | None:
         """The blob stored under `name`, or None."""
@@ -251,6 +292,7 @@ class Bank:
         *,
         key: np.ndarray,
         evidence: Evidence | None = None,
+        vector: tuple[str, np.ndarray] | None = None,
         adapter: bytes | None = None,
         recipe: str | None = None,
         activated: bool = False,
@@ -260,15 +302,16 @@ class Bank:
     ) -> Record:
         """Stores a memory whole or not at all.
 
-        key: f32 [D], finite, D as in the rest of the bank. evidence: as in `set_evidence`; without it the
-        first question that looks at the bank makes it. adapter: the bytes of its file; None leaves
+        key: f32 [D], finite, D as in the rest of the bank. evidence: as in `set_evidence`; vector: the name of
+        an embedder and what it makes of the memory, float32 [D]. Without these the first question that looks at the
+        bank makes them. adapter: the bytes of its file; None leaves
         the memory pending. replace: whether it may take the place of a memory of its id; or what stood
         there (None: nothing) when the work on this one began, and then ChangedError is raised, and
         nothing stored, when another process has put something else there or forgotten it. Raises
         InputError when the id is taken and may not be replaced, or an argument is wrong; BankError when
         the bank cannot be written.
         """
-        vector = key_bytes(key)
+        key_blob, named = key_bytes(key), None if vector is None else (vector[0], key_bytes(vector[1]))
         row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {})
         touched: list[str] = []
         try:
@@ -276,7 +319,7 @@ class Bank:
                 if not isinstance(replace, bool):
                     check_unchanged(connection, row["id"], replace)
                 old = old_row(connection, row["id"], memory.text, replace is not False)
-                check_length(connection, vector, row["id"])
+                check_length(connection, key_blob, row["id"])
                 if old is not None:
                     row["id"], row["created_at"] = old[1], old[2]
                 if adapter is not None:
@@ -284,7 +327,7 @@ class Bank:
                     version = f"~{secrets.token_hex(4)}" if old and old[3] else ""
                     row["adapter_file"] = f"{row['id']}{version}.gguf"
                     self._files.write(row["adapter_file"], adapter, touched)
-                put_row(connection, row, vector, evidence, None if old is None else old[0])
+                put_row(connection, row, key_blob, evidence, named, None if old is None else old[0])
         except BaseException:
             self._files.drop(touched)
             raise
@@ -292,26 +335,62 @@ class Bank:
             self._files.settle(row["id"], old[3], row["adapter_file"])
         return self.get(row["id"])
 
+    def annotate(self, id: str, values: Mapping[str, Any]) -> Record:
+        """Puts *values* into a memory's metadata, beside what is there. Raises MemoryNotFoundError, InputError."""
+        with self._catalog.write():
+            record = self.get(id)
+            merged = to_json("metadata", {**record.metadata, **values})
+            self._catalog.connection.execute("UPDATE memory SET metadata = ? WHERE id = ?", (merged, record.id))
+        return self.get(id)
+
     def remove(self, id: str) -> Record:
-        """Forgets a memory and returns what it was. Raises MemoryNotFoundError."""
+        """Forgets a memory and returns what it was: its row, key, evidence, vector and adapter are gone from the disk.
+
+        Raises MemoryNotFoundError, and BankError where anything of it stays. What cannot be deleted now is deleted
+        when the bank is next opened.
+        """
         with self._catalog.write() as connection:
             sql = f"SELECT {COLUMNS} FROM memory WHERE id = ?"
             rows = connection.execute(sql, (id,)).fetchall() if is_id(id) else []
             if not rows:
                 raise self._not_found(id)
             connection.execute("DELETE FROM memory WHERE id = ?", (id,))
-        if rows[0][-1] is not None:
-            self._files.drop([rows[0][-1]])
+            if connection.execute(sql, (id,)).fetchall():
+                raise BankError(f"{id} was not forgotten: the catalog keeps it; restore the bank from a backup")
+            file = rows[0][-1] if is_adapter_name(rows[0][-1]) else None  # a name that leads elsewhere is not ours
+            if file is not None:  # until it is deleted, the catalog says that it is to be
+                connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (f"{LEFTOVER}{file}", b""))
+        if file is not None and self._sweep():
+            raise BankError(
+                f"{rows[0][0]} is out of the catalog, but its adapter stays at {self._files.folder / file}; "
+                "mend the folder's rights, then any megart command on this bank deletes it"
+            )
         return to_record(rows[0])
+
+    def _sweep(self) -> list[str]:
+        """Deletes the adapters of memories that were forgotten; returns those that stay."""
+        names = [str(row[0])[len(LEFTOVER) :] for row in self._catalog.read(_LEFTOVERS)]
+        if not names:
+            return []
+        self._files.drop(names)
+        left = [name for name in names if os.path.lexists(self._files.folder / name) and not self._names(name)]
+        with suppress(BankError), self._catalog.write() as connection:  # a bank that can only be read
+            for name in set(names) - set(left):
+                connection.execute("DELETE FROM state WHERE name = ?", (f"{LEFTOVER}{name}",))
+        return left
+
+    def _names(self, file: str) -> bool:
+        """Whether a row names *file*: a memory of that id came again."""
+        return bool(self._catalog.read("SELECT 1 FROM memory WHERE adapter_file = ? COLLATE NOCASE", (file,)))
 
     def verify(self) -> list[check.Problem]:
         """What is wrong with the bank; empty when nothing is. Reads every adapter."""
         return check.verify(self._catalog, self._files)
 
     def repair(self) -> list[check.Problem]:
-        """Deletes files that belong to no memory, marks memories whose adapter is lost as pending.
+        """Moves files that belong to no memory into quarantine/, marks memories whose adapter is lost as pending.
 
-        No text is lost. Returns the problems that were mended; `verify` shows what is left.
+        No text is lost, and no file is deleted or reached through a link. Returns the problems that were mended; `verify` shows what is left.
         """
         return check.repair(self._catalog, self._files)
 
@@ -324,7 +403,8 @@ class Bank:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         taken = [
             entry.name
             for entry in folder.iterdir()

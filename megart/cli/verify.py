@@ -13,8 +13,8 @@ examples:
   megart verify
   megart verify --repair --bank notes
 
-Exit code 1 when a problem is there (with --repair: when one is left). A repair deletes files that
-belong to no memory and marks memories whose adapter is lost as pending; no text is lost."""
+Exit code 1 when a problem is there (with --repair: when one is left). A repair moves files that
+belong to no memory into quarantine/ and marks memories whose adapter is lost as pending; no text is lost."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ def copy_memory(source: Desk, target: Bank, id: str, new_id: str | None = None) 
     target.add(
         replace(record.memory, id=new_id or id),
         **source.assistant.found_by(record.text, record.title),
-        adapter=source.bank.adapter_path(id).read_bytes() if record.state == "learnt" else None,
+        adapter=source.bank.adapter_bytes(id) if record.state == "learnt" else None,
         recipe=record.recipe,
         activated=record.activated,
         rank=record.rank,

@@ -1,12 +1,11 @@
-"""Adapters kept open between questions, up to a budget of bytes. Files are read by memory map."""
+"""Adapters kept open between questions, up to a budget of bytes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Callable, Collection
 
-from ..adapter import Adapter, read_adapter
+from ..adapter import Adapter
 
 BUDGET = 256 << 20  # bytes of factors
 
@@ -14,7 +13,7 @@ BUDGET = 256 << 20  # bytes of factors
 class HotAdapters:
     """The adapters used last, by name (memory id, SHA-256 of the file).
 
-    Opening a file maps it: only what a mix reads is ever touched, and the system may drop those
+    An adapter in a file is mapped: only what a mix reads is ever touched, and the system may drop those
     pages again. The budget bounds what stays mapped; one adapter is kept however large it is.
     """
 
@@ -23,11 +22,11 @@ class HotAdapters:
         self.nbytes = 0
         self._kept: OrderedDict[tuple[str, str | None], Adapter] = OrderedDict()
 
-    def get(self, name: tuple[str, str | None], path: Path) -> Adapter:
-        """The adapter of that name, read from *path* unless it is open already."""
+    def get(self, name: tuple[str, str | None], load: Callable[[], Adapter]) -> Adapter:
+        """The adapter of that name; *load* reads it unless it is open already."""
         found = self._kept.get(name)
         if found is None:
-            found = self._kept[name] = read_adapter(path)
+            found = self._kept[name] = load()
             self.nbytes += found.nbytes
         self._kept.move_to_end(name)
         while self.nbytes > self.budget and len(self._kept) > 1:

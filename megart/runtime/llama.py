@@ -19,17 +19,15 @@ _logger = None
 
 
 def quiet() -> None:
-    """Keep llama.cpp's log off the terminal (set MEGART_DEBUG=1 to see it). Idempotent."""
+    """Keep llama.cpp's log off the terminal (set MEGART_DEBUG=1 to see it). Idempotent.
+
+    The logger is a C function that reads nothing and does nothing: Ctrl-C inside a Python one would be lost.
+    """
     global _logger
     if _logger is not None or os.environ.get("MEGART_DEBUG"):
         return
-
-    @llama_cpp.llama_log_callback
-    def discard(_level: int, _text: bytes, _data: object) -> None:
-        return None
-
-    _logger = discard  # llama.cpp keeps the pointer: it must outlive every call
-    llama_cpp.llama_log_set(discard, ctypes.c_void_p(0))
+    _logger = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, llama_cpp.llama_log_callback)
+    llama_cpp.llama_log_set(_logger, ctypes.c_void_p(0))
 
 
 @contextmanager

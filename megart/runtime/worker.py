@@ -5,6 +5,7 @@ Knows nothing of models or banks: it runs functions one after the other.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -117,9 +118,12 @@ class Worker:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._process = os.getpid()
 
     def submit(self, run: Callable[[Stream[T]], T]) -> Stream[T]:
         """Queue *run*; it gets its stream to put text into. Raises MegartError after close."""
+        if os.getpid() != self._process:
+            raise MegartError("this assistant belongs to the process that forked this one; make a new one here")
         stream: Stream[T] = Stream(run)
         release_team()
         with self._lock:

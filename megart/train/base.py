@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
 from transformers.utils import logging as hf_logging
 
-from ..architecture import check_teachable
+from ..architecture import check_teachable, check_whole_header
 from ..errors import ModelError
 from ..models import Model, user_cache_dir
 
@@ -105,6 +105,8 @@ def load_base(
         raise ModelError(f"device {where}: PyTorch finds no CUDA device; use --device cpu")
     kind = dtype or default_dtype(where)
     architecture = check_teachable(model)
+    if model.hf is None:
+        check_whole_header(model.gguf)
     with _quiet():
         network = _network(model, kind, cache)
     try:

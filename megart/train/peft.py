@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,8 @@ _PARTS = {
 }
 # Initialisations that leave the base's weights as they are; others (pissa, olora, ...) subtract from them.
 _HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal", "lora_ga")
+_MOST_CONFIG, _MOST_WEIGHTS, _MOST_MODULES = 4 << 20, 16 << 30, 10_000
+_MODULE = re.compile(r"[\w.]{1,200}", re.ASCII)
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -119,7 +122,7 @@ def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
         rank = pair["A"].shape[0]
         if pair["B"].shape[1] != rank:
             raise AdapterError(f"{folder / WEIGHTS}: {module} has ranks {rank} and {pair['B'].shape[1]}")
-        alpha = float(_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
+        alpha = _pattern(config["alpha_pattern"], module, config["lora_alpha"])
         scales[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     rank = max(pair["A"].shape[0] for pair in pairs.values())
     scale = scales[next(iter(pairs))]
@@ -133,16 +136,16 @@ def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
             b = permute_rows(b, heads)
         fill = rank - a.shape[0]
         made[f"{name}.weight"] = (np.pad(a, ((0, fill), (0, 0))), np.pad(b, ((0, 0), (0, fill))))
-    return Adapter(arch, scale * rank, made, [int(t) for t in config.get("alora_invocation_tokens") or ()])
+    return Adapter(arch, scale * rank, made, config["alora_invocation_tokens"])
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(_bytes(path, _MOST_CONFIG))
     except OSError as error:
         raise AdapterError(f"cannot read {path}: {error.strerror or error}; expected a folder saved by PEFT") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise AdapterError(f"{path} holds no JSON object")
@@ -158,7 +161,47 @@ def _config(folder: Path) -> dict[str, Any]:
     wrong += [f"init_lora_weights is {init!r}, which changes the base"] if init not in _HARMLESS else []
     if wrong:
         raise AdapterError(f"{path}: {'; '.join(wrong)}; a LoRA GGUF cannot hold that")
-    return config
+    return {
+        **config,
+        "lora_alpha": _number(path, "lora_alpha", config.get("lora_alpha", 8)),
+        "alpha_pattern": _numbers(path, "alpha_pattern", config.get("alpha_pattern")),
+        "alora_invocation_tokens": _tokens(path, config.get("alora_invocation_tokens")),
+    }
+
+
+def _number(path: Path, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise AdapterError(f"{path}: {name} is {str(value)[:40]!r}; expected a number from 0 on")
+    return float(value)
+
+
+def _numbers(path: Path, name: str, value: object) -> dict[str, float]:
+    """A pattern of PEFT's: numbers by the end of a module's name."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > _MOST_MODULES:
+        raise AdapterError(f"{path}: {name} is no object of at most {_MOST_MODULES} numbers by modules' names")
+    value = {key.replace("\\.", "."): number for key, number in value.items()}
+    for key in value:
+        if not _MODULE.fullmatch(key.removeprefix("^")):
+            raise AdapterError(f"{path}: {name} has the key {key[:60]!r}; expected a module's name, not a pattern")
+    return {key: _number(path, f"{name} of {key}", number) for key, number in value.items()}
+
+
+def _tokens(path: Path, value: object) -> list[int]:
+    tokens = value or []
+    if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < 1 << 31 for token in tokens):
+        raise AdapterError(f"{path}: alora_invocation_tokens is no list of token ids")
+    return tokens
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    """A regular file of at most *most* bytes, whole; not what waits for a writer or never ends."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+            raise AdapterError(f"{path} is no regular file of at most {most >> 20} MiB")
+        return file.read(most)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -168,7 +211,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         hint = "; adapter_model.bin is a pickle, save it again with safe_serialization" if other else ""
         raise AdapterError(f"no file {path}{hint}")
     try:
-        found = safetensors.deserialize(path.read_bytes())
+        found = safetensors.deserialize(_bytes(path, _MOST_WEIGHTS))
     except (safetensors.SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is not a whole safetensors file: {error}") from error
     arrays = {}
@@ -193,10 +236,10 @@ def _modules(arch: str, header: Mapping[str, Any]) -> dict[str, str]:
     return {path: name for path in paths if (name := names.get_name(path))}
 
 
-def _pattern(pattern: Any, module: str, default: Any) -> Any:
-    """The value that PEFT takes for *module* from an alpha or rank pattern."""
-    for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
+def _pattern(pattern: Mapping[str, float], module: str, default: float) -> float:
+    """The value that PEFT takes for *module*: of the first key that is its name or the end of it."""
+    for key, value in pattern.items():
+        if module == key.removeprefix("^") or (not key.startswith("^") and module.endswith(f".{key}")):
             return value
     return default
 

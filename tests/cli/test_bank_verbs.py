@@ -35,6 +35,7 @@ def test_init(run: Run, loadable: Path, tmp_path: Path) -> None:
     assert shown["base"].pop("sha256").startswith(digest)
     reading = shown.pop("reading")
     assert reading["right"] < 9 and reading["asked"] == 12 and reading["trained"] is False
+    assert shown.pop("embedder") == "default"
     assert shown == {"base": {"name": "base", "spec": str(model), "gguf": str(model), "hf": None}}
 
 
@@ -172,7 +173,7 @@ def test_verify(run: Run, bank: Path) -> None:
     assert run("verify", "--bank", bank)[1:] == ("2 memories, no problems\n", "")
     (bank / "adapters" / "ada.gguf").unlink()
     (bank / "adapters" / "stray.gguf").write_bytes(b"?")
-    lost = "ada: cannot read adapters/ada.gguf: No such file or directory"
+    lost = "ada: there is no adapters/ada.gguf"
     stray = "adapters/stray.gguf belongs to no memory"
     assert run("verify", "--bank", bank, code=1)[1:] == (
         f"problem: {lost}\nproblem: {stray}\n", "megart verify --repair mends what can be mended\n",

@@ -1,0 +1,179 @@
+"""What a bank promises about the disk: nothing foreign is touched, nothing forgotten stays, nobody else reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megart.architecture import check_whole_header
+from megart.bank import Bank, Memory
+from megart.cli import ui
+from megart.errors import AdapterError, BankError, InputError, ModelError
+from megart.train import peft
+
+SECRET = "The safe behind the painting opens with 4711-0815."
+
+
+def key() -> np.ndarray:
+    return np.ones(8, np.float32)
+
+
+@pytest.fixture
+def bank(tmp_path: Path, model: Path):
+    with Bank.create(tmp_path / "bank", model) as made:
+        yield made
+
+
+def test_repair_leaves_a_memory_alone_whose_adapter_cannot_be_read_now(bank: Bank) -> None:
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"whole")
+    file = bank.adapter_path("safe")
+    kept = file.rename(file.with_suffix(".aside"))
+    file.mkdir()  # reading it fails, and not because it is missing
+    assert [p.kind for p in bank.verify()] == ["unreadable"]
+    assert bank.repair() == [] and bank.get("safe").state == "learnt"
+    file.rmdir()
+    kept.rename(file)
+    assert bank.verify() == [] and bank.adapter_bytes("safe") == b"whole"
+
+
+def test_repair_moves_what_it_finds_and_never_through_a_link(bank: Bank, tmp_path: Path) -> None:
+    (bank.path / "adapters" / "stray.gguf").write_bytes(b"stray")
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"whole")
+    bank.adapter_path("safe").write_bytes(b"wrong")
+    assert {problem.kind for problem in bank.repair()} == {"orphan", "sha"}
+    aside = sorted(path.read_bytes() for path in (bank.path / "quarantine").iterdir())
+    assert aside == [b"stray", b"wrong"] and bank.get("safe").state == "pending"
+    # The folder of adapters leads elsewhere: what lies there is somebody else's.
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "theirs.gguf").write_bytes(b"theirs")
+    (bank.path / "adapters").rename(tmp_path / "old")
+    (bank.path / "adapters").symlink_to(foreign)
+    bank.repair()
+    assert (foreign / "theirs.gguf").read_bytes() == b"theirs"
+
+
+def test_forget_says_when_the_adapter_stays_and_the_next_opening_deletes_it(bank: Bank, model: Path) -> None:
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"whole")
+    file = bank.adapter_path("safe")
+    file.unlink()
+    (file / "in the way").mkdir(parents=True)  # cannot be unlinked
+    with pytest.raises(BankError, match="its adapter stays at"):
+        bank.remove("safe")
+    assert bank.find("safe") is None
+    (file / "in the way").rmdir()
+    file.rmdir()
+    file.write_bytes(b"whole")
+    bank.close()
+    with Bank.open(bank.path):
+        assert not file.exists()
+
+
+def test_a_memory_that_comes_again_keeps_its_adapter_whatever_was_left_over(bank: Bank) -> None:
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"one")
+    bank.set_state("leftover:safe.gguf", b"")
+    with Bank.open(bank.path) as again:
+        assert again.adapter_bytes("safe") == b"one"
+
+
+def test_nothing_forgotten_stays_in_free_pages(bank: Bank) -> None:
+    assert bank._catalog.read("PRAGMA secure_delete") == [(1,)]
+    bank.add(Memory(SECRET, id="safe", title="The painting"), key=key())
+    for number in range(40):
+        bank.add(Memory(f"{SECRET} {number}" * 20, id=f"m{number}"), key=key())
+    for number in range(40):
+        bank.remove(f"m{number}")
+    bank.remove("safe")
+    bank.close()
+    left = b"".join(path.read_bytes() for path in bank.path.rglob("*") if path.is_file())
+    assert b"4711-0815" not in left and b"The painting" not in left
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TRIGGER t BEFORE DELETE ON memory BEGIN SELECT raise(ignore); END",
+        "CREATE VIEW evil AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i FROM n) SELECT i FROM n",
+    ],
+)
+def test_a_catalog_with_views_or_triggers_is_refused(bank: Bank, sql: str) -> None:
+    bank.close()
+    with sqlite3.connect(bank.path / "catalog.sqlite") as connection:
+        connection.execute(sql)
+    connection.close()
+    with pytest.raises(BankError, match="which megart does not make"):
+        Bank.open(bank.path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_nobody_else_can_read_a_bank(bank: Bank) -> None:
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"one")
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"two", replace=True)
+    for path in (bank.path, *bank.path.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_names_of_devices_are_no_ids(bank: Bank) -> None:
+    for id in ("con", "NUL", "com1.notes", "a."):
+        with pytest.raises(InputError, match="Windows"):
+            bank.add(Memory("text", id=id), key=key())
+
+
+def peft_folder(path: Path, config: str | None) -> Path:
+    path.mkdir()
+    (path / "adapter_model.safetensors").write_bytes(b"")
+    if config is not None:
+        (path / "adapter_config.json").write_text(config)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha_pattern": {"(a+)+$": 4}}, "expected a module's name"),
+        ({"alpha_pattern": [1]}, "no object"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "expected a number"),
+        ({"lora_alpha": None}, "expected a number"),
+        ({"lora_alpha": [2]}, "expected a number"),
+        ({"alora_invocation_tokens": "abc"}, "no list of token ids"),
+        ({"alora_invocation_tokens": [1.5]}, "no list of token ids"),
+    ],
+)
+def test_odd_values_of_a_peft_folder_are_one_line(tmp_path: Path, change: dict, message: str) -> None:
+    folder = peft_folder(tmp_path / "a", json.dumps({"peft_type": "LORA", **change}))
+    with pytest.raises(AdapterError, match=message):
+        peft._config(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_a_peft_folder_is_not_waited_for(tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "a", None)
+    os.mkfifo(folder / "adapter_config.json")
+    with pytest.raises(AdapterError, match="no regular file"):
+        peft._config(folder)
+
+
+def test_a_header_of_millions_of_items_is_refused_before_a_library_reads_it(tmp_path: Path) -> None:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    items = 1_700_000
+    data = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("a.b") + struct.pack("<IIQ", 9, 0, items) + bytes(items)
+    path = tmp_path / "big.gguf"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=f"an array of {items} items"):
+        check_whole_header(path)
+
+
+def test_json_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"title": "a\x9b31m\u202eb\x1b[0m é"}
+    ui.put_json_line(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value and not set(out) & {"\x9b", "\u202e", "\x1b"}
