@@ -50,7 +50,6 @@ class _Section:
     """What stands between one heading and the next."""
 
     path: tuple[str, ...]
-    heading: str = ""
     blocks: list[_Block] = field(default_factory=list)
 
 
@@ -77,17 +76,12 @@ def split_markdown(
 
     The title of a piece is the path of its headings ("Guide > Setup"); *name* stands in front of it
     where there is no heading of the first level above, with *under* always. Every word of *text* is
-    in a piece's text or title.
+    in a piece's text or title, but for headings with nothing below them.
     """
     pieces: list[Piece] = []
-    sections = _sections(text, name, under)
-    for section, following in zip(sections, [*sections[1:], None], strict=True):
-        path, blocks = section.path, section.blocks
-        if section.heading and not blocks:
-            if following and len(following.path) > len(path) and following.path[: len(path)] == path:
-                continue  # it stands in the titles of what is below it
-            path, blocks = path[:-1], [_Block(section.heading)]
-        pieces += _numbered(" > ".join(path) or None, _pack(blocks, max_words))
+    for section in _sections(text, name, under):
+        if section.blocks:  # a heading alone says nothing
+            pieces += _numbered(" > ".join(section.path) or None, _pack(section.blocks, max_words))
     return pieces
 
 
@@ -104,13 +98,10 @@ def _sections(text: str, name: str | None, under: bool) -> list[_Section]:
 
     # The parser counts lines by "\n" alone once these are gone.
     text = re.sub(r"\r\n?|\f|\v", "\n", text)
-    front, text = _front_matter(text)
     lines = text.split("\n")
     tokens = MarkdownIt("commonmark", {"maxNesting": 50}).enable("table").parse(text)
     above: list[tuple[int, str]] = []
     sections = [_Section((name,) if name else ())]
-    if front:
-        sections[0].blocks.append(_Block(front, "code", tuple(front.split("\n"))))
     # (first line, index of the opening token) of every block at the top; what stands between two
     # of them (link definitions give no token) belongs to the first.
     tops = [(t.map[0], i) for i, t in enumerate(tokens) if t.map and t.level == 0 and t.nesting >= 0]
@@ -134,7 +125,7 @@ def _sections(text: str, name: str | None, under: bool) -> list[_Section]:
         if title:
             above.append((level, title))
             path = (*path, title)
-        sections.append(_Section(path, tokens[index + 1].content or raw))
+        sections.append(_Section(path))
         if not plain:  # a link, an image, a very long heading: its source stays in the text
             _add(sections[-1], raw)
         _add(sections[-1], "\n".join(lines[token.map[1] : after]))  # type: ignore[index]
@@ -144,12 +135,6 @@ def _sections(text: str, name: str | None, under: bool) -> list[_Section]:
 def _add(section: _Section, text: str) -> None:
     if text.strip():
         section.blocks.append(_Block(text.strip("\n")))
-
-
-def _front_matter(text: str) -> tuple[str, str]:
-    """YAML between two lines of --- at the top, which Markdown would read as a heading."""
-    found = re.match(r"---[ \t]*\n(?=[\w-]+[ \t]*:)(?:.*\n){1,99}?(?:---|\.\.\.)[ \t]*(?:\n|$)", text)
-    return (text[: found.end()].strip("\n"), text[found.end() :]) if found else ("", text)
 
 
 def _title(inline: Any) -> tuple[str, bool]:

@@ -14,7 +14,10 @@ from typing import Any
 from megart.errors import InputError
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+# In the metadata of a memory: the id of the one that took its place.
+SUPERSEDED_BY = "superseded_by"
 _SLUG_LENGTH = 40
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,12 @@ class Record:
     def memory(self) -> Memory:
         """What the user gave, with the id it was stored under."""
         return Memory(self.text, self.id, self.title, self.paraphrases, self.questions, self.metadata)
+
+    @property
+    def created(self) -> str:
+        """When the note was written, ISO 8601: as its metadata say ("created"), else when the bank got it."""
+        given = self.metadata.get("created")
+        return given if isinstance(given, str) and _DATE.match(given) else self.created_at
 
     @property
     def tags(self) -> tuple[str, ...]:

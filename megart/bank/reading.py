@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from megart.bank.memory import Memory
 from megart.errors import InputError
 from megart.split import MOST_WORDS, PIECE_WORDS, Piece, split_markdown, split_text, words
 
 _MOST_BYTES = 256 << 20
-_JSON_SUFFIXES = (".jsonl", ".ndjson")
-_TEXT_SUFFIXES = (".txt", ".text")
-_MARKDOWN_SUFFIXES = (".md", ".markdown")
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+TEXT_SUFFIXES = (".txt", ".text")
+MARKDOWN_SUFFIXES = (".md", ".markdown")
 
 
 def read_memories(
@@ -37,16 +39,58 @@ def read_memories(
         return _from_stream(sys.stdin, "standard input", title, split, max_words)
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
-    if suffix not in (*_JSON_SUFFIXES, *_TEXT_SUFFIXES, *_MARKDOWN_SUFFIXES) and path.exists():
+    if suffix not in (*JSON_SUFFIXES, *TEXT_SUFFIXES, *MARKDOWN_SUFFIXES) and path.exists():
         what = "a folder" if path.is_dir() else f"a file ending in {suffix or 'nothing'}"
         raise InputError(f"{path} is {what}; expected a .jsonl, .txt or .md file")
-    text = _read(path)
-    if suffix in _JSON_SUFFIXES:
+    text = read_text(path)
+    if suffix in JSON_SUFFIXES:
         return _from_json_lines(text, str(path))
-    if split and suffix in _MARKDOWN_SUFFIXES:
+    about: dict[str, Any] = {}
+    if suffix in MARKDOWN_SUFFIXES:
+        about, text = front_matter(text, str(path))
+        title = title or about.pop("title", None)
+    if split and suffix in MARKDOWN_SUFFIXES:
         pieces = split_markdown(text, title or path.stem, max_words, under=title is not None)
-        return _from_pieces(pieces, str(path))
-    return from_text(text, title or path.stem, str(path), split=split, max_words=max_words)
+        made = _from_pieces(pieces, str(path))
+    else:
+        made = from_text(text, title or path.stem, str(path), split=split, max_words=max_words)
+    return [replace(memory, metadata={**about, **memory.metadata}) for memory in made] if about else made
+
+
+_FRONT = re.compile(r"---[ \t]*\n((?:[\w-]+[ \t]*:.*\n|[ \t#-].*\n|\n){1,99}?)(?:---|\.\.\.)[ \t]*(?:\n|$)")
+
+
+def front_matter(text: str, label: str) -> tuple[dict[str, Any], str]:
+    """The YAML between two lines of --- at the top of a Markdown file, and what stands below it.
+
+    Plain values and lists of them are kept, all as text; "date" is also called "created". Raises InputError.
+    """
+    import yaml
+
+    found = _FRONT.match(text)
+    if found is None:
+        return {}, text
+    try:
+        # Without aliases: a few lines could stand for gigabytes.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(found[1])):
+            raise InputError(f"{label}: its front matter has YAML aliases; write them out")
+        read = yaml.load(found[1], Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 2
+        raise InputError(f"{label}:{line}: its front matter is no YAML; mend it, or take the --- away") from None
+    if not isinstance(read, dict):
+        return {}, text
+    about: dict[str, Any] = {}
+    for key, value in read.items():
+        values = [v for v in value if isinstance(v, str) and v.strip()] if isinstance(value, list) else value
+        if isinstance(key, str) and values and isinstance(values, (str, list)):
+            about[key] = values
+    when = about.get("created") or about.get("date")
+    if isinstance(when, str) and re.match(r"\d{4}-\d\d-\d\d", when):
+        about["created"] = when
+    if not isinstance(about.get("title", ""), str):
+        del about["title"]
+    return about, text[found.end() :]
 
 
 def from_text(
@@ -64,20 +108,23 @@ def _too_long(text: str) -> str:
     return f"has {words(text)} words; a memory may have {MOST_WORDS}"
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark. Raises InputError."""
     try:
         if path.is_file() and path.stat().st_size > _MOST_BYTES:
             raise InputError(
                 f"{path} has {path.stat().st_size >> 20} MiB; expected at most {_MOST_BYTES >> 20}; "
                 "cut it into several files"
             )
-        return _checked(path.read_text(encoding="utf-8-sig"), str(path))
+        data = path.read_bytes()
+        encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+        return _checked(data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n"), str(path))
     except FileNotFoundError:
         raise InputError(f"no file {path}; expected a .jsonl, .txt or .md file") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        raise InputError(f"{path} is not {error.encoding.upper()} at byte {error.start}; save it as UTF-8") from None
     except ValueError as error:
         raise InputError(f"{str(path)!r} is not a path: {error}") from None
 

@@ -8,11 +8,12 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..bank import Bank, Record
+from ..bank.catalog import FILE_NAME
 from ..errors import InputError
-from ..models import Model, resolve_model, user_data_dir
+from ..models import DEFAULT_MODEL, Model, resolve_model, user_data_dir
 
 
 def add_bank(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +83,25 @@ def bank_path(given: str | None) -> Path:
 
 
 def open_bank(args: argparse.Namespace) -> Bank:
-    """The bank that the options name; never makes one. Raises BankError with the remedy."""
-    return Bank.open(bank_path(args.bank))
+    """The bank that the options name, a pack where that is a file; never makes one. Raises BankError with the remedy."""
+    path = bank_path(args.bank)
+    if path.is_file():
+        from ..bank.pack import PackedBank
+
+        return cast(Bank, PackedBank(path))  # it reads as a bank does, and refuses to be changed
+    return Bank.open(path)
+
+
+def open_or_make_bank(args: argparse.Namespace) -> Bank:
+    """As `open_bank`, but the user's own bank is made where there is none yet."""
+    path = bank_path(args.bank)
+    if args.bank is not None or os.environ.get("MEGART_BANK") or (path / FILE_NAME).exists():
+        return Bank.open(path)
+    from . import ui
+
+    bank = Bank.create(path, resolve_model(args.model or DEFAULT_MODEL, args.hf), exist_ok=True)
+    ui.say(f"made the bank {path} for {bank.base.name}")
+    return bank
 
 
 def model_of(args: argparse.Namespace, bank: Bank) -> Model | None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bank import Memory, Record, read_memories
+from ..bank import Bank, Memory, Record
+from ..bank.edits import Edit, edited
 from ..bank.reading import from_text
+from ..bank.sources import read_sources
+from ..conflicts import CHOICES, Conflict, conflicts, supersede
 from ..errors import InputError
 from ..split import MOST_WORDS, PIECE_WORDS
-from . import common, learn
+from . import common, learn, ui
 
 if TYPE_CHECKING:
     from ..memorize import OnProgress
 
+MOST_COMPARED = 200  # memories of one call that are compared with the bank
 EPILOG = """\
 examples:
   megart memorize notes.md facts.jsonl
+  megart memorize ~/notes                        a folder, an Obsidian vault, a chat export (.json)
   megart memorize handbook.md --max-words 120    many memories, titled by their headings
   megart memorize --title "The new bus" --text "Bus 12 stops at the mill since May." --tag town
   cat letter.txt | megart memorize --title "Letter from Ida"
@@ -25,7 +31,12 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="*", metavar="FILE", help='.txt, .md or .jsonl; "-" is standard input')
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help='.txt, .md, .jsonl, chats in .json, or a folder of such; "-" is standard input',
+    )
     parser.add_argument("--text", help="the text of one memory")
     parser.add_argument("--title", help="the title of the memory given; of all its pieces when it is cut")
     parser.add_argument("--id", help="the id of the one memory given (default: made of its title and text)")
@@ -52,6 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     learn.add_teaching(parser)
     parser.add_argument("--replace", action="store_true", help="learn again what is in the bank under the same id")
+    parser.add_argument(
+        "--keep", action="store_true", help="of a file that was read before, keep also what is no longer in it"
+    )
+    parser.add_argument(
+        "--on-conflict",
+        choices=CHOICES,
+        default="keep",
+        help="what becomes of a note that is like a new one: keep both (the newer answers), supersede it, skip the new "
+        "one, or ask (default: keep)",
+    )
     common.add_json(parser, "print one line of JSON for each memory as it is saved")
 
 
@@ -61,11 +82,14 @@ def run(args: argparse.Namespace) -> int:
     if args.later and args.ray is not None:
         raise InputError("--later saves without teaching and --ray teaches; give one of them")
     memories: list[Memory] = []
-    with common.open_bank(args) as bank:
+    edits: list[Edit] = []
+    with common.open_or_make_bank(args) as bank:
         model = common.model_of(args, bank)
 
         def call(progress: OnProgress) -> list[Record]:
-            memories.extend(memory.tagged(args.tag) for memory in _memories(args))
+            found, files = _memories(args)
+            memories.extend(memory.tagged(args.tag) for memory in found)
+            edits.extend(edit for file in files if (edit := edited(bank, file, memories)))
             how = {
                 "recipe": args.recipe,
                 "device": args.device,
@@ -77,10 +101,58 @@ def run(args: argparse.Namespace) -> int:
                 from ..cluster import memorize_on
 
                 return memorize_on(args.ray, bank, memories, **how)
-            return memorize(bank, memories, later=args.later, **how)
+            new = _new(bank, memories) if len(bank) else []
+            if not new or len(new) > MOST_COMPARED or args.replace:
+                return memorize(bank, memories, later=args.later, **how)
+            from ..runtime.assistant import Assistant
+
+            with Assistant(bank, model=model) as assistant:
+                left, replaced = _settled(args, conflicts(assistant, new), memories)
+                memories[:] = left
+                made = memorize(bank, memories, later=args.later, assistant=assistant, **how) if left else []
+            for conflict in replaced:
+                for record in made:
+                    if record.text == conflict.memory.text:
+                        supersede(bank, conflict.old, record)
+            return made
 
         learn.watch(args, bank, lambda: [m.id or m.default_id() for m in memories], call)
+        for edit in edits:  # what took its place is in the bank by now
+            if not args.keep:
+                for record in edit.gone:
+                    bank.remove(record.id)
+            if edit.gone:
+                ui.say(edit.told(kept=args.keep))
     return 0
+
+
+def _new(bank: Bank, memories: list[Memory]) -> list[Memory]:
+    """Those of *memories* whose text the bank does not hold."""
+    held = {record.text for record in bank.records()}
+    return [memory for memory in memories if memory.text not in held]
+
+
+def _settled(
+    args: argparse.Namespace, found: list[Conflict], memories: list[Memory]
+) -> tuple[list[Memory], list[Conflict]]:
+    """What is left of *memories*, and the conflicts whose old note is superseded; says what was found."""
+    skipped, replaced = set(), []
+    for conflict in found:
+        old = conflict.old
+        ui.say(
+            f"{ui.one_line(conflict.memory.text)}\n  is like [{old.id}] of {old.created[:10]} ({conflict.alike:.2f}): "
+            f"{ui.one_line(old.text)}"
+        )
+        chosen = args.on_conflict
+        if chosen == "ask" and not common.stdin_is_terminal():
+            raise InputError("--on-conflict ask needs a terminal; give keep, supersede or skip")
+        if chosen == "ask":
+            chosen = ui.choose("Keep both, supersede the old one, or skip the new one?", CHOICES[1:])
+        if chosen == "skip":
+            skipped.add(id(conflict.memory))
+        elif chosen == "supersede":
+            replaced.append(conflict)
+    return [memory for memory in memories if id(memory) not in skipped], replaced
 
 
 def _word_limit(text: str) -> int:
@@ -90,8 +162,8 @@ def _word_limit(text: str) -> int:
     return int(text)
 
 
-def _memories(args: argparse.Namespace) -> list[Memory]:
-    """Everything that the command line gives to learn. Raises InputError."""
+def _memories(args: argparse.Namespace) -> tuple[list[Memory], list[Path]]:
+    """Everything that the command line gives to learn, and the files it is from. Raises InputError."""
     sources = list(args.files)
     if not sources and args.text is None:
         if common.stdin_is_terminal():
@@ -103,14 +175,18 @@ def _memories(args: argparse.Namespace) -> list[Memory]:
     # A title of several rows is refused below; one text that is split has it in every piece's title.
     title = args.title if len(sources) + (args.text is not None) == 1 and args.id is None else None
     memories = [] if args.text is None else from_text(args.text, title, "--text", **how)
-    for source in sources:
-        memories.extend(read_memories(source, title=title, **how))
+    files: list[Path] = []
+    if sources:
+        read = read_sources(sources, title=title, **how)
+        memories, files = memories + read.memories, read.files
+        for line in read.skipped:
+            ui.say(f"passed over: {line}")
     if args.title is None and args.id is None:
-        return memories
+        return memories, files
     if len(memories) == 1:
         only = memories[0]
-        return [replace(only, id=only.id if args.id is None else args.id, title=args.title or only.title)]
+        return [replace(only, id=only.id if args.id is None else args.id, title=args.title or only.title)], files
     if args.id is None and all((memory.title or "").startswith(args.title) for memory in memories):
-        return memories
+        return memories, files
     option = "--id" if args.title is None else "--title"
     raise InputError(f"{option} is for one memory, got {len(memories)}; leave it out, or use .jsonl")

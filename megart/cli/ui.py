@@ -18,11 +18,14 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .. import sentences
+
 if TYPE_CHECKING:
     from ..memorize import Progress
     from ..runtime.answer import Answer
 
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+_STEERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _NOT_TEXT = re.compile(f"[{_CONTROL}]")
 _NOT_LINE = re.compile(f"[{_CONTROL}\t\n\u2028\u2029]+")
 _STEPS = ("embed", "gate", "rerank", "mix", "install", "prefill", "recall", "read", "first_token", "total")
@@ -106,11 +109,17 @@ def draw(text: str = "") -> None:
 
 
 def put_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=not _is_utf8(sys.stdout)))
+    print(_json(value, indent=2))
 
 
 def put_json_line(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=not _is_utf8(sys.stdout)), flush=True)
+    print(_json(value), flush=True)
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    """As JSON; what would steer a terminal is written as an escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=not _is_utf8(sys.stdout))
+    return _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def stream(text: str) -> None:
@@ -238,6 +247,16 @@ def gates(answer: Answer, stream: TextIO | None = None) -> list[str]:
     ]
 
 
+def choose(question: str, choices: Sequence[str]) -> str:
+    """Which of *choices* the user types, the beginning of it will do; the first one where nothing is typed."""
+    while True:
+        print(f"{question} ({', '.join(choices)}; Enter for {choices[0]}) ", end="", file=sys.stderr, flush=True)
+        typed = sys.stdin.readline().strip().lower()
+        meant = [choice for choice in choices if choice.startswith(typed or choices[0])]
+        if len(meant) == 1:
+            return meant[0]
+
+
 def not_known(known: bool | None, nearest: Sequence[str]) -> None:
     """Said before the bare model answers a question that no memory does."""
     if known is False:
@@ -261,7 +280,9 @@ def put_marked(answer: Answer) -> None:
 
 
 def trace(answer: Answer) -> None:
-    """The one line of talk under an answer."""
+    """What older notes said, and the one line of talk under an answer."""
+    for source in answer.older:
+        say(f"another note, of {source.created[:10]}: {one_line(source.text[slice(*sentences.holding(source.text, *source.span))])}")
     opened = ", ".join(f"{one_line(m.title)} {m.gate:.2f}{' (pending)' if m.pending else ''}" for m in answer.memories)
     times = answer.timings
     nobody = "nothing is known" if answer.known is False and not times.prompt_tokens else "from the model itself"

@@ -45,6 +45,8 @@ def teach(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         return records
 
     monkeypatch.setattr(sys.modules["megart.memorize"], "memorize", fake)
+    # No model is there to compare new notes with old ones by.
+    monkeypatch.setattr("megart.cli.memorize.MOST_COMPARED", 0)
     return calls
 
 
