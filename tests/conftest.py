@@ -16,6 +16,8 @@ import pytest
 from megart.errors import DependencyError
 from megart.models import Model, resolve_model
 
+# Tests say themselves when a bank is to have a text embedder (tests/test_embedders.py), installed or not.
+os.environ["MEGART_EMBEDDER"] = "default"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,6 +33,7 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
     for name in [name for name in os.environ if name.startswith("MEGART_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MEGART_EMBEDDER", "default")
 
 
 @pytest.fixture(scope="session")

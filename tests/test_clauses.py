@@ -15,6 +15,11 @@ from megart.runtime.clauses import bridge, clauses
         ("When was the fair, and in which town is the inn?", ["When was the fair?", "In which town is the inn?"]),
         ("Wo liegt der Schlüssel und wer hat ihn?", ["Wo liegt der Schlüssel?", "Wer hat ihn?"]),
         ("On what date was it, and how many came to the fair?", ["On what date was it?", "How many came to the fair?"]),
+        (
+            "What are the numbers of the tank and of the card reader?",
+            ["What are the numbers of the tank?", "What are the numbers of the card reader?"],
+        ),
+        ("What are the password and my login?", ["What are the password?", "What are my login?"]),
     ],
 )
 def test_two_questions_are_asked_apart(question: str, expected: list[str]) -> None:

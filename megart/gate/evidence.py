@@ -64,6 +64,20 @@ AGAINST = {
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """How a text embedder joins in: score = share * (what words and states say) + weight * (cosine - zero)."""
+
+    share: float
+    weight: float
+    zero: float
+
+
+# By the embedder's family; fitted on the developers' notes, wiki2024 partitions 1 and 2 and held templates of notes, with
+# general questions (facts_mcq, mmlu_dev, talk) as what nothing applies to.
+MEANING = {"e5": Meaning(0.5, 34.5, 0.837), "minilm": Meaning(0.7, 9.0, 0.45)}
+
+
+@dataclass(frozen=True)
 class Candidates:
     """The memories that may apply, best first.
 
@@ -71,7 +85,9 @@ class Candidates:
     ``p``: float64 [C], the probability that each applies; ``p_none``: that none does; ``parts``:
     float64 [C, F], what each feature adds to the score; ``partner``: the place in ``rows`` of a memory
     that the question needs beside the best one, or None; ``read_as``: words of the question that were
-    taken for slips of the keyboard, and for what; ``telling``: nats of the question's terms, by their hash.
+    taken for slips of the keyboard, and for what; ``telling``: nats of the question's terms, by their hash;
+    ``cosines``: float64 [C], by the text embedder, None without one; ``alone``: float64 [C], the scores by words and
+    states alone, None where they are the ``scores``.
     """
 
     rows: np.ndarray
@@ -83,6 +99,8 @@ class Candidates:
     names: tuple[str, ...] = field(default=(*WEIGHTS, "against"))
     read_as: Mapping[str, str] = field(default_factory=dict)
     telling: Mapping[int, float] = field(default_factory=dict)
+    cosines: np.ndarray | None = None
+    alone: np.ndarray | None = None
 
 
 NOTHING = Candidates(np.empty(0, np.int64), np.empty(0), np.empty(0), 1.0, np.empty((0, len(WEIGHTS) + 1)))
@@ -94,7 +112,8 @@ class Index:
     Keys are compared by an exact scan, whose cost grows with the bank; the README says up to which size.
 
     ``sequences``: words of each memory (``words.sequence``); ``keys``: float16 or float32 [N, D] of
-    unit length; ``tokens(rows)``: int8 [n, d] token states of each of some memories.
+    unit length; ``tokens(rows)``: int8 [n, d] token states of each of some memories; ``vectors``: float16 or
+    float32 [N, E] of unit length by the text embedder of that name, None without one.
     """
 
     def __init__(
@@ -102,6 +121,8 @@ class Index:
         sequences: Sequence[np.ndarray],
         keys: np.ndarray,
         tokens: Callable[[Sequence[int]], list[np.ndarray]],
+        vectors: np.ndarray | None = None,
+        embedder: str = "",
     ):
         starts = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(s) for s in sequences], out=starts[1:])
@@ -109,6 +130,8 @@ class Index:
         self.lexicon = _core.Lexicon(np.ascontiguousarray(terms, np.uint32), starts)
         self.keys = np.ascontiguousarray(keys)
         self._tokens = tokens
+        self.vectors = None if vectors is None else np.ascontiguousarray(vectors)
+        self._embedder = embedder
 
     def __len__(self) -> int:
         return len(self.lexicon)
@@ -121,14 +144,15 @@ class Index:
         owner: np.ndarray,
         allowed: np.ndarray | None = None,
         threads: int = 1,
+        meaning: np.ndarray | None = None,
     ) -> Candidates:
         """The candidates for *question*.
 
         ``query``: float32 [D], the question's unit vector; ``states``: int8 [T, d] of its tokens;
         ``owner``: int32 [T], the term of each token, -1 for none; ``allowed``: bool [N], the memories
-        that may open at all.
+        that may open at all; ``meaning``: float32 [E], the question's vector by the text embedder.
         """
-        evidence = self.evidence(question, query, states, owner, allowed, threads)
+        evidence = self.evidence(question, query, states, owner, allowed, threads, meaning)
         return NOTHING if evidence is None else evidence.weighed(WEIGHTS, AGAINST)
 
     def evidence(
@@ -139,6 +163,7 @@ class Index:
         owner: np.ndarray,
         allowed: np.ndarray | None = None,
         threads: int = 1,
+        meaning: np.ndarray | None = None,
     ) -> Evidence | None:
         """What speaks for each memory that may apply, not yet weighed; None where nothing can."""
         if not len(self) or question.asking.all() or (allowed is not None and not allowed.any()):
@@ -149,7 +174,10 @@ class Index:
         total = max(float(idf.sum()), LEAST)
         bm25 = self.lexicon.bm25(question.terms, idf, K1, B)
         dense = _core.scores(query, self.keys, threads)
-        rows = _best(bm25, dense, allowed)
+        cosines = None
+        if meaning is not None and self.vectors is not None:
+            cosines = _core.scores(np.ascontiguousarray(meaning, np.float32), self.vectors, threads)
+        rows = _best(bm25, dense, cosines, allowed)
         found, shares = self.lexicon.match(question.terms, idf, question.pairs, rows, KIN)
         present = (found == _ITSELF).astype(np.float64)
         sentence, pairs, related = shares.T / total
@@ -172,7 +200,11 @@ class Index:
             axis=1,
         )
         count = len(self) if allowed is None else int(allowed.sum())
-        return Evidence(rows, features, question, present, idf, frequency, total, names, count, read_as)
+        return Evidence(
+            rows, features, question, present, idf, frequency, total, names, count, read_as,
+            None if cosines is None else cosines[rows].astype(np.float64),
+            MEANING.get(self._embedder, MEANING["minilm"]),
+        )  # fmt: skip
 
     def holds(self, row: int, question: Question, names: Sequence[Sequence[int]]) -> bool:
         """Does memory *row* hold a word of each of *names*?"""
@@ -233,6 +265,8 @@ class Evidence:
     names: _Names
     count: int
     read_as: Mapping[str, str]
+    cosines: np.ndarray | None = None
+    meaning: Meaning = Meaning(1.0, 0.0, 0.0)
 
     def against(self, scores: np.ndarray) -> np.ndarray:
         """Float64 [A], in the order of AGAINST, where the candidates have *scores*, float64 [C]."""
@@ -252,13 +286,17 @@ class Evidence:
 
     def weighed(self, weights: Mapping[str, float], against: Mapping[str, float]) -> Candidates:
         """The candidates by their scores, best first."""
-        parts = self.features * np.array([*weights.values()])
-        alone = parts.sum(axis=1)
-        order = np.argsort(-alone, kind="stable")
-        other, found = self.partner(int(order[0]), alone)
+        parts, names = self.features * np.array([*weights.values()]), [*weights]
+        said_by_words, share = parts.sum(axis=1), 1.0
+        if self.cosines is not None:
+            share = self.meaning.share
+            meant = self.meaning.weight * (self.cosines - self.meaning.zero)
+            parts, names = np.column_stack([parts * share, meant]), [*names, "meaning"]
+        order = np.argsort(-parts.sum(axis=1), kind="stable")
+        other, found = self.partner(int(order[0]), said_by_words)
         paired = partner.needed(found)
-        nothing = self._against(int(order[0]), paired) @ np.array([*against.values()])
-        parts = np.column_stack([parts, np.full(len(parts), nothing)])[order]
+        nothing = float(self._against(int(order[0]), paired) @ np.array([*against.values()]))
+        parts = np.column_stack([parts, np.full(len(parts), share * nothing)])[order]
         scores = parts.sum(axis=1)
         top = max(float(scores[0]), 0.0)
         powers = np.exp(scores - top)
@@ -268,14 +306,19 @@ class Evidence:
         p_none = float(np.exp(-top) / everything)
         said = ~self.question.asking
         telling = dict(zip(self.question.terms[said].tolist(), self.idf[said].tolist()))
-        return Candidates(self.rows[order], scores, p, p_none, parts, place, read_as=self.read_as, telling=telling)
+        return Candidates(
+            self.rows[order], scores, p, p_none, parts, place, (*names, "against"), self.read_as, telling,
+            None if self.cosines is None else self.cosines[order],
+            None if self.cosines is None else (said_by_words + nothing)[order],
+        )  # fmt: skip
 
 
-def _best(bm25: np.ndarray, dense: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-    """The rows that lead by words or by states, each once: int64."""
+def _best(bm25: np.ndarray, dense: np.ndarray, cosines: np.ndarray | None, allowed: np.ndarray | None) -> np.ndarray:
+    """The rows that lead by words, by states or by meaning, each once: int64."""
+    kinds = [(bm25, LEXICAL), (dense, DENSE), *([] if cosines is None else [(cosines, DENSE)])]
     if allowed is not None:
-        bm25, dense = (np.where(allowed, scores, -np.inf) for scores in (bm25, dense))
-    picks = [row for scores, k in ((bm25, LEXICAL), (dense, DENSE)) for row in _top(scores, k)]
+        kinds = [(np.where(allowed, scores, -np.inf), k) for scores, k in kinds]
+    picks = [row for scores, k in kinds for row in _top(scores, k)]
     return np.array(list(dict.fromkeys(picks)), np.int64)
 
 

@@ -15,8 +15,12 @@ from string import ascii_lowercase
 
 import numpy as np
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")
-SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
+from .languages import function_words, language
+
+# Chinese, Japanese and Korean are read character by character: they are written without spaces, or with particles.
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:['’][^\W{CJK}]+)*")
+SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？；])")
 _INSIDE_NAME = re.compile(r"[\s\-.'’]*")
 # Words that make a question or hold a sentence together: they say nothing about a memory.
 _QUESTION_WORDS = """a an the what which who whom whose when where why how did does do done is are was were be been
@@ -99,7 +103,11 @@ def slips(word: str) -> list[str]:
     return [made for made in dict.fromkeys(found) if made != word]
 
 
-_ASKING = frozenset(term(word) for word in _QUESTION_WORDS.split())
+# What holds sentences together or asks, in Japanese (all but its nouns is Hiragana), Chinese and Korean.
+_CJK_ASKING = frozenset("何誰的了吗呢么是在有我你他她它这那哪谁什怎多少几和与이가은는을를에의도로")
+_ASKING = frozenset(
+    [*(term(word) for word in _QUESTION_WORDS.split()), *_CJK_ASKING, *map(chr, range(0x3040, 0x30A0))]
+)
 
 
 def sequence(text: str, title: str | None = None) -> np.ndarray:
@@ -138,6 +146,9 @@ def read_question(text: str, prior: Callable[[str], float], known: Callable[[str
     ``known(word)``: whether the language has the word for certain; another may be a slip of the keyboard.
     """
     found = list(WORD.finditer(text))
+    spoken = language([fold(match.group()) for match in found])
+    foreign = frozenset() if spoken == "English" else function_words(spoken)
+    asked: set[str] = set()  # terms that only make the question
     numbers: dict[str, int] = {}
     words, priors, order, spans = [], [], [], []
     for match in found:
@@ -146,7 +157,11 @@ def read_question(text: str, prior: Callable[[str], float], known: Callable[[str
             numbers[key] = len(words)
             words.append(match.group())
             common = prior(match.group())
-            priors.append(max(_QUESTION_WORD, common) if key in _ASKING else common)
+            # In another language "was", "on" or "no" may say something.
+            asks = fold(match.group()) in foreign if foreign else key in _ASKING
+            if asks:
+                asked.add(key)
+            priors.append(max(_QUESTION_WORD, common) if asks else common)
         order.append(numbers[key])
         first = len(text[: match.start()].encode())
         spans.append((first, first + len(match.group().encode()), numbers[key]))
@@ -154,26 +169,35 @@ def read_question(text: str, prior: Callable[[str], float], known: Callable[[str
     return Question(
         terms=np.array([term_hash(key) for key in numbers], np.uint32),
         words=tuple(words),
-        asking=np.array([key in _ASKING for key in numbers], bool),
+        asking=np.array([key in asked for key in numbers], bool),
         prior=np.array(priors, np.float32),
         pairs=np.array(pairs, np.int32).reshape(-1, 2),
-        names=_names(text, found, order, [*numbers], priors),
+        names=_names(text, found, order, [*numbers], priors, asked, capitals=spoken != "German"),
         spans=tuple(spans),
         known=np.array([known(word) for word in words], bool),
     )
 
 
 def _names(
-    text: str, found: list[re.Match[str]], order: list[int], keys: list[str], priors: list[float]
+    text: str,
+    found: list[re.Match[str]],
+    order: list[int],
+    keys: list[str],
+    priors: list[float],
+    asked: set[str],
+    capitals: bool,
 ) -> tuple[tuple[int, ...], ...]:
-    """Words with a capital or a digit that stand side by side; without any capitals, rare words."""
-    loud = any(match.group()[0].isupper() for match in found[1:])
+    """Words with a capital or a digit that stand side by side; without any capitals, rare words.
+
+    ``capitals``: whether a capital marks a name, as it does not in German.
+    """
+    loud = not capitals or any(match.group()[0].isupper() for match in found[1:])
     runs: list[list[int]] = []
     end = -1
     for place, (match, number) in enumerate(zip(found, order)):
         word = match.group()
-        marked = word[0].isupper() or any(c.isdigit() for c in word) or (not loud and priors[number] < _RARE_QUIET)
-        if not marked or keys[number] in _ASKING or (place == 0 and priors[number] > _RARE_FIRST):
+        marked = (capitals and word[0].isupper()) or any(c.isdigit() for c in word) or (not loud and priors[number] < _RARE_QUIET)
+        if not marked or keys[number] in asked or (place == 0 and priors[number] > _RARE_FIRST):
             end = -1
             continue
         if end >= 0 and _INSIDE_NAME.fullmatch(text[end : match.start()]):

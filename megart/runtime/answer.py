@@ -23,18 +23,22 @@ class OpenedMemory:
 class Source:
     """What an answer was read from: the ``text`` that a memory recited, and where the answer's own words stand in it.
 
-    ``span``: [start, end) in characters of ``text``.
+    ``span``: [start, end) in characters of ``text``; ``created``: when the memory was written, ISO 8601.
     """
 
     id: str
     title: str
     text: str
     span: tuple[int, int]
+    created: str = ""
 
     @property
     def words(self) -> str:
         """The answer in the fewest words."""
         return self.text[self.span[0] : self.span[1]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "span": list(self.span)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Answer:
     ``known``: True where the answer was read from memories, the ``sources``; False where the question is one for the
     bank but no memory answers it, and None where it is a general one: the text is the bare model's then, or nothing
     under ``strict``. ``grounded``: every figure and name of the answer stands in a source. ``style``: the form of the
-    text. ``nearest``: titles of the memories nearest to a question that is not known.
+    text. ``nearest``: titles of the memories nearest to a question that is not known. ``older``: what older
+    memories say to the question, where a newer one has answered it.
     """
 
     text: str
@@ -96,6 +101,7 @@ class Answer:
     sources: list[Source] = field(default_factory=list)
     style: str | None = None
     nearest: list[str] = field(default_factory=list)
+    older: list[Source] = field(default_factory=list)
 
     @property
     def token_ms(self) -> float:
@@ -110,7 +116,7 @@ class Answer:
             "mode": self.mode,
             "known": self.known,
             "grounded": self.grounded,
-            "sources": [{"id": s.id, "title": s.title, "text": s.text, "span": list(s.span)} for s in self.sources],
+            "sources": [source.to_dict() for source in self.sources],
             "memories": [
                 {"id": m.id, "title": m.title, "gate": round(m.gate, 6)} | ({"pending": True} if m.pending else {})
                 for m in self.memories
@@ -119,6 +125,8 @@ class Answer:
         }
         if self.style is not None:
             shown["style"] = self.style
+        if self.older:
+            shown["older"] = [source.to_dict() for source in self.older]
         if self.nearest:
             shown["nearest"] = self.nearest
         if self.truncation:

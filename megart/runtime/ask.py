@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 
 from .. import gate, sentences
 from ..bank import Record
+from ..bank.memory import SUPERSEDED_BY
 from ..errors import InputError
-from ..gate.words import WORD, fold
 from .answer import Answer, OpenedMemory, Source, Timings
 from .clauses import bridge, clauses
 from .compare import Value, comparison
 from .context import DecodeError
+from .follow import asks_before, is_own, without_opener
 from .opening import Candidate, Found
 from .reader import NOTHING_READ, Reading
 from .recite import Recital, of_text
 from .sampling import Options
+from .terse import terse
 from .worker import Stream
 
 if TYPE_CHECKING:
@@ -34,16 +36,10 @@ if TYPE_CHECKING:
 STYLES = ("short", "sentence", "passage")
 STYLE = "sentence"
 NOT_KNOWN = "Not in memory."
+VERSIONS = 2  # memories that are read for what they say of the same at another time
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # In the bank: b"1" where it says nothing else when nothing is known.
 STRICT_STATE = "strict"
-# Words by which a question is the bank's own matter even where the gate finds nothing.
-_OWN = frozenset(
-    "my mine our ours i've we've mein meine meinen meinem meiner unser unsere mon notre nos mio miei mie nostro nostra "
-    "meu minha nosso nossa mijn onze".split()
-)
-_OWN_DOINGS = frozenset((verb, who) for verb in ("did", "have", "had", "was", "were") for who in ("i", "we"))
-
 
 @dataclass(frozen=True)
 class Tried:
@@ -55,13 +51,13 @@ class Tried:
     candidate: Candidate
     recital: Recital
     reading: Reading
-    values: list[float]
+    values: dict[str, float]
     p: float
 
     @property
     def source(self) -> Source:
         record = self.candidate.record
-        return Source(record.id, record.title or record.id, self.recital.text, self.reading.span)
+        return Source(record.id, record.title or record.id, self.recital.text, self.reading.span, record.created)
 
 
 def check_style(style: str) -> str:
@@ -74,7 +70,7 @@ def check_style(style: str) -> str:
 class Outcome:
     """What came of one *question*: what the gate found, what was read, and which of that answers, best first.
 
-    ``through``: what was read to know what the question is about.
+    ``through``: what was read to know what the question is about; ``older``: what answers it no longer.
     """
 
     question: str
@@ -82,6 +78,7 @@ class Outcome:
     tried: list[Tried]
     answering: list[Tried]
     through: tuple[Tried, ...] = ()
+    older: tuple[Tried, ...] = ()
 
     @property
     def turns(self) -> list[dict[str, str]]:
@@ -92,14 +89,8 @@ class Outcome:
     @property
     def known(self) -> bool | None:
         """True, or False where the question is one for the bank, or None where it is a general one."""
-        return True if self.answering else False if self.tried or is_own(self.question) else None
-
-
-def is_own(question: str) -> bool:
-    """Whether *question* is about the bank's owner: one for the bank, even where the gate finds nothing."""
-    words = [fold(word).replace("’", "'") for word in WORD.findall(question)]
-    pairs = set(zip(words, words[1:]))
-    return not _OWN.isdisjoint(words) or not _OWN_DOINGS.isdisjoint(pairs)
+        about_the_bank = self.tried or is_own(self.question) or gate.known.identifiers(self.question)
+        return True if self.answering else False if about_the_bank else None
 
 
 def ask(responder: Responder, asked: Question, stream: Stream[Answer]) -> Answer:
@@ -107,7 +98,7 @@ def ask(responder: Responder, asked: Question, stream: Stream[Answer]) -> Answer
     started = time.perf_counter()
     clock = _Clock()
     outcomes: list[Outcome] = []
-    for clause in clauses(asked.question):
+    for clause in clauses(without_opener(asked.question)):
         if stream.is_cancelled:
             break
         history = [*asked.history, *(turn for outcome in outcomes for turn in outcome.turns)]
@@ -125,6 +116,8 @@ def ask(responder: Responder, asked: Question, stream: Stream[Answer]) -> Answer
     else:
         made = _not_known(responder, asked, outcomes, stream)
     answer, first_token = made
+    if answer.known:
+        answer = replace(answer, older=_sources([one for outcome in outcomes for one in outcome.older]))
     times = replace(
         clock.times,
         first_token_ms=(first_token - started) * 1000,
@@ -152,7 +145,7 @@ def _outcome(
     found, spent = responder.find(responder.prompt(*asked.worded(), asked.history), asked)
     clock.add(embed_ms=spent.embed_ms, gate_ms=spent.gate_ms)
     by_hand = bool(asked.scope.gates)
-    every = by_hand or found.pair or comparison(asked.question) is not None
+    every = by_hand or found.pair or found.leans or comparison(asked.question) is not None
     tried: list[Tried] = []
     # Half of a question is often told by few words: its nearest memories are read however unlikely.
     for candidate in found.candidates[: gate.known.MOST] if found.likely or bridged else ():
@@ -165,6 +158,8 @@ def _outcome(
         tried.sort(key=lambda one: -one.reading.odds)
         tried = tried[:1] + [one for one in tried[1:] if one.reading.odds > 0]
     answering = [one for one in tried if one.p >= gate.known.THRESHOLD]
+    if found.leans and not by_hand:  # on the last answer's memory or on another: one of the two is meant
+        answering = sorted(answering, key=lambda one: -one.p)[:1]
     steps = None if answering or bridged else bridge(asked.question)
     if steps is not None:
         first = _outcome(responder, replace(asked, question=steps[0]), clock, stream, bridged=True)
@@ -174,7 +169,49 @@ def _outcome(
             outcome = _outcome(responder, second, clock, stream, bridged=True)
             if outcome.answering:
                 return replace(outcome, question=asked.question, through=(first.answering[0],))
-    return Outcome(asked.question, found, tried, answering)
+    older: tuple[Tried, ...] = ()
+    if len(answering) == 1 and not by_hand:
+        answering, older = _newest(responder, answering[0], tried, asked, found, clock, stream)
+    return Outcome(asked.question, found, tried, answering, older=older)
+
+
+def _newest(
+    responder: Responder,
+    first: Tried,
+    tried: list[Tried],
+    asked: Question,
+    found: Found,
+    clock: _Clock,
+    stream: Stream[Answer],
+) -> tuple[list[Tried], tuple[Tried, ...]]:
+    """Of *first* and what says the same at another time, the newest and the others.
+
+    The newest of the others comes first where the question is how it was before.
+    """
+    read = {one.candidate.row: one for one in tried}
+    same = [first]
+    for other, alike in responder.opening.versions(first.candidate, found)[:VERSIONS]:
+        linked = _linked(first.candidate.record, other.record)
+        if other.record.created[:10] == first.candidate.record.created[:10] and not linked:
+            continue  # the same day: nothing says which is newer
+        one = read.get(other.row) or _try(responder, other, asked, found, clock, stream)
+        p = gate.known.same_fact(alike, first.candidate.seen, other.seen, one.reading.odds)
+        if one.reading.span[1] and (linked or p >= gate.known.VERSION_FROM):
+            same.append(one)
+    same.sort(key=lambda one: _age(one.candidate.record), reverse=True)
+    if len(same) > 1 and asks_before(asked.question):
+        return [same[1]], (same[0], *same[2:])
+    return [same[0]], tuple(same[1:])
+
+
+def _linked(one: Record, other: Record) -> bool:
+    """Whether the user let one of the two take the other's place."""
+    return one.metadata.get(SUPERSEDED_BY) == other.id or other.metadata.get(SUPERSEDED_BY) == one.id
+
+
+def _age(record: Record) -> tuple[bool, str]:
+    """What puts memories in the order of time: those superseded first."""
+    return SUPERSEDED_BY not in record.metadata, record.created
 
 
 def _try(
@@ -187,12 +224,13 @@ def _try(
     try:
         recital = _hold(responder, candidate.record, lambda: stream.is_cancelled)
         recited = time.perf_counter()
-        question = f"{found.earlier} {asked.question}" if found.earlier else asked.question
+        question = f"{candidate.earlier} {asked.question}" if candidate.earlier else asked.question
         reading = reader.read(recital, question, candidate.record.title)
+        reading = replace(reading, span=terse(asked.question, recital.text, reading.span))
     except DecodeError:
         reader.context.truncate(0)
-    values = gate.known.features(candidate.odds, reading.odds, reading.logprob, candidate.about)
-    if reading.span[0] == reading.span[1]:
+    values = gate.known.features(candidate.seen, reading.odds, reading.logprob)
+    if reading.span[0] == reading.span[1] or candidate.seen.about.identifier:
         p = 0.0
     elif asked.scope.gates:
         p = 1.0

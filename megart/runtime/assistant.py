@@ -10,17 +10,18 @@ import numpy as np
 
 from .. import gate
 from ..adapter import Adapter
-from ..bank import Bank
+from ..bank import Bank, Record
 from ..errors import InputError
 from ..models import Model, resolve_model
 from . import hot
 from .answer import Answer
 from .ask import STRICT_STATE, STYLE, check_style
+from .bank_index import FoundBy
 from .context import Context
 from .draft import LONGEST, MOST_GUESSES
 from .engine import Engine
 from .generate import greedy
-from .opening import EVERYTHING, FoundBy, History, Judged, Scope
+from .opening import EVERYTHING, History, Judged, Scope
 from .respond import ANSWER_TOKENS, MODES, RECALL_TOKENS, Message, Question, Responder
 from .sampling import Options
 from .slot import MAX_RANK, TYPE
@@ -118,8 +119,8 @@ class Assistant:
         """Measure the gate's whitening now, unless the bank has it: the first question need not wait."""
 
         def prepare() -> None:
-            self.opening.prepare()
-            _ = self.opening.embedder  # DependencyError now, not after an hour of teaching
+            self.opening.memories.prepare()
+            _ = self.opening.memories.text_embedder
 
         self.on_model(prepare)
 
@@ -230,12 +231,29 @@ class Assistant:
         return self.on_model(lead)
 
     def key(self, text: str, title: str | None = None) -> np.ndarray:
-        """The context key of a memory by the bank's embedder: float32 [D], as stored in the bank."""
-        return self.on_model(lambda: self.opening.embedder.memory(text, title))
+        """The context key of a memory: float32 [D], as stored in the bank."""
+        return self.on_model(lambda: self.opening.memories.keys.memory(text, title))
 
     def found_by(self, text: str, title: str | None = None) -> FoundBy:
         """What the gate finds a memory by: ``bank.add(memory, **assistant.found_by(text, title))``."""
-        return self.on_model(lambda: self.opening.found_by(text, title))
+        return self.on_model(lambda: self.opening.memories.found_by(text, title))
+
+    def embed(self, text: str) -> np.ndarray:
+        """The vector of *text* by the text embedder, by the base's shallow states without one: float32 [D], unit length."""
+        if not text.strip():
+            raise InputError("got an empty text; expected some words")
+
+        def run() -> np.ndarray:
+            memories = self.opening.memories
+            if memories.text_embedder is not None:
+                return memories.text_embedder.memory(text, None)
+            return memories.prepare().keys(memories.keys.memory(text, None)[None])[0]
+
+        return self.on_model(run)
+
+    def alike(self, text: str, title: str | None = None) -> tuple[Record, float] | None:
+        """The memory most like *text*, and how alike it is (a cosine); None where none is near."""
+        return self.on_model(lambda: self.opening.memories.most_alike(text, title))
 
     def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:
         """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name.
@@ -251,7 +269,7 @@ class Assistant:
                     on_progress(done, of)
 
             with self.engine.lock:
-                return self.opening.rekey(embedder, progress)
+                return self.opening.memories.rekey(embedder, progress)
 
         return self._worker.submit(run).wait()
 

@@ -2,7 +2,7 @@
 
 A small model answers one question at a time. "Where is A, and who keeps B?" is asked as two. "What is the number of the
 vet who treated the mare?" is asked as "Who treated the mare?" and then with what that found in its place. Plain text in,
-plain text out; question words of several European languages for the first, English only for the second.
+plain text out; question words of several European languages, but "the number of A and of B" and "who" in English only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ _BEFORE = "in|on|at|for|from|to|by|with|of|into|an|am|um|bei|mit|von|zu|à|de|da
 _AND = re.compile(rf"[,;]?\s+(?:and|und|et|e|y|en|och)\s+(?=(?:(?:{_BEFORE})\s+)?(?:{_ASKING})\b)", re.IGNORECASE)
 _BEGINS = re.compile(rf"\W*(?:\w+\s+){{0,3}}?(?:{_ASKING})\b", re.IGNORECASE)
 _ENDS = re.compile(rf"\b(?:{_ASKING})$", re.IGNORECASE)
+_THE = r"(?:the|my|our|his|her|their)\b"
+# "the numbers of A and of B", "where are A and B": each of the two is asked for by itself.
+_OF_BOTH = re.compile(
+    rf"(?P<head>.+\b(?P<of>of|for)\s)(?P<one>{_THE}.+?),? and (?:(?P=of)\s)?(?P<other>{_THE}.+?)\s*\?*$", re.IGNORECASE
+)
+_BOTH_ARE = re.compile(
+    rf"(?P<asking>what|who|where|when) (?P<are>are|were) (?P<one>{_THE}.+?),? and (?P<other>{_THE}.+?)\s*\?*$", re.IGNORECASE
+)
 _RELATIVE = re.compile(
     r"(?P<before>.+\b(?:of|is|are|was|for|to|by|with|in|from|at|on|does|did|do|call|phone|reach)\s)"
     r"the (?P<what>[\w' -]{2,40}?) (?P<pronoun>who|that|which) (?P<clause>[^,?]{4,})\?*\s*$",
@@ -28,11 +36,21 @@ def clauses(question: str) -> list[str]:
     """The questions that *question* asks, each complete in itself: one, or two joined by "and"."""
     found = _AND.search(question)
     if found is None:
-        return [question]
+        return _of_two(question.strip()) or [question]
     first, second = question[: found.start()].strip(" ,;"), question[found.end() :].strip()
     if len(first.split()) < 3 or len(second.split()) < 3 or not _BEGINS.match(first) or _ENDS.search(first):
         return [question]
     return [f"{first}?", f"{second[0].upper()}{second[1:]}"]
+
+
+def _of_two(question: str) -> list[str] | None:
+    """One thing asked of two others, in English, as two questions."""
+    if " or " in question:
+        return None
+    if found := _BOTH_ARE.match(question):
+        return [f"{found['asking']} {found['are']} {found[name]}?" for name in ("one", "other")]
+    found = _OF_BOTH.match(question)
+    return found and [f"{found['head']}{found[name]}?" for name in ("one", "other")]
 
 
 def bridge(question: str) -> tuple[str, str] | None:

@@ -49,13 +49,15 @@ class Comparison:
     of_time: bool
 
     def values(self, text: str) -> list[Value]:
-        """The dates or figures in *text*."""
+        """The dates or figures in *text*; those that the options name ("level 2") only where there are no others."""
         if self.of_time:
-            return [_date(match) for match in _DATE.finditer(text)]
-        found = _FIGURE.finditer(text)
-        return [
-            Value(m.span("figure"), float(m["figure"].replace(",", "")), (m["unit"] or "").rstrip("s")) for m in found
-        ]
+            found = [_date(match) for match in _DATE.finditer(text)]
+        else:
+            figures = [(m, float(m["figure"].replace(",", ""))) for m in _FIGURE.finditer(text)]
+            found = [Value(m.span("figure"), size, (m["unit"] or "").rstrip("s")) for m, size in figures]
+        named = set(WORD.findall(" ".join(self.options)))
+        others = [value for value in found if not set(WORD.findall(text[slice(*value.span)])) <= named]
+        return others or found
 
     def option_of(self, text: str) -> int | None:
         """Which option *text* is about: the one of whose words it has more; None where it has as many of both."""

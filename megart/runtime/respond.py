@@ -10,6 +10,7 @@ gates given by hand get, answers bound to a grammar, and a Responder with ``comb
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from .. import gate, prompts, readers, recipes
 from ..adapter import CUE_KEY, Adapter
 from ..bank import Bank, Record
-from ..errors import AdapterError, InputError
+from ..errors import BankError, InputError
 from . import embed, hot
 from .ahead import Along, Idle
 from .answer import Answer, Timings
@@ -36,6 +37,7 @@ from .slot import Slot
 from .worker import Stream
 
 Message = dict[str, str]
+_log = logging.getLogger("megart")
 ANSWER_TOKENS = 128
 RECALL_TOKENS = 768
 # A question and some of a memory; after a longer question there is no second look.
@@ -256,8 +258,15 @@ class Responder:
         return None if cue is None else self.prompt(cue)
 
     def recite(self, record: Record, into: Context, cancelled: Callable[[], bool] = lambda: False) -> Recital:
-        """Let *record* recite its text, and make *into* hold it; a memory that has no adapter is read from its text."""
-        cue = self._cue(record) if record.state == "learnt" else None
+        """Let *record* recite its text, and make *into* hold it.
+
+        A memory that has no adapter, or a damaged one, is read from its text.
+        """
+        cue = None
+        try:
+            cue = self._cue(record) if record.state == "learnt" else None
+        except BankError as error:
+            _log.warning("%s is read from its text: %s", record.id, error)
         if cue is None:
             return self.encode(of_text(self.engine, record.text), into)
         self._install(_Turn([record], [1.0], []), cue)
@@ -334,7 +343,7 @@ class Responder:
 
     def refresh(self) -> None:
         """Notice what changed in the bank, also from another process."""
-        if self.opening.refresh():
+        if self.opening.memories.refresh():
             self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.opening.records})
 
     def find(self, prompt: Prompt, asked: Question) -> tuple[Found, Timings]:
@@ -401,12 +410,8 @@ class Responder:
         return install_ms
 
     def adapter(self, record: Record) -> Adapter:
-        """The adapter of *record*, mapped. Raises AdapterError, with the remedy, for a damaged file."""
-        path = self.bank.adapter_path(record.id)
-        try:
-            return self._adapters.get((record.id, record.adapter_sha256), path)
-        except AdapterError as error:
-            raise AdapterError(f"{error}; run: megart verify --repair") from None
+        """The adapter of *record*. Raises BankError, with the remedy, for a damaged one."""
+        return self._adapters.get((record.id, record.adapter_sha256), lambda: self.bank.adapter(record.id))
 
     # -- between questions --------------------------------------------------------------------
 

@@ -1,0 +1,259 @@
+"""What the memories of a bank are found by, kept up to date with the bank: keys, words, token states, vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+import numpy as np
+
+from .. import _core, gate
+from ..bank import Bank, Record
+from ..errors import BankError, ChangedError, DependencyError, MegartError, ModelError
+from . import embed, embedders
+from .context import Context
+from .engine import Engine
+
+# How many memories get what they lack in one transaction.
+_BATCH = 64
+_log = logging.getLogger("megart")
+
+
+class FoundBy(TypedDict):
+    """Key, float32 [D]; words, uint32 [n], and token states, int8 [m]; the embedder's name and its vector, float32 [E]."""
+
+    key: np.ndarray
+    evidence: tuple[np.ndarray, np.ndarray]
+    vector: tuple[str, np.ndarray] | None
+
+
+class BankIndex:
+    """The memories of *bank* as the gate sees them. Not thread-safe: hold the engine's lock.
+
+    ``records`` and ``index`` are of the last :meth:`refresh`; ``index`` is None for a bank without memories.
+    """
+
+    def __init__(self, bank: Bank, engine: Engine, encoder: Callable[[], Context]):
+        self.bank, self.engine, self._encoder = bank, engine, encoder
+        self.records: list[Record] = []
+        self.index: gate.Index | None = None
+        self.commonness = embed.Commonness(engine)
+        self._whitening: embed.Whitening | None = None
+        self._revision = -1
+        self._ids: set[str] = set()  # in lower case
+        # What could not be stored, and the memory that it is of.
+        self._unsaved: dict[str, tuple[Record, tuple[np.ndarray, np.ndarray]]] = {}
+        self._unsaved_vectors: dict[str, tuple[Record, np.ndarray]] = {}
+        self._name: str | None = None  # of the embedder that the next two are of
+        self._keys: embedders.Keys | None = None
+        self._text_embedder: embedders.TextEmbedder | None = None
+
+    def close(self) -> None:
+        for holder in (self._keys, self._text_embedder):
+            if holder is not None:
+                holder.close()
+        self._name = self._keys = self._text_embedder = None
+
+    def prepare(self) -> embed.Whitening:
+        """The whitening, measured now unless the bank has it: the first question need not wait."""
+        if self._whitening is None:
+            self._whitening = embed.bank_whitening(self.bank, self._encoder())
+        return self._whitening
+
+    # -- the embedder ---------------------------------------------------------------------------
+
+    @property
+    def embedder(self) -> str:
+        """Its name, as the bank records it; a bank without memories and without a name gets the preferred one."""
+        stored = self.bank.get_state(embedders.STATE)
+        if stored is None and not len(self.bank):
+            stored = embedders.check(embedders.preferred()).encode()
+            try:
+                self.bank.set_state(embedders.STATE, stored)
+            except BankError:  # a bank that can only be read still answers
+                pass
+        return (stored or embedders.DEFAULT.encode()).decode("utf-8", "replace")
+
+    @property
+    def keys(self) -> embedders.Keys:
+        """What makes the bank's keys."""
+        self._load()
+        assert self._keys is not None
+        return self._keys
+
+    @property
+    def text_embedder(self) -> embedders.TextEmbedder | None:
+        """The second model that finds by meaning; None where the bank has none, or it is not installed here."""
+        self._load()
+        return self._text_embedder
+
+    def _load(self) -> None:
+        name = self.embedder
+        if name == self._name:
+            return
+        self.close()
+        try:
+            self._text_embedder = embedders.make_text_embedder(name, self.engine.threads)
+        except (DependencyError, ModelError) as error:
+            _log.warning("memories are found without it: %s", error)
+        self._keys = embedders.make_keys(name, self.engine, self._encoder, self.prepare)
+        self._name = name
+
+    def rekey(self, name: str | None, on_progress: Callable[[int, int], None] | None = None) -> str:
+        """All keys, evidence and vectors anew, by the embedder *name* (None: the bank's own); returns its name."""
+        chosen = embedders.check(self.embedder if name is None else name)
+        text_embedder = embedders.make_text_embedder(chosen, self.engine.threads)
+        if text_embedder is not None:
+            text_embedder.close()
+        keys = embedders.make_keys(chosen, self.engine, self._encoder, self.prepare)
+        made: dict[str, tuple[Record, np.ndarray, tuple[np.ndarray, np.ndarray]]] = {}
+        while True:  # what another process changes meanwhile is made once more
+            revision, records = self.bank.revision, self.bank.records()
+            for done, record in enumerate(records, start=1):
+                if record.id not in made or _content(made[record.id][0]) != _content(record):
+                    made[record.id] = record, keys.memory(*_content(record)), self._evidence(*_content(record))
+                if on_progress:
+                    on_progress(done, len(records))
+            found_by = {record.id: made[record.id][1:] for record in records}
+            try:
+                self.bank.set_keys(found_by, {embedders.STATE: chosen.encode()}, revision)
+                break
+            except ChangedError:
+                continue
+        keys.close()
+        self.refresh()
+        return chosen
+
+    # -- the bank's memories ----------------------------------------------------------------------
+
+    def check_ids(self, ids: Sequence[str]) -> None:
+        """Raises MemoryNotFoundError for an id that the bank does not have."""
+        for id in ids:
+            if id.lower() not in self._ids:
+                self.bank.get(id)
+
+    def refresh(self) -> bool:
+        """Notice what changed in the bank, also from another process; True when something did."""
+        if self.bank.revision == self._revision:
+            return False
+        self._complete()
+        ids, means = self.bank.keys()
+        if ids and self.embedder != embedders.PAPER and means.shape[1] != self.prepare().text.shape[0]:
+            self.rekey(None)  # an older megart put the embedder's vectors in the keys' place
+            ids, means = self.bank.keys()
+        self._revision = self.bank.revision
+        known = {record.id: record for record in self.bank.records()}
+        self.records = [known[id] for id in ids if id in known]
+        self._ids = {id.lower() for id in known}
+        means = means[[i for i, id in enumerate(ids) if id in known]]
+        self.index = None
+        if self.records:
+            words = self.bank.words()
+            sequences = [words[r.id] if r.id in words else gate.sequence(r.text, r.title) for r in self.records]
+            keys = self.keys.keys(means)
+            keys = keys if self.embedder == embedders.PAPER else keys.astype(np.float16)
+            family = self.text_embedder.family if self.text_embedder else ""
+            self.index = gate.Index(sequences, keys, self._tokens, self._vectors(), family)
+        return True
+
+    def found_by(self, text: str, title: str | None) -> FoundBy:
+        """What the gate finds a memory by, as arguments of ``Bank.add``; one shallow pass over its text."""
+        second = self.text_embedder
+        vector = None if second is None else (second.name, second.memory(text, title))
+        return {"key": self.keys.memory(text, title), "evidence": self._evidence(text, title), "vector": vector}
+
+    def meaning(self, text: str) -> np.ndarray | None:
+        """The vector of a question by the text embedder, float32 [E]; None without one."""
+        return None if self.text_embedder is None else self.text_embedder.query(text)
+
+    def alike(self, row: int) -> np.ndarray:
+        """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
+        assert self.index is not None
+        vectors = self.index.keys if self.index.vectors is None else self.index.vectors
+        return _core.scores(np.asarray(vectors[row], np.float32), vectors, self.engine.threads)
+
+    def most_alike(self, text: str, title: str | None) -> tuple[Record, float] | None:
+        """The memory most like *text* that says something else, and how alike it is; None where none is near."""
+        self.refresh()
+        if self.index is None or self.embedder == embedders.PAPER:
+            return None
+        second = self.text_embedder
+        if second is not None and self.index.vectors is not None:
+            mine, others, least = second.memory(text, title), self.index.vectors, gate.known.ALIKE_MEANING
+        else:
+            mine, others = self.keys.keys(self.keys.memory(text, title)[None])[0], self.index.keys
+            least = gate.known.ALIKE
+        found = _core.scores(np.ascontiguousarray(mine, np.float32), others, self.engine.threads)
+        found = np.where([record.text == text for record in self.records], -np.inf, found)
+        best = int(found.argmax())
+        return (self.records[best], float(found[best])) if found[best] >= least else None
+
+    def _complete(self) -> None:
+        """Make what the bank's memories lack (an older bank, a new memory, another embedder) and store it."""
+        missing = self.bank.without_evidence()
+        ids = {record.id for record in missing}
+        self._unsaved = {id: kept for id, kept in self._unsaved.items() if id in ids}
+        for batch in _batches(missing):
+            for record in batch:
+                if record.id not in self._unsaved or _content(self._unsaved[record.id][0]) != _content(record):
+                    self._unsaved[record.id] = record, self._evidence(*_content(record))
+            try:
+                self.bank.set_evidence([self._unsaved[record.id] for record in batch])
+            except BankError:  # a bank that can only be read still answers
+                continue
+            for record in batch:
+                del self._unsaved[record.id]
+        self._complete_vectors()
+
+    def _complete_vectors(self) -> None:
+        second = self.text_embedder
+        if second is None:
+            return
+        stored = self.bank.vectors(second.name)
+        missing = [record for record in self.bank.records() if record.id not in stored]
+        kept, self._unsaved_vectors = self._unsaved_vectors, {}
+        for batch in _batches(missing):
+            made = []
+            for record in batch:
+                old = kept.get(record.id)
+                same = old is not None and _content(old[0]) == _content(record)
+                made.append((record, old[1] if old and same else second.memory(*_content(record))))
+            try:
+                self.bank.set_vectors(second.name, made)
+            except BankError:
+                self._unsaved_vectors.update((record.id, (record, vector)) for record, vector in made)
+
+    def _vectors(self) -> np.ndarray | None:
+        """By the text embedder, float16 [N, E] in the order of ``records``; None without one."""
+        if self.text_embedder is None:
+            return None
+        stored = self.bank.vectors(self.text_embedder.name)
+        unsaved = {id: vector for id, (_, vector) in self._unsaved_vectors.items()}
+        found = [stored.get(r.id, unsaved.get(r.id)) for r in self.records]
+        sizes = {len(vector) for vector in found if vector is not None}
+        if len(sizes) != 1:
+            raise MegartError(f"the bank {self.bank.path} holds vectors of different lengths; run: megart rekey")
+        nothing = np.zeros(sizes.pop(), np.float32)  # of a memory that came this moment
+        return np.stack([nothing if vector is None else vector for vector in found]).astype(np.float16)
+
+    def _evidence(self, text: str, title: str | None) -> tuple[np.ndarray, np.ndarray]:
+        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self.commonness, text, title)
+        return gate.sequence(text, title), tokens.ravel()
+
+    def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:
+        ids = [self.records[row].id for row in rows]
+        found = self.bank.tokens([id for id in ids if id not in self._unsaved])
+        stored = iter(found)
+        flat = [self._unsaved[id][1][1] if id in self._unsaved else next(stored) for id in ids]
+        width = self.prepare().token_width
+        return [tokens[: len(tokens) // width * width].reshape(-1, width) for tokens in flat]
+
+
+def _batches(records: Sequence[Record]) -> list[Sequence[Record]]:
+    return [records[start : start + _BATCH] for start in range(0, len(records), _BATCH)]
+
+
+def _content(record: Record) -> tuple[str, str | None]:
+    """What keys, evidence and vectors are made of."""
+    return record.text, record.title

