@@ -27,13 +27,13 @@ def find(base_sha256: str) -> Adapter | None:
     own = own_path(base_sha256)
     if own.is_file():
         try:
-            return _checked(read_adapter(own), base_sha256, own.name)
+            return checked(read_adapter(own), base_sha256, own.name)
         except AdapterError as error:
             raise AdapterError(f"{error}; delete it, or train it again: megart reader train --data FILE") from None
     for entry in resources.files("megart.data").joinpath("readers").iterdir():
         if entry.name == f"{base_sha256[:16]}.gguf":
             with resources.as_file(entry) as path:
-                return _checked(read_adapter(path), base_sha256, entry.name)
+                return checked(read_adapter(path), base_sha256, entry.name)
     return None
 
 
@@ -56,7 +56,7 @@ def keep(data: bytes, path: Path) -> Path:
     return path
 
 
-def _checked(adapter: Adapter, base_sha256: str, name: str) -> Adapter:
+def checked(adapter: Adapter, base_sha256: str, name: str) -> Adapter:
     if adapter.metadata.get(KIND_KEY) != KIND or adapter.metadata.get(BASE_KEY) != base_sha256:
         raise AdapterError(f"{name} is no reader for the base {base_sha256[:12]}")
     return adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import prompts, readers
-from .adapter import write_adapter
+from .adapter import Adapter, read_adapter, write_adapter
 from .architecture import check_teachable, scalar_keys
 from .errors import DependencyError, InputError
 from .models import Model
@@ -27,20 +27,21 @@ def train(
     *,
     questions: int | None = None,
     device: str | None = None,
+    start: Path | None = None,
     progress: Callable[[Step], None] = lambda _: None,
     resume: Path | None = None,
 ) -> bytes:
     """A reader for *model*, trained on *rows* (see ``train.reader_data``), as the bytes of its GGUF file.
 
-    ``questions``: read so many at most. Raises DependencyError without torch, InputError where the rows give nothing
-    to train on.
+    ``questions``: read so many at most; ``start``: the file of a reader to go on from. Raises DependencyError without torch,
+    InputError where the rows give nothing to train on or *start* is no such reader.
     """
     check_teachable(model)
     try:
         from .train import reader, reader_data
         from .train.base import load_base
         from .train.export import to_adapter
-        from .train.peft import permute_rows, permuted_heads
+        from .train.peft import permute_rows, permuted_heads, unpermute_rows
     except ImportError as error:
         raise DependencyError(
             f"training needs PyTorch and transformers ({error.name} is missing); run: pip install 'megart[train]'"
@@ -57,8 +58,15 @@ def train(
         architecture = engine.architecture
     finally:
         engine.close()
-    factors = reader.train(load_base(model, device=device), first, chosen, config, progress=progress, resume=resume)
     header = scalar_keys(model.gguf)
+    begun = None
+    if start is not None:
+        begun = dict(_begun(start, model, config).tensors)
+        for name, (a, b) in begun.items():
+            if heads := permuted_heads(name, architecture, header):
+                begun[name] = a, unpermute_rows(b, heads)
+    base = load_base(model, device=device)
+    factors = reader.train(base, first, chosen, config, start=begun, progress=progress, resume=resume)
     for name, (a, b) in factors.items():
         if heads := permuted_heads(name, architecture, header):
             factors[name] = a, permute_rows(b, heads)
@@ -71,6 +79,14 @@ def train(
         factors, architecture=architecture, scale=config.scale, invocation_tokens=opening, metadata=metadata
     )
     return write_adapter(adapter.as_type("q8_0"))
+
+
+def _begun(file: Path, model: Model, config: ReaderConfig) -> Adapter:
+    """The reader in *file*, float32, checked to be one that training can go on from."""
+    adapter = readers.checked(read_adapter(file), model.sha256, str(file))
+    if adapter.rank != config.rank:
+        raise InputError(f"{file} has rank {adapter.rank}; give --rank {adapter.rank}")
+    return adapter.as_type("f32")
 
 
 def _up_to(questions: int | None, every: list[Reading]) -> list[Reading]:

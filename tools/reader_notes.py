@@ -2,7 +2,7 @@
 
     python tools/reader_notes.py --part train > notes.jsonl
 
-Templates and values are our own writing and describe nobody. Each line has text, title, qa and unanswered.
+Templates and values are our own writing and describe nobody; so are the lines of general.txt, talk that no note answers. Each line has text, title, qa and unanswered.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 PETS = "Biscuit Pepper Momo Tiger Luna Rusty Nougat Socks Bandit Olive Pixel Waffle".split()
 SPOKEN = "half past seven|quarter to nine|noon|half past four|eight in the evening|ten to six".split("|")
+TALK = 2  # lines of general.txt that go with a note
 _SLOT = re.compile(r"\{([a-z]+)([0-9]?)\}")
 
 
@@ -82,8 +83,8 @@ def value(kind: str, rng: random.Random) -> str:
     return made[kind]()
 
 
-def fill(row: dict, rng: random.Random) -> dict:
-    """*row* with its slots filled, the same everywhere; slots of one kind differ."""
+def fill(row: dict, rng: random.Random, general: list[str]) -> dict:
+    """*row* with its slots filled, the same everywhere; slots of one kind differ. Some *general* talk is unanswered."""
     values: dict[str, str] = {}
     used: set[str] = set()
     for kind, number in _SLOT.findall(json.dumps(row, ensure_ascii=False)):
@@ -100,11 +101,12 @@ def fill(row: dict, rng: random.Random) -> dict:
     turns = row.get("turns", [])
     first = f"{turns[0]['q']} " if turns else ""
     asked = row.get("qa") or [turns[0], *({**turn, "q": first + turn["q"]} for turn in turns[1:])]
+    near = [say(first + question) for question in row["near"]]
     return {
         "text": say(row["text"]),
         "title": say(row["title"]) if row["title"] else None,
         "qa": [{"q": say(qa["q"]), "a": [say(qa["a"])]} for qa in asked],
-        "unanswered": [say(first + question) for question in row["near"]],
+        "unanswered": near + rng.sample(general, min(TALK, len(general))),
     }
 
 
@@ -115,13 +117,20 @@ def main() -> None:
     parser.add_argument("--part", choices=("train", "held"), help="all but every sixth template, or these")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    for path in sorted(Path(__file__).with_name("reader_notes").glob("*.jsonl")):
+    folder = Path(__file__).with_name("reader_notes")
+
+    def mine(number: int) -> bool:
+        return not args.part or (number % 6 == 5) == (args.part == "held")
+
+    talk = (folder / "general.txt").read_text(encoding="utf-8").splitlines()
+    general = [line for number, line in enumerate(talk) if mine(number)]
+    for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-            if args.part and (number % 6 == 5) != (args.part == "held"):
+            if not mine(number):
                 continue
             row = json.loads(line)
             for _ in range(args.fills if _SLOT.search(line) else 1):
-                print(json.dumps(fill(row, rng), ensure_ascii=False))
+                print(json.dumps(fill(row, rng, general), ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("train",), help="train a reader, which ask then uses for that model")
     common.add_model(parser, DEFAULT_MODEL, hf=True)
     parser.add_argument("--data", nargs="+", required=True, metavar="FILE", help="texts with questions, JSON Lines")
+    parser.add_argument("--from", dest="start", metavar="FILE", help="go on from this reader instead of from nothing")
     parser.add_argument("--out", metavar="FILE", help="where to write it (default: the user's data directory)")
     parser.add_argument("--questions", type=common.positive, metavar="N", help="read at most N questions")
     parser.add_argument("--epochs", type=common.positive, default=1, metavar="N", help="times (default: 1)")
@@ -52,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
             left = passed / step.number * (step.total - step.number)
             meter.show(step.number, step.total, left, f"loss {step.loss:.3f}")
 
-        data = train(model, rows, config, questions=args.questions, device=args.device, progress=show, resume=resume)
+        data = train(
+            model, rows, config, questions=args.questions, device=args.device,
+            start=Path(args.start).expanduser() if args.start else None, progress=show, resume=resume,
+        )  # fmt: skip
     path = keep(data, Path(args.out).expanduser() if args.out else own_path(model.sha256))
     resume.unlink(missing_ok=True)
     if args.json:

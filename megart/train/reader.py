@@ -55,24 +55,28 @@ def train(
     readings: Sequence[Reading],
     config: ReaderConfig,
     *,
+    start: Factors | None = None,
     progress: Callable[[Step], None] = lambda _: None,
     resume: Path | None = None,
 ) -> Factors:
     """Train a reader on *readings*; factors as :meth:`StackedLora.factors` gives them.
 
-    ``resume``: a file that keeps the state now and then; where it exists already, training goes on from it.
+    ``start``: go on from these factors of a reader, of the same rank and layers. ``resume``: a file that keeps the state now and then; where it exists already, training goes on from it.
     """
     first = base.n_layer - max(1, round(config.layers * base.n_layer))
     targets = [t for t in find_targets(base.network, base.architecture, ALL_ROLES) if t.layer >= first]
     lora = StackedLora(base, targets, 1, config.rank, config.scale)
     lora.reset_lane(0, config.seed)
+    if start is not None:
+        lora.load_lane(0, start)
     optimizer = LaneAdam(lora, (0.9, 0.98))
     steps = [batch for epoch in range(config.epochs) for batch in _batches(readings, config, config.seed + epoch)]
-    course = hashlib.sha256(repr((config, before, steps)).encode()).hexdigest()
-    start = _restore(resume, lora, optimizer, course)
+    first_weight = None if start is None else float(next(iter(start.values()))[0].flat[0])
+    course = hashlib.sha256(repr((config, before, steps, first_weight)).encode()).hexdigest()
+    done = _restore(resume, lora, optimizer, course)
     batches = _Batches(base, before)
     with lora.attached(base.network):
-        for number, batch in enumerate(steps[start:], start=start + 1):
+        for number, batch in enumerate(steps[done:], start=done + 1):
             loss = _learn(base, lora, batches, batch)
             norm = float(lora.grad.float().norm())
             if norm > config.clip:
