@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..adapter import CUE_KEY, read_adapter
+from ..adapter import CUE_KEY
 from ..bank import Bank, Record
+from ..bank.pack import PackedBank
 from ..errors import AdapterError, BankError
 from ..recipes import cue_of
 from . import common, ui
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             fields.append(("recall cue", cue or "-"))
             fields += [
                 ("recipe", f"{record.recipe or '-'}, rank {record.rank}, {kind}"),
-                ("adapter", f"{bank.adapter_path(record.id)} ({ui.size(record.adapter_bytes)})"),
+                ("adapter", f"{_place(bank, record)} ({ui.size(record.adapter_bytes)})"),
                 ("sha256", record.adapter_sha256),
             ]
         fields.append(("created", ui.moment(record.created_at)))
@@ -53,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def recall_cue(bank: Bank, record: Record) -> str | None:
+def _place(bank: Bank | PackedBank, record: Record) -> str:
+    return f"in {bank.path}" if isinstance(bank, PackedBank) else str(bank.adapter_path(record.id))
+
+
+def recall_cue(bank: Bank | PackedBank, record: Record) -> str | None:
     """The user turn that the memory's adapter answers with its text; None where nobody knows, or its file is damaged."""
     try:
-        told = read_adapter(bank.adapter_path(record.id)).metadata.get(CUE_KEY)
+        told = bank.adapter(record.id).metadata.get(CUE_KEY)
     except (AdapterError, BankError):
         return None  # verify says what is wrong with it
     return cue_of(told, record)

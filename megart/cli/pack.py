@@ -1,0 +1,77 @@
+"""megart pack: a bank as one file, used in place."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ..bank import Bank
+from ..bank.memory import check_tags
+from ..bank.pack import write_pack
+from ..errors import InputError
+from . import common, ui
+
+EPILOG = """\
+examples:
+  megart pack notes.megapack
+  megart pack --bank notes --tag town town.megapack
+  megart ask --bank notes.megapack "Where is the key?"     reads the file where it lies
+  megart pack notes.megapack --sign key.bin                32 bytes, an Ed25519 private key; --new-key makes one"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the file to write")
+    common.add_bank(parser)
+    parser.add_argument("--tag", action="append", default=[], metavar="T", help="only memories that carry the tag T")
+    parser.add_argument("--only", action="append", default=[], metavar="ID", help="only this one; may be given again")
+    parser.add_argument("--sign", metavar="KEY", help="sign with the Ed25519 private key in this file")
+    parser.add_argument("--new-key", action="store_true", help="make KEY, and KEY.pub for those who verify, first")
+    common.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.new_key and not args.sign:
+        raise InputError("--new-key needs --sign KEY, the file to make")
+    key = _key(Path(args.sign).expanduser(), args.new_key) if args.sign else None
+    with Bank.open(common.bank_path(args.bank)) as bank:
+        records = bank.records()
+        check_tags(args.tag, records)
+        for id in args.only:
+            bank.get(id)
+        only = {id.lower() for id in args.only}
+        chosen = [r.id for r in records if r.carries(args.tag) and (not only or r.id.lower() in only)]
+        size = write_pack(bank, args.file, ids=chosen, sign=key)
+        if args.json:
+            ui.put_json({"pack": args.file, "memories": len(chosen), "bytes": size, "signed": key is not None})
+        else:
+            ui.put(f"packed {len(chosen)} memories of {bank.path} into {args.file} ({ui.size(size)})")
+    return 0
+
+
+def _key(path: Path, make: bool) -> bytes:
+    if make:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        private = Ed25519PrivateKey.generate()
+        for file, data, mode in (
+            (path, private.private_bytes_raw(), 0o600),
+            (path.with_name(f"{path.name}.pub"), private.public_key().public_bytes_raw(), 0o644),
+        ):
+            try:
+                with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+                    out.write(data)
+            except OSError as error:
+                raise InputError(f"cannot make {file}: {error.strerror or error}") from error
+    return read_key(path)
+
+
+def read_key(path: Path) -> bytes:
+    """A raw Ed25519 key. Raises InputError."""
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the key {path}: {error.strerror or error}") from error
+    if len(key) != 32:
+        raise InputError(f"{path} has {len(key)} bytes; expected 32, a raw Ed25519 key")
+    return key

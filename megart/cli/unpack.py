@@ -1,0 +1,32 @@
+"""megart unpack: a bank out of a pack."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..bank.pack import PackedBank, unpack
+from . import common, ui
+from .pack import read_key
+
+EPILOG = """\
+examples:
+  megart unpack notes.megapack notes
+  megart unpack notes.megapack notes --verify-key key.bin.pub"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the pack")
+    parser.add_argument("folder", metavar="DIR", help="the bank to make")
+    parser.add_argument("--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify")
+    common.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    key = read_key(Path(args.verify_key).expanduser()) if args.verify_key else None
+    with PackedBank(args.file, verify_key=key) as pack, unpack(pack, args.folder) as bank:
+        if args.json:
+            ui.put_json({"bank": str(bank.path), "memories": len(bank)})
+        else:
+            ui.put(f"unpacked {len(bank)} memories into {bank.path}")
+    return 0

@@ -1,0 +1,153 @@
+"""A bank in one file: the same bytes for the same bank, read in place, and nothing of it believed unchecked."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megart import Assistant, Bank, Memory, memorize
+from megart.bank import pack as packing
+from megart.bank.pack import PackedBank, unpack, write_pack
+from megart.cli import main
+from megart.errors import BankError, InputError, MegartError
+from megart.models import Model
+
+NOTES = [
+    Memory("The spare key of the boathouse hangs behind the blue oar.", id="key", title="Boathouse"),
+    Memory("The kiln reaches 1240 degrees; its element is KL-4471.", id="kiln", metadata={"tags": ["clay"]}),
+    Memory("Ines takes her coffee with oat milk.", id="ines"),
+]
+
+
+@pytest.fixture
+def bank(tmp_path: Path, tiny) -> Bank:
+    from helpers import noise_adapter
+
+    from megart.adapter import write_adapter
+
+    data = write_adapter(noise_adapter("llama", 8, 1))
+    with Bank.create(tmp_path / "bank", tiny()) as made:
+        for number, memory in enumerate(NOTES):
+            made.add(
+                memory, key=np.full(8, number, np.float32), adapter=None if number == 2 else data, rank=8,
+                evidence=(np.arange(number + 2, dtype=np.uint32), np.arange(8 * number, dtype=np.int8)),
+                vector=("e5", np.full(4, number, np.float32)),
+            )  # fmt: skip
+        made.set_state("embedder", b"e5")
+        yield made
+
+
+def test_a_pack_holds_what_the_bank_holds(bank: Bank, tmp_path: Path) -> None:
+    size = write_pack(bank, tmp_path / "one.megapack")
+    assert size == (tmp_path / "one.megapack").stat().st_size
+    write_pack(bank, tmp_path / "two.megapack")
+    assert (tmp_path / "one.megapack").read_bytes() == (tmp_path / "two.megapack").read_bytes()
+    with PackedBank(tmp_path / "one.megapack") as packed:
+        assert packed.records() == bank.records() and packed.verify() == [] and len(packed) == 3
+        assert packed.keys()[0] == bank.keys()[0] and np.array_equal(packed.keys()[1], bank.keys()[1])
+        for id in ("key", "kiln", "ines"):
+            assert np.array_equal(packed.words()[id], bank.words()[id])
+            assert np.array_equal(packed.tokens([id])[0], bank.tokens([id])[0])
+            assert np.array_equal(packed.vectors("e5")[id], bank.vectors("e5")[id])
+        assert packed.adapter_bytes("KEY") == bank.adapter_bytes("key")
+        assert packed.vectors("minilm") == {} and packed.get_state("embedder") == b"e5"
+        with pytest.raises(BankError, match="cannot be changed"):
+            packed.remove("key")
+        with unpack(packed, tmp_path / "again") as again:
+            assert [r.memory for r in again.records()] == [r.memory for r in bank.records()]
+            assert again.adapter_bytes("kiln") == bank.adapter_bytes("kiln") and again.verify() == []
+            assert np.array_equal(again.vectors("e5")["ines"], bank.vectors("e5")["ines"])
+
+
+def test_adapters_of_the_same_bytes_are_there_once_and_aligned(bank: Bank, tmp_path: Path) -> None:
+    write_pack(bank, tmp_path / "p")
+    data, adapter = (tmp_path / "p").read_bytes(), bank.adapter_bytes("key")
+    assert data.count(adapter) == 1 and data.index(adapter) % packing.ALIGNMENT == 0
+
+
+def test_the_format_stays_what_it_is(bank: Bank, tmp_path: Path) -> None:
+    """Offsets as docs/pack.md gives them."""
+    write_pack(bank, tmp_path / "p")
+    data = (tmp_path / "p").read_bytes()
+    magic, version, flags, at, size, digest = struct.unpack_from("<8sIIQQ32s", data)
+    assert (magic, version, flags) == (b"MEGAPACK", 1, 0) and data[64:128] == bytes(64)
+    assert hashlib.sha256(data[at : at + size]).digest() == digest and at + size == len(data)
+    count, columns = struct.unpack_from("<II", data, at)
+    names = [data[at + 8 + 64 * n : at + 24 + 64 * n].rstrip(b"\0").decode() for n in range(columns)]
+    assert count == 3 and names == ["base", "keys", "records", "rows", "s:embedder", "tokens", "vectors", "words"]
+    assert packing.ROW.itemsize == 88
+
+
+def test_some_of_a_bank_and_nothing_over_a_file_that_is_there(bank: Bank, tmp_path: Path) -> None:
+    assert main(["pack", str(tmp_path / "clay"), "--bank", str(bank.path), "--tag", "clay"]) == 0
+    with PackedBank(tmp_path / "clay") as packed:
+        assert [r.id for r in packed.records()] == ["kiln"]
+    with pytest.raises(InputError, match="is there already"):
+        write_pack(bank, tmp_path / "clay")
+
+
+def test_a_signed_pack_is_known_and_a_changed_one_refused(bank: Bank, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    key = tmp_path / "key.bin"
+    assert main(["pack", str(tmp_path / "p"), "--bank", str(bank.path), "--sign", str(key), "--new-key"]) == 0
+    public = (tmp_path / "key.bin.pub").read_bytes()
+    PackedBank(tmp_path / "p", verify_key=public).close()
+    for wrong in (bytes(32), bytes(range(32))):
+        with pytest.raises(BankError, match="not signed by that key"):
+            PackedBank(tmp_path / "p", verify_key=wrong)
+    write_pack(bank, tmp_path / "unsigned")
+    with pytest.raises(BankError, match="not signed by that key"):
+        PackedBank(tmp_path / "unsigned", verify_key=public)
+
+
+def test_no_byte_can_be_changed_unnoticed_and_nothing_crashes(bank: Bank, tmp_path: Path) -> None:
+    """Flipped bits, cuts and huge numbers end in one of our own errors or in the very same content."""
+    write_pack(bank, tmp_path / "p")
+    whole = (tmp_path / "p").read_bytes()
+    with PackedBank(tmp_path / "p") as packed:
+        records = packed.records()
+    rng, noticed = random.Random(4), 0
+    for trial in range(400):
+        data = bytearray(whole)
+        kind = trial % 3
+        if kind == 0:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del data[rng.randrange(len(data)) :]
+        else:
+            at = rng.randrange(len(data) - 8)
+            data[at : at + 8] = struct.pack("<Q", rng.choice((2**64 - 1, 2**63, 2**32, 0, len(data))))
+        path = tmp_path / f"broken{trial}"
+        path.write_bytes(data)
+        try:
+            with PackedBank(path) as packed:
+                assert packed.records() == records
+                packed.keys(), packed.words(), packed.tokens(["key", "ines"]), packed.vectors("e5")
+                noticed += bool(packed.verify())
+                for record in records:
+                    if record.state == "learnt":
+                        packed.adapter(record.id)
+        except MegartError:
+            noticed += 1
+        path.unlink()
+    assert noticed > 300  # the rest fell on padding
+
+
+def test_a_pack_answers_in_place(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        memorize(bank, NOTES, later=True)
+        with Assistant(bank) as assistant:
+            asked = assistant.ask("Where is the key of the boathouse?")
+        write_pack(bank, tmp_path / "p")
+    before = (tmp_path / "p").read_bytes()
+    assert main(["ask", "--bank", str(tmp_path / "p"), "Where is the key of the boathouse?"]) == 0
+    assert capsys.readouterr().out.strip() == asked.text and "blue oar" in asked.text
+    assert main(["list", "--bank", str(tmp_path / "p")]) == 0 and main(["verify", "--bank", str(tmp_path / "p")]) == 0
+    assert main(["forget", "--bank", str(tmp_path / "p"), "key"]) == 1
+    assert "is a pack and cannot be changed" in capsys.readouterr().err
+    assert (tmp_path / "p").read_bytes() == before
