@@ -1,0 +1,98 @@
+"""megart serve: banks behind an HTTP endpoint that assistants know, and a page."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from ..bank import Bank
+from ..errors import DependencyError, InputError
+from . import common, ui
+
+EPILOG = """\
+Clients find an OpenAI endpoint at http://127.0.0.1:8180/v1 and Ollama's at http://127.0.0.1:8180; the page is at /.
+The model "smollm2:notes" answers from the bank notes, "smollm2" from the model alone.
+"Remember that ..." in a conversation saves a memory (--no-remember: it does not).
+
+examples:
+  megart serve
+  megart serve --bank notes --bank work --port 9000
+  MEGART_API_KEY=... megart serve --host 0.0.0.0 --name desk.local"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bank",
+        action="append",
+        metavar="DIR",
+        help="a bank's folder; may be given again (default: $MEGART_BANK, else in the user's data directory)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="A", help="the address to listen on (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=common.whole, default=8180, metavar="N", help="(default: 8180)")
+    parser.add_argument(
+        "--name", action="append", default=[], metavar="HOST", help="another name by which clients call this machine"
+    )
+    parser.add_argument("--key-file", metavar="FILE", help="holds the API key (default: $MEGART_API_KEY, else none)")
+    parser.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages of this origin call, as tauri://localhost",
+    )
+    parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without an API key")
+    parser.add_argument("--no-remember", action="store_true", help='"Remember that ..." saves nothing')
+    parser.add_argument("--threads", type=common.positive, metavar="N", help="(default: the cores that are free)")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import uvicorn
+
+        from ..serve.app import make_app
+        from ..serve.desk import Desk
+    except ImportError as error:
+        raise DependencyError(f"serving needs {error.name}; run: pip install 'megart[serve]'") from error
+    key = _key(args.key_file)
+    if key is None and not args.insecure and not _is_local(args.host):
+        raise InputError(
+            f"{args.host} can be reached from other machines; set MEGART_API_KEY or --key-file, or say --insecure"
+        )
+    if not 0 < args.port < 1 << 16:
+        raise InputError(f"got the port {args.port}; expected 1 to 65535")
+    with ExitStack() as stack:
+        paths = args.bank or [None]
+        banks = [stack.enter_context(Bank.open(common.bank_path(path))) for path in paths]
+        desk = Desk(banks, remember=not args.no_remember, threads=args.threads)
+        app = make_app(desk, key=key, hosts=[*args.name, args.host], origins=args.cors)
+        config = uvicorn.Config(
+            app, host=args.host, port=args.port, log_level="warning", access_log=False, timeout_graceful_shutdown=20
+        )
+        server = uvicorn.Server(config)
+        ui.say(f"megart serves {', '.join(desk.models)} at http://{args.host}:{args.port} (Ctrl-C ends it)")
+        try:
+            server.run()
+        finally:
+            desk.close()
+        if not server.started:
+            raise InputError(f"cannot listen on {args.host}:{args.port}; is another program there? give another --port")
+    return 0
+
+
+def _key(file: str | None) -> str | None:
+    key = common.read_text(file).strip() if file else os.environ.get("MEGART_API_KEY", "").strip()
+    if file and not key:
+        raise InputError(f"{Path(file)} is empty; expected an API key")
+    return key or None
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""A bank behind an HTTP endpoint that assistants know: OpenAI's, Ollama's, and a page for people."""

@@ -1,0 +1,211 @@
+"""OpenAI's and Ollama's requests and answers as plain dicts. Knows nothing of HTTP, models or banks.
+
+Lenient in what it takes: clients send parts, nulls and roles that a small model has no use for.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError
+from ..runtime.answer import Answer
+
+MOST_CHOICES = 8
+SIDE_TOKENS = 128  # of a title, a tag, a suggestion that a client wants for itself
+_SYSTEM = ("system", "developer")
+_TASKS = ("### Task:", "<task>")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a client wants: ``messages``, the last one a user's; ``options`` of the answer; ``megart``: our own fields.
+
+    ``side``: the client asks for itself (a title, tags), so no memory opens.
+    """
+
+    model: str
+    messages: list[dict[str, str]]
+    options: dict[str, Any]
+    stream: bool = False
+    usage: bool = False
+    choices: int = 1
+    side: bool = False
+    megart: dict[str, Any] = field(default_factory=dict)
+
+
+def chat(body: Mapping[str, Any], task: str | None = None) -> Ask:
+    """A request to /v1/chat/completions. *task*: what Open WebUI's header says it is for. Raises InputError."""
+    messages = merged(body.get("messages"))
+    side = bool(task) or messages[-1]["content"].lstrip().startswith(_TASKS)
+    options = _options(body)
+    if side:
+        options["max_tokens"] = min(options.get("max_tokens") or SIDE_TOKENS, SIDE_TOKENS)
+    choices = body.get("n") or 1
+    if not isinstance(choices, int) or not 1 <= choices <= MOST_CHOICES:
+        raise InputError(f"got n {choices!r}; expected 1 to {MOST_CHOICES}")
+    ours = body.get("megart") or {}
+    if not isinstance(ours, dict):
+        raise InputError("got a megart field that is no object; see docs/server.md")
+    wants = body.get("stream_options") or {}
+    return Ask(
+        model=str(body.get("model") or ""),
+        messages=messages,
+        options=options,
+        stream=bool(body.get("stream")),
+        usage=isinstance(wants, dict) and bool(wants.get("include_usage")),
+        choices=choices,
+        side=side,
+        megart=ours,
+    )
+
+
+def merged(given: object) -> list[dict[str, str]]:
+    """Messages of plain text: all system messages as one in front, no empty ones, the last one a user's."""
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
+        raise InputError('got no messages; expected [{"role": "user", "content": "..."}]')
+    system: list[str] = []
+    said: list[dict[str, str]] = []
+    for message in given:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InputError('got a message without a role; expected {"role": "user", "content": "..."}')
+        text, role = content(message.get("content")), message["role"]
+        if role in _SYSTEM:
+            system.append(text)
+        elif role in ("user", "assistant") and text.strip():
+            said.append({"role": role, "content": text})
+        elif role in ("tool", "function") and text.strip():
+            said.append({"role": "user", "content": text})
+    if not said or said[-1]["role"] != "user":
+        raise InputError("the last message must be a user's and hold text")
+    head = "\n\n".join(filter(None, map(str.strip, system)))
+    return [*([{"role": "system", "content": head}] if head else []), *said]
+
+
+def content(value: object) -> str:
+    """The text of a message's content: a string, null, or parts of which some are text."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        parts = [p if isinstance(p, str) else p.get("text") for p in value if isinstance(p, (str, Mapping))]
+        return "\n".join(part for part in parts if isinstance(part, str))
+    raise InputError(f"got content of the type {type(value).__name__}; expected text or parts of text")
+
+
+def _options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of runtime.sampling that *body* names; what a small model has no use for is passed over."""
+    made: dict[str, Any] = {}
+    tokens = body.get("max_completion_tokens") or body.get("max_tokens")
+    if tokens is not None and tokens != -1:
+        if isinstance(tokens, bool) or not isinstance(tokens, (int, float)) or tokens < 1:
+            raise InputError(f"got max_tokens {tokens!r}; expected a whole number from 1 on")
+        made["max_tokens"] = int(tokens)
+    for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "grammar"):
+        if body.get(name) is not None:
+            made[name] = body[name]
+    if made.get("seed") is not None and isinstance(made["seed"], int):
+        made["seed"] %= 1 << 32
+    if made.get("top_p") == 0:
+        made["top_p"] = 1e-6
+    stop = body.get("stop")
+    if stop:
+        made["stop"] = [stop] if isinstance(stop, str) else [s for s in stop if isinstance(s, str) and s]
+    form = body.get("response_format")
+    if isinstance(form, Mapping) and form.get("type") == "json_schema":
+        schema = form.get("json_schema")
+        made["json_schema"] = schema.get("schema") if isinstance(schema, Mapping) else None
+    elif isinstance(form, Mapping) and form.get("type") == "json_object":
+        made["json_schema"] = {"type": "object"}
+    return {name: value for name, value in made.items() if value is not None}
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+def new_id(kind: str) -> str:
+    return f"{kind}-{secrets.token_hex(12)}"
+
+
+def usage(answers: Sequence[Answer]) -> dict[str, int]:
+    read = answers[0].timings.prompt_tokens if answers else 0
+    written = sum(len(answer.tokens) for answer in answers)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def ours(answer: Answer) -> dict[str, Any]:
+    """The vendor object of an answer: what ``megart ask --json`` prints, but for the text."""
+    return {name: value for name, value in answer.to_dict().items() if name not in ("answer", "mode")}
+
+
+def whole(id: str, model: str, answers: Sequence[Answer]) -> dict[str, Any]:
+    """A chat completion."""
+    return {
+        "id": id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {
+                "index": number,
+                "message": {"role": "assistant", "content": answer.text},
+                "logprobs": None,
+                "finish_reason": finish(answer),
+            }
+            for number, answer in enumerate(answers)
+        ],
+        "usage": usage(answers),
+        "megart": ours(answers[0]),
+    }
+
+
+def chunk(
+    id: str, model: str, delta: Mapping[str, Any] | None = None, *, index: int = 0, end: Answer | None = None
+) -> dict[str, Any]:
+    """One event of a streamed chat completion; *end*: the answer that it closes."""
+    made: dict[str, Any] = {
+        "id": id,
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {
+                "index": index,
+                "delta": dict(delta or {}),
+                "logprobs": None,
+                "finish_reason": None if end is None else finish(end),
+            }
+        ],
+    }
+    if end is not None:
+        made["usage"], made["megart"] = usage([end]), ours(end)
+    return made
+
+
+def finish(answer: Answer) -> str:
+    return "length" if answer.finish == "length" else "stop"
+
+
+def completion(id: str, model: str, answers: Sequence[Answer], echo: str = "") -> dict[str, Any]:
+    """An answer of /v1/completions."""
+    return {
+        "id": id,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {"index": n, "text": echo + a.text, "logprobs": None, "finish_reason": finish(a)}
+            for n, a in enumerate(answers)
+        ],
+        "usage": usage(answers),
+        "megart": ours(answers[0]),
+    }
+
+
+def error(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
