@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 STYLES = ("short", "sentence", "passage")
 STYLE = "sentence"
 NOT_KNOWN = "Not in memory."
+# Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
+NEAR = 0.03
 VERSIONS = 2  # memories that are read for what they say of the same at another time
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # In the bank: b"1" where it says nothing else when nothing is known.
@@ -89,7 +91,7 @@ class Outcome:
     @property
     def known(self) -> bool | None:
         """True, or False where the question is one for the bank, or None where it is a general one."""
-        about_the_bank = self.tried or is_own(self.question) or gate.known.identifiers(self.question)
+        about_the_bank = any(one.p >= NEAR for one in self.tried) or is_own(self.question) or gate.known.identifiers(self.question)
         return True if self.answering else False if about_the_bank else None
 
 
