@@ -166,4 +166,5 @@ def test_ctrl_c_while_the_model_loads_ends_the_command(smollm2: Model, tmp_path:
         time.sleep(0.6 + rng.random() * 0.8)
         asked.send_signal(signal.SIGINT)
         codes.append(asked.wait(60))
-    assert set(codes) == {130}, codes
+    # Before Python has begun the signal itself ends it, which a shell shows as 130 too.
+    assert set(codes) <= {130, -signal.SIGINT} and 130 in codes, codes
