@@ -138,6 +138,19 @@ def test_no_byte_can_be_changed_unnoticed_and_nothing_crashes(bank: Bank, tmp_pa
     assert noticed > 300  # the rest fell on padding
 
 
+@pytest.mark.parametrize("name", ["keys", "records", "words", "tokens", "vectors", "s:embedder"])
+def test_a_flipped_bit_in_any_column_is_told(bank: Bank, tmp_path: Path, name: str) -> None:
+    write_pack(bank, tmp_path / "p")
+    with PackedBank(tmp_path / "p") as packed:
+        column = packed._columns[name]
+    data = bytearray((tmp_path / "p").read_bytes())
+    data[column.at + column.size // 2] ^= 1
+    (tmp_path / "q").write_bytes(data)
+    with pytest.raises(BankError, match=f"its column {name} has another hash"), PackedBank(tmp_path / "q") as packed:
+        packed.keys(), packed.words(), packed.vectors("e5"), packed.tokens(["key"])
+        assert packed.verify() == []
+
+
 def test_a_pack_answers_in_place(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Bank.create(tmp_path / "bank", smollm2) as bank:
         memorize(bank, NOTES, later=True)

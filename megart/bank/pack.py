@@ -192,6 +192,7 @@ class PackedBank:
         if columns > _MOST_COLUMNS or count > _MOST_MEMORIES or len(directory) != _COUNTS.size + columns * _COLUMN.size:
             raise self._damaged(f"its directory is of {count} memories and {columns} columns")
         self._columns: dict[str, _Column] = {}
+        self._sure: set[str] = set()  # columns that were compared with their hash
         for number in range(columns):
             name, start, length, sha256 = _COLUMN.unpack_from(directory, _COUNTS.size + number * _COLUMN.size)
             self._inside(start, 0, length)
@@ -224,7 +225,10 @@ class PackedBank:
         return data
 
     def _part(self, name: str, at: int, size: int) -> bytes:
-        """A part of a column that was compared with its hash when the pack was opened."""
+        """A part of a column, which is compared with its hash the first time."""
+        if name not in self._sure:
+            self._column(name)
+            self._sure.add(name)
         column = self._columns[name]
         if at + size > column.size:
             raise self._damaged(f"a part of its column {name} lies beyond the end")
@@ -261,7 +265,6 @@ class PackedBank:
 
     @cached_property
     def _records(self) -> list[Record]:
-        self._column("records")
         made = []
         for row in self._rows:
             try:
@@ -313,7 +316,6 @@ class PackedBank:
         return dict(zip((r.id for r in self._records), self._matrix("vectors"), strict=True))
 
     def words(self) -> dict[str, np.ndarray]:
-        self._column("words")
         return {
             record.id: np.frombuffer(self._part("words", int(row["words_at"]), int(row["words"]) // 4 * 4), "<u4")
             for record, row in zip(self._records, self._rows, strict=True)
