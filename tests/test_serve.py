@@ -215,7 +215,7 @@ def test_a_full_queue_says_when_to_come_again(served: SimpleNamespace) -> None:
     finally:
         served.desk._most = kept
     assert answer.status_code == 503 and answer.headers["retry-after"]
-    assert served.desk._waiting == 0
+    assert served.desk.waiting == 0
 
 
 def test_a_client_that_goes_away_leaves_nothing_waiting(served: SimpleNamespace) -> None:
@@ -228,10 +228,10 @@ def test_a_client_that_goes_away_leaves_nothing_waiting(served: SimpleNamespace)
     with served.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
     for _ in range(100):
-        if served.desk._waiting == 0:
+        if served.desk.waiting == 0:
             break
         time.sleep(0.1)
-    assert served.desk._waiting == 0
+    assert served.desk.waiting == 0
 
 
 def test_clients_in_parallel_get_what_one_gets_alone(served: SimpleNamespace) -> None:

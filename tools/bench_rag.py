@@ -19,7 +19,7 @@ from bench_ask import summary
 from megart.bank import Bank
 from megart.prompts import with_text
 from megart.runtime.assistant import Assistant
-from megart.runtime.embedders import make
+from megart.runtime.embedders import make_text_embedder
 
 ANSWER = 96  # tokens at most, of either
 
@@ -28,13 +28,13 @@ class Retriever:
     """Passages by the nearness of their embedding, in FAISS's flat index."""
 
     def __init__(self, name: str, assistant: Assistant, rows: Sequence[dict]):
-        opening = assistant.opening
-        self._embedder = make(name, assistant.engine, lambda: assistant.encoder, opening.prepare)
-        self._whitening = assistant.on_model(opening.prepare) if name == "default" else None
+        self._model = make_text_embedder(name, 1)  # None: the base's own states
+        own = assistant.opening.memories
 
         def keys_of_all() -> np.ndarray:
-            stored = np.stack([self._embedder.memory(row["text"], row.get("title")) for row in rows])
-            return np.ascontiguousarray(self._embedder.keys(stored), np.float32)
+            by = own.keys if self._model is None else self._model
+            stored = np.stack([by.memory(row["text"], row.get("title")) for row in rows])
+            return np.ascontiguousarray(own.keys.keys(stored) if self._model is None else stored, np.float32)
 
         keys = assistant.on_model(keys_of_all)
         self._index = faiss.IndexFlatIP(keys.shape[1])
@@ -43,10 +43,10 @@ class Retriever:
 
     def __call__(self, question: str, k: int) -> list[int]:
         """Numbers of the *k* nearest passages."""
-        if self._whitening is not None:
+        if self._model is None:
             query = self._assistant.on_model(lambda: self._assistant.opening._encode(question).parts[1])
         else:
-            query = self._embedder.query(question, np.empty(0))
+            query = self._model.query(question)
         return self._index.search(query[None], k)[1][0].tolist()
 
 

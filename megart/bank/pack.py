@@ -315,6 +315,9 @@ class PackedBank:
             return {}
         return dict(zip((r.id for r in self._records), self._matrix("vectors"), strict=True))
 
+    def without_vectors(self, embedder: str) -> list[Record]:
+        return [] if self.vectors(embedder) else self.records()
+
     def words(self) -> dict[str, np.ndarray]:
         return {
             record.id: np.frombuffer(self._part("words", int(row["words_at"]), int(row["words"]) // 4 * 4), "<u4")

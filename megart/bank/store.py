@@ -204,6 +204,14 @@ class Bank:
         found = self._catalog.read(sql, (embedder,))
         return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<f4") for id, blob in found}
 
+    def without_vectors(self, embedder: str) -> list[Record]:
+        """The memories that have no vector by *embedder*."""
+        sql = (
+            f"SELECT {COLUMNS} FROM memory WHERE NOT EXISTS "
+            "(SELECT 1 FROM vector WHERE vector.seq = memory.seq AND embedder = ?) ORDER BY seq"
+        )
+        return [to_record(row) for row in self._catalog.read(sql, (embedder,))]
+
     def set_vectors(self, embedder: str, made: Sequence[tuple[Record, np.ndarray]]) -> None:
         """Stores vectors by *embedder*, float32 [D], of memories that are still as given, in place of those they had."""
         with self._catalog.write() as connection:

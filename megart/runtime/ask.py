@@ -192,7 +192,7 @@ def _newest(
     """
     read = {one.candidate.row: one for one in tried}
     same = [first]
-    for other, alike in responder.opening.versions(first.candidate, found)[:VERSIONS]:
+    for other, alike in responder.opening.versions(first.candidate, found, asked.scope)[:VERSIONS]:
         linked = _linked(first.candidate.record, other.record)
         if other.record.created[:10] == first.candidate.record.created[:10] and not linked:
             continue  # the same day: nothing says which is newer

@@ -45,6 +45,7 @@ class BankIndex:
         # What could not be stored, and the memory that it is of.
         self._unsaved: dict[str, tuple[Record, tuple[np.ndarray, np.ndarray]]] = {}
         self._unsaved_vectors: dict[str, tuple[Record, np.ndarray]] = {}
+        self._embedder: str | None = None  # its name, None until it is looked up
         self._name: str | None = None  # of the embedder that the next two are of
         self._keys: embedders.Keys | None = None
         self._text_embedder: embedders.TextEmbedder | None = None
@@ -65,7 +66,9 @@ class BankIndex:
 
     @property
     def embedder(self) -> str:
-        """Its name, as the bank records it; a bank without memories and without a name gets the preferred one."""
+        """Its name, as the bank recorded it at the last refresh; a bank without memories gets the preferred one."""
+        if self._embedder is not None:
+            return self._embedder
         stored = self.bank.get_state(embedders.STATE)
         if stored is None and not len(self.bank):
             stored = embedders.check(embedders.preferred()).encode()
@@ -73,7 +76,8 @@ class BankIndex:
                 self.bank.set_state(embedders.STATE, stored)
             except BankError:  # a bank that can only be read still answers
                 pass
-        return (stored or embedders.DEFAULT.encode()).decode("utf-8", "replace")
+        self._embedder = (stored or embedders.DEFAULT.encode()).decode("utf-8", "replace")
+        return self._embedder
 
     @property
     def keys(self) -> embedders.Keys:
@@ -137,6 +141,7 @@ class BankIndex:
         """Notice what changed in the bank, also from another process; True when something did."""
         if self.bank.revision == self._revision:
             return False
+        self._embedder = None
         self._complete()
         ids, means = self.bank.keys()
         if ids and self.embedder != embedders.PAPER and means.shape[1] != self.prepare().text.shape[0]:
@@ -165,7 +170,8 @@ class BankIndex:
 
     def meaning(self, text: str) -> np.ndarray | None:
         """The vector of a question by the text embedder, float32 [E]; None without one."""
-        return None if self.text_embedder is None else self.text_embedder.query(text)
+        second = self.text_embedder
+        return None if second is None else second.query(text)
 
     def alike(self, row: int) -> np.ndarray:
         """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
@@ -210,8 +216,7 @@ class BankIndex:
         second = self.text_embedder
         if second is None:
             return
-        stored = self.bank.vectors(second.name)
-        missing = [record for record in self.bank.records() if record.id not in stored]
+        missing = self.bank.without_vectors(second.name)
         kept, self._unsaved_vectors = self._unsaved_vectors, {}
         for batch in _batches(missing):
             made = []

@@ -211,7 +211,7 @@ class Opening:
             return Found([], False), Timings()
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
-        found, talk = self._find(reading, scope), self._talk(history)
+        found, talk = self._find(reading, scope), self._talk(history, scope)
         considered = self.consider(reading, found, talk)
         times = Timings(embed_ms=(embedded - started) * 1000, gate_ms=(time.perf_counter() - embedded) * 1000)
         return considered, times
@@ -242,13 +242,14 @@ class Opening:
         opens = 1 - found.p_none >= self.policy.threshold
         return Found(candidates, likely, opens, partner is not None, leans)
 
-    def versions(self, candidate: Candidate, found: Found) -> list[tuple[Candidate, float]]:
+    def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[tuple[Candidate, float]]:
         """Memories that may say the same as *candidate* at another time, and how alike they are; the likest first."""
-        if candidate.row < 0:
+        if candidate.row < 0 or self.memories.embedder == embedders.PAPER:
             return []
         alike = self.memories.alike(candidate.row)
         least = gate.known.ALIKE if self.memories.text_embedder is None else gate.known.ALIKE_MEANING
-        near = [int(row) for row in np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES] if alike[row] >= least]
+        nearest = np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES].tolist()
+        near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
         lowest = gate.known.Seen(_NO_SCORE, cosine=None if candidate.seen.cosine is None else _NO_COSINE)
         others = [known.get(row) or Candidate(self.records[row], lowest, candidate.earlier, row) for row in near]
@@ -298,7 +299,7 @@ class Opening:
     def _read(self, context: Context, prompt: Prompt) -> embed.Reading:
         return embed.read(context, prompt, self.memories.prepare(), self.memories.commonness)
 
-    def _find(self, reading: embed.Reading, scope: Scope = EVERYTHING) -> gate.Candidates:
+    def _find(self, reading: embed.Reading, scope: Scope) -> gate.Candidates:
         """The memories that *reading* may be about."""
         index = self.memories.index
         assert index is not None
@@ -316,7 +317,7 @@ class Opening:
         earlier, subject = self._subject(reading, candidates, scope, history)
         return self._look_again(earlier or reading.text, candidates if subject is None else subject)
 
-    def _talk(self, history: History) -> Talk | None:
+    def _talk(self, history: History, scope: Scope) -> Talk | None:
         """What the conversation is about: the memories that its last answer came from."""
         asked = anchor(history, self.memories.commonness)
         answers = [turn["content"] for turn in history if turn.get("role") == "assistant"]
@@ -324,8 +325,9 @@ class Opening:
             return None
         rows = sources(answers[-1], self.records)
         if not rows:  # in other words than a memory's, or in too few
-            before = self._find(self._encode(asked))
+            before = self._find(self._encode(asked), scope)
             rows = [int(before.rows[0])] if 1 - before.p_none >= self.policy.threshold else []
+        rows = [row for row in rows if scope.allows(self.records[row])]
         return Talk(asked, rows[:_SOURCES]) if rows else None
 
     def _subject(

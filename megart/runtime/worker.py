@@ -79,6 +79,11 @@ class Stream(Generic[T]):
         self._cancelled.set()
 
     @property
+    def is_done(self) -> bool:
+        """Whether the answer, or what it failed with, is there."""
+        return self._done.is_set()
+
+    @property
     def is_cancelled(self) -> bool:
         return self._cancelled.is_set()
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import anyio
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from sse_starlette import EventSourceResponse
 
 from .. import __version__
@@ -141,10 +141,9 @@ async def _answer(desk: Desk, ask: wire.Ask, request: Request) -> Answer:
         return waiting.result()
     finally:
         stream.cancel()
-        desk.done()
 
 
-async def _parts(desk: Desk, stream: Stream[Answer]) -> AsyncIterator[str]:
+async def _parts(stream: Stream[Answer]) -> AsyncIterator[str]:
     """The text of *stream* as it comes; cancelled when nobody listens any more."""
     parts = iter(stream)
     try:
@@ -152,7 +151,6 @@ async def _parts(desk: Desk, stream: Stream[Answer]) -> AsyncIterator[str]:
             yield part
     finally:
         stream.cancel()
-        desk.done()
 
 
 def _saved(text: str, title: str) -> Answer:
@@ -205,7 +203,7 @@ def _add_openai(app: FastAPI, desk: Desk) -> None:
                     yield _event(wire.chunk(id, model, {"content": saved.text}))
                     answer = saved
                 else:
-                    async for part in _parts(desk, stream):
+                    async for part in _parts(stream):
                         yield _event(wire.chunk(id, model, {"content": part}, index=index))
                     answer = stream.answer
                 yield _event(wire.chunk(id, model, index=index, end=answer))
@@ -319,11 +317,9 @@ def _add_ollama(app: FastAPI, desk: Desk) -> None:
         stream = desk.start(ask)
 
         async def lines() -> AsyncIterator[bytes]:
-            async for part in _parts(desk, stream):
+            async for part in _parts(stream):
                 yield json.dumps(line(part)).encode() + b"\n"
             yield json.dumps(line("", stream.answer)).encode() + b"\n"
-
-        from fastapi.responses import StreamingResponse
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 

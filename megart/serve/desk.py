@@ -34,7 +34,7 @@ class Desk:
     def __init__(self, banks: Sequence[Bank], *, remember: bool = True, waiting: int = MOST_WAITING, **how: Any):
         self._banks: dict[str, tuple[Bank, Assistant]] = {}
         self.remembers, self._most = remember, waiting
-        self._waiting = 0
+        self._streams: list[Stream[Answer]] = []
         self._lock = threading.Lock()
         try:
             for bank in banks:
@@ -94,19 +94,17 @@ class Desk:
             raise InputError("got megart.only, without or tags that are no lists of texts")
         scope = Scope(**{name: tuple(values) for name, values in lists.items()})
         with self._lock:
-            if self._waiting >= self._most:
-                raise BusyError(f"{self._waiting} questions wait already; try again in a few seconds")
-            self._waiting += 1
-        try:
-            return assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
-        except BaseException:
-            self.done()
-            raise
+            if self.waiting >= self._most:
+                raise BusyError(f"{self._most} questions wait already; try again in a few seconds")
+            stream = assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
+            self._streams.append(stream)
+        return stream
 
-    def done(self) -> None:
-        """One question of :meth:`start` less."""
-        with self._lock:
-            self._waiting -= 1
+    @property
+    def waiting(self) -> int:
+        """Questions whose answers are not whole."""
+        self._streams = [stream for stream in self._streams if not stream.is_done]
+        return len(self._streams)
 
     def to_remember(self, ask: wire.Ask) -> str | None:
         """What the last message asks to remember; None where it does not, or the server does not."""
