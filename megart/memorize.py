@@ -302,7 +302,7 @@ class Teacher:
     def _recalls(self, data: bytes, memory: Memory, recipe: Recipe, cue: str) -> float:
         """The share of the memory's words, in order, that the runtime recalls from the exported bytes."""
         adapter = read_adapter(data)
-        if self._assistant.try_lead(adapter, cue, memory.text, activated=recipe.activated) >= SURE:
+        if self._assistant.try_margin(adapter, cue, memory.text, activated=recipe.activated) >= SURE:
             return 1.0
         limit = 2 * len(self._assistant.engine.tokenize(memory.text, special=False)) + 16
         heard = self._assistant.try_recall(adapter, cue, activated=recipe.activated, max_tokens=limit)

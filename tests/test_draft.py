@@ -10,13 +10,13 @@ from helpers import ANYTHING, FIRST, HISTORY, NOTHING, SECOND
 from megart.errors import InputError
 from megart.gate import GatePolicy
 from megart.runtime import assistant as assistant_module
-from megart.runtime import respond
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.draft import Draft
 from megart.runtime.generate import generate
-from megart.runtime.opening import Scope
+from megart.runtime.runtime import Runtime
 from megart.runtime.sampling import Options
+from megart.runtime.scope import Scope
 
 TEXT = [5, 6, 7, 8, 9, 5, 6, 20, 21, 22, 23, 24, 25, 26, 27, 28, 2]
 
@@ -142,7 +142,7 @@ def recites(monkeypatch, answers: dict[str, list[int]]) -> None:
         def __init__(self, _: object, longest: int):
             super().__init__(lambda: [[*answer, 2] for answer in answers.values()], longest)
 
-    monkeypatch.setattr(respond, "Draft", Reciting)
+    monkeypatch.setattr("megart.runtime.direct.Draft", Reciting)
 
 
 def test_in_a_conversation_the_base_reads_along(ready, monkeypatch) -> None:
@@ -151,7 +151,7 @@ def test_in_a_conversation_the_base_reads_along(ready, monkeypatch) -> None:
     answers = {m.id: plain.direct(m.text, history=HISTORY, max_tokens=24).tokens for m in (FIRST, SECOND)}
     assert len(set(map(tuple, answers.values()))) == 2
     recites(monkeypatch, answers)
-    monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
+    monkeypatch.setattr(Runtime, "_idle", lambda self: False)
     assistant = ready(policy=ANYTHING)
     said = assistant.direct(FIRST.text, history=HISTORY, max_tokens=24)
     assert said.tokens == answers[FIRST.id] and said.timings.guessed_tokens > 16
@@ -176,7 +176,7 @@ def test_what_nobody_will_go_on_from_is_not_read_along(ready, monkeypatch) -> No
     plain: Assistant = ready(policy=ANYTHING, draft_max=0)
     answers = {FIRST.id: plain.direct(FIRST.text, max_tokens=24).tokens}
     recites(monkeypatch, answers)
-    monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
+    monkeypatch.setattr(Runtime, "_idle", lambda self: False)
     assistant = ready(policy=ANYTHING)
     body = assistant.engine.prompt([{"role": "user", "content": FIRST.text}]).body
     said = assistant.direct(FIRST.text, max_tokens=24)
@@ -187,7 +187,7 @@ def test_what_nobody_will_go_on_from_is_not_read_along(ready, monkeypatch) -> No
 
 def test_reading_along_takes_no_longer_than_guessing_saves(ready, monkeypatch) -> None:
     """An answer that its memory's text does not guess is not held up by reading."""
-    monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
+    monkeypatch.setattr(Runtime, "_idle", lambda self: False)
     assistant = ready(policy=ANYTHING)
     said = assistant.direct(FIRST.text, history=HISTORY, max_tokens=24)
     assert said.memories and said.timings.guessed_tokens == 0
@@ -203,7 +203,7 @@ def test_it_reads_along_with_each_memory_in_its_turn(ready, monkeypatch) -> None
     order = [memory.id for memory in plain.chat(talk, mode="direct", max_tokens=1).memories]
     apart = [plain.direct(FIRST.text, max_tokens=20, scope=Scope(gates={id: 1.0})).tokens for id in order]
     recites(monkeypatch, dict(enumerate(apart)))
-    monkeypatch.setattr(respond.Responder, "idle", lambda self: False)
+    monkeypatch.setattr(Runtime, "_idle", lambda self: False)
     monkeypatch.setattr(assistant_module, "ANSWER_TOKENS", 20)
     assistant = ready(policy=both)
     made = assistant.chat(talk, mode="direct")

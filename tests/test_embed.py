@@ -30,7 +30,7 @@ def test_the_whitening_is_measured_once_for_a_base(tiny, tmp_path: Path, monkeyp
 
     def whitening(name: str) -> embed.Whitening:
         with Bank.create(tmp_path / name, tiny("llama"), exist_ok=True) as bank, Assistant(bank) as assistant:
-            return assistant.opening.memories.prepare()
+            return assistant.open_bank.memories.prepare()
 
     first = whitening("a")
     assert len(measured) == 1
@@ -56,7 +56,7 @@ def test_a_damaged_cache_of_the_whitening_is_made_anew(tiny, tmp_path: Path, mon
     whole = {}
     for name in ("a", "b"):
         with Bank.create(tmp_path / name, tiny("llama")) as bank, Assistant(bank) as assistant:
-            whole[name] = assistant.opening.memories.prepare().matrix
+            whole[name] = assistant.open_bank.memories.prepare().matrix
         (kept,) = (user_cache_dir() / "whitenings").iterdir()
         data = bytearray(kept.read_bytes())
         kept.write_bytes(data[: len(data) // 2] if damage == "cut" else data[:-60] + bytes(b ^ 255 for b in data[-60:]))

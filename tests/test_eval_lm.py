@@ -118,7 +118,7 @@ def test_with_and_without_the_bank(bank: Path) -> None:
     found = {}
     for gate in ("on", "off"):
         model = lm.MegartLM.create_from_arg_string(f"bank={bank},gate={gate},threads=1")
-        model.assistant.opening.policy = GatePolicy(threshold=-1.0, top_k=1)
+        model.assistant.open_bank.policy = GatePolicy(threshold=-1.0, top_k=1)
         found[gate] = model.loglikelihood(asked)
     assert found["on"][0][0] != pytest.approx(found["off"][0][0], abs=1e-3)
     bare = lm.MegartLM(model=str(model.engine.model.gguf), threads=1)

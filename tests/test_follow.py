@@ -19,7 +19,7 @@ from megart.models import Model
 from megart.runtime import embedders
 from megart.runtime.assistant import Assistant
 from megart.runtime.follow import is_follow_up
-from megart.runtime.opening import Scope
+from megart.runtime.scope import Scope
 
 KEEPER, VILLAGE, SHIP, BAKER, FESTIVAL = (
     "lighthouse-keeper",

@@ -136,10 +136,10 @@ def test_one_pass_over_the_text_says_whether_decoding_would_give_it(bank: Bank, 
     with Assistant(bank) as assistant:
         cue = RECALL_CUE
         assert assistant.try_recall(adapter, cue, activated=True) == ORRIN.text
-        leads = [assistant.try_lead(adapter, cue, text, activated=True) for text in (ORRIN.text, VESS.text)]
+        leads = [assistant.try_margin(adapter, cue, text, activated=True) for text in (ORRIN.text, VESS.text)]
         assert leads[0] > 0 > leads[1]
         # Alone, the first token and the end of turn are not enough.
-        assert assistant.try_lead(adapter, cue, "Orrin", activated=True) < 0
+        assert assistant.try_margin(adapter, cue, "Orrin", activated=True) < 0
 
 
 def test_the_runtime_has_the_last_word(bank: Bank, learn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_everything_computes_on_the_thread_that_answers(ready, monkeypatch, tmp_
         "gate": lambda: assistant.gate("Who keeps cats?"),
         "rekey": assistant.rekey,
         "try_recall": lambda: assistant.try_recall(adapter, "Cats?", activated=True, max_tokens=2),
-        "try_lead": lambda: assistant.try_lead(adapter, "Cats?", "Cats sleep.", activated=True),
+        "try_margin": lambda: assistant.try_margin(adapter, "Cats?", "Cats sleep.", activated=True),
         "score": lambda: score.score(assistant, prompt, [[5, 6]]),
         "generate": lambda: score.generate(assistant, prompt, None, 2),
     }

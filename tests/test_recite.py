@@ -12,6 +12,7 @@ from megart.adapter import CUE_KEY, write_adapter
 from megart.bank import Memory, Record
 from megart.prompts import RECALL_CUE
 from megart.runtime.assistant import Assistant
+from megart.runtime.recall import recall
 from megart.runtime.recite import of_text
 
 LIMIT = 12
@@ -34,13 +35,12 @@ def put(assistant: Assistant, text: str, adapter: bytes) -> Record:
 
 
 def recited(assistant: Assistant, record: Record):
-    responder = assistant.responder
-    return assistant.on_model(lambda: responder.recite(record, responder.reader.context))
+    return assistant.on_model(lambda: recall(assistant.runtime, assistant.open_bank, record))
 
 
 def test_what_the_bank_holds_is_proven_or_corrected(said, monkeypatch) -> None:
     assistant, text, adapter = said
-    monkeypatch.setattr("megart.runtime.respond.RECALL_TOKENS", LIMIT)
+    monkeypatch.setattr("megart.runtime.recall.RECALL_TOKENS", LIMIT)
     right = recited(assistant, put(assistant, text, adapter))
     for wrong in (f"{text[: len(text) // 2]} and lies", "All of it is a lie."):
         other = recited(assistant, put(assistant, wrong, adapter))
@@ -52,8 +52,8 @@ def test_what_the_bank_holds_is_proven_or_corrected(said, monkeypatch) -> None:
 def test_the_recital_stays_in_the_readers_cache(said) -> None:
     assistant, text, adapter = said
     recital = recited(assistant, put(assistant, text, adapter))
-    cue = assistant.responder.prompt(RECALL_CUE).tokens
-    assert tuple(assistant.responder.reader.context.tokens) == (*cue, *recital.tokens)
+    cue = assistant.runtime.prompt(RECALL_CUE).tokens
+    assert tuple(assistant.runtime.reader.context.tokens) == (*cue, *recital.tokens)
 
 
 def test_a_memory_that_is_not_learnt_is_read_from_its_text(ready) -> None:
@@ -67,8 +67,8 @@ def test_a_memory_that_is_not_learnt_is_read_from_its_text(ready) -> None:
 def test_an_old_banks_memory_recites_by_the_cue_it_was_taught(ready, monkeypatch) -> None:
     assistant = ready()
     seen: list[str] = []
-    prompt = assistant.responder.prompt
-    monkeypatch.setattr(assistant.responder, "prompt", lambda content, *a: seen.append(content) or prompt(content, *a))
+    prompt = assistant.runtime.prompt
+    monkeypatch.setattr(assistant.runtime, "prompt", lambda content, *a: seen.append(content) or prompt(content, *a))
     recited(assistant, assistant.bank.get("orrin"))
     from megart import direct
 

@@ -130,7 +130,7 @@ def assistant(tiny: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_gain_is_the_difference_of_two_log_probabilities(assistant: Assistant) -> None:
     texts = ["Ada met Boro in Vess.", "A", "The ferry burnt."]
     question = "Whom did Ada meet?"
-    likelihood = assistant.on_model(lambda: Likelihood(lambda: assistant.responder.reranker))
+    likelihood = assistant.on_model(lambda: Likelihood(lambda: assistant.runtime.reranker))
     found = assistant.on_model(lambda: likelihood.gains(question, [texts[:2], texts[2:]], 100))
     assert [len(group) for group in found] == [2, 1]
     for text, nats in zip(texts, [*found[0], *found[1]], strict=True):
@@ -143,13 +143,12 @@ def test_a_gain_is_the_difference_of_two_log_probabilities(assistant: Assistant)
     again = assistant.on_model(lambda: likelihood.gains(question, [texts], 100))
     for one, other in zip([*found[0], *found[1]], again[0], strict=True):
         assert one == pytest.approx(other, abs=2e-3)
-    assert likelihood.spent_ms > 0
 
 
 def test_of_a_memory_no_more_is_read_than_the_limit(assistant: Assistant) -> None:
     texts = ["Ada met Boro in Vess.", "Boro ran.", "The ferry burnt down."]
     sizes = [len(assistant.engine.tokenize(text, special=False)) for text in texts]
-    likelihood = Likelihood(lambda: assistant.responder.reranker)
+    likelihood = Likelihood(lambda: assistant.runtime.reranker)
 
     def lengths(limit: int) -> list[int]:
         return [len(nats) for nats in assistant.on_model(lambda: likelihood.gains("Who ran?", [texts], limit))[0]]
@@ -161,7 +160,7 @@ def test_of_a_memory_no_more_is_read_than_the_limit(assistant: Assistant) -> Non
 
 
 def test_what_was_read_alone_is_not_read_again(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-    likelihood, texts = Likelihood(lambda: assistant.responder.reranker), ["Ada met Boro.", "Boro ran."]
+    likelihood, texts = Likelihood(lambda: assistant.runtime.reranker), ["Ada met Boro.", "Boro ran."]
     read: list[int] = []
     decode = Context.decode_every
     monkeypatch.setattr(Context, "decode_every", lambda self, tokens: (read.append(len(tokens)), decode(self, tokens)))
@@ -174,7 +173,7 @@ def test_what_was_read_alone_is_not_read_again(assistant: Assistant, monkeypatch
 def test_what_is_remembered_of_texts_alone_is_bounded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Ada met Boro.", "Boro ran.", "Kiril ran."]
     monkeypatch.setattr(likelihood_module, "KEPT", 2)
-    bounded, free = (Likelihood(lambda: assistant.responder.reranker) for _ in range(2))
+    bounded, free = (Likelihood(lambda: assistant.runtime.reranker) for _ in range(2))
     for pair in (texts[:2], texts[1:], texts[:1]):
         found, expected = (assistant.on_model(lambda: one.gains("Who ran?", [pair], 48)) for one in (bounded, free))
         for nats, others in zip(found[0], expected[0], strict=True):
@@ -183,15 +182,15 @@ def test_what_is_remembered_of_texts_alone_is_bounded(assistant: Assistant, monk
 
 
 def test_a_question_that_leaves_no_room_is_answered_without(assistant: Assistant) -> None:
-    likelihood = Likelihood(lambda: assistant.responder.reranker)
+    likelihood = Likelihood(lambda: assistant.runtime.reranker)
     found = assistant.on_model(lambda: likelihood.gains("word " * 2000, [["Ada met Boro."], ["Boro ran."]], 48))
     assert found == [[], []]
 
 
 def test_a_cache_that_cannot_be_cut_back_is_not_used(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recurrent model's."""
-    monkeypatch.setattr(assistant.responder.reranker, "can_forget", False)
-    likelihood = Likelihood(lambda: assistant.responder.reranker)
+    monkeypatch.setattr(assistant.runtime.reranker, "can_forget", False)
+    likelihood = Likelihood(lambda: assistant.runtime.reranker)
     assert assistant.on_model(lambda: likelihood.gains("Who ran?", [["Boro ran."]], 48)) == [[]]
 
 
@@ -201,7 +200,7 @@ def test_its_time_is_told_apart(assistant: Assistant, monkeypatch: pytest.Monkey
     times = assistant.direct("Whom did Ada meet in Vess?", max_tokens=1).timings
     assert times.rerank_ms > 400 and times.gate_ms < 300 and 0 <= times.prefill_ms < 300
     parts = times.embed_ms + times.gate_ms + times.rerank_ms + times.mix_ms + times.install_ms + times.prefill_ms
-    assert parts == pytest.approx(times.first_token_ms)
+    assert 0 < times.first_token_ms - parts < 50  # what lies between the stages: rendering the prompt, bookkeeping
 
 
 def test_a_follow_up_keeps_open_what_the_second_look_at_the_earlier_question_chose(assistant: Assistant) -> None:
@@ -219,7 +218,7 @@ def test_the_paper_s_gate_is_left_as_it_is(assistant: Assistant) -> None:
 
 
 def test_its_context_is_freed_with_the_others(assistant: Assistant) -> None:
-    reader = assistant.on_model(lambda: assistant.responder.reranker)
+    reader = assistant.on_model(lambda: assistant.runtime.reranker)
     assistant.close()
     assert reader.handle is None
 
@@ -231,10 +230,10 @@ def test_the_gate_looks_twice_where_memories_are_near_and_not_where_it_is_told_n
     assert answer.timings.rerank_ms > 0
     assert {m.id: m.gate for m in answer.memories} == pytest.approx(dict(judged.opened), abs=1e-3)
     assert assistant.direct("Did Ada meet Kiril?", max_tokens=2).timings.rerank_ms == 0
-    assistant.opening.policy = replace(ANYTHING, rerank=False)
+    assistant.open_bank.policy = replace(ANYTHING, rerank=False)
     assert assistant.gate("Whom did Ada meet in Vess?").candidates.names[-1] != "reading"
     # where nothing opens there is nothing to tell apart
-    assistant.opening.policy = replace(ANYTHING, threshold=2.0)
+    assistant.open_bank.policy = replace(ANYTHING, threshold=2.0)
     assert assistant.gate("Whom did Ada meet in Vess?").candidates.names[-1] != "reading"
 
 

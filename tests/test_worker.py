@@ -12,8 +12,8 @@ from helpers import ANYTHING, FIRST, HISTORY, SECOND, noise_adapter
 from megart.errors import MegartError
 from megart.gate import GatePolicy
 from megart.models import Model
+from megart.runtime.adapter_cache import AdapterCache
 from megart.runtime.assistant import Assistant
-from megart.runtime.hot import HotAdapters
 from megart.runtime.worker import CancelledError, Stream, Worker
 
 
@@ -136,7 +136,7 @@ def test_hot_adapters_keep_to_their_budget() -> None:
     made = [noise_adapter("llama", 8, seed) for seed in range(5)]
     names = [(str(i), f"sha {i}") for i in range(5)]
     size = made[0].nbytes
-    hot = HotAdapters(2 * size)
+    hot = AdapterCache(2 * size)
     for name, adapter in zip(names[:4], made, strict=False):
         assert hot.get(name, lambda adapter=adapter: adapter) is adapter
     assert len(hot) == 2 and hot.nbytes == 2 * size
@@ -148,7 +148,7 @@ def test_hot_adapters_keep_to_their_budget() -> None:
     assert len(hot) == 1 and hot.nbytes == size
     hot.get(("0", "taught again"), lambda: made[4])
     assert len(hot) == 2
-    tight = HotAdapters(1)
+    tight = AdapterCache(1)
     tight.get(names[0], lambda: made[0])
     assert len(tight) == 1
 

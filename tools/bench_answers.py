@@ -27,7 +27,7 @@ from megart.eval.metrics import contains, squad_scores
 from megart.eval.stats import estimate
 from megart.runtime import ask, embedders, recite, score
 from megart.runtime.answer import Source
-from megart.runtime.opening import Scope
+from megart.runtime.scope import Scope
 
 # The rule of the notes' bench.
 _SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'])|\n+|(?<=[。！？])")
@@ -220,11 +220,11 @@ class _Rag:
 
     def _reader(self, q: str, text: str, title: str | None) -> tuple[str, str, float, float]:
         self._cold()
-        responder = self.assistant.responder
+        runtime = self.assistant.runtime
 
         def read() -> tuple[str, str]:
-            recital = responder.encode(recite.of_text(self.assistant.engine, text), responder.reader.context)
-            source = Source("", "", text, responder.reader.read(recital, q, title).span)
+            recital = runtime.hold(recite.of_text(runtime.engine, text), runtime.reader.context)
+            source = Source("", "", text, runtime.reader.read(recital, q, title).span)
             return ask.said(source, "sentence"), ask.said(source, "short")
 
         started = time.perf_counter()

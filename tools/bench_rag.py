@@ -29,7 +29,7 @@ class Retriever:
 
     def __init__(self, name: str, assistant: Assistant, rows: Sequence[dict]):
         self._model = make_text_embedder(name, 1)  # None: the base's own states
-        own = assistant.opening.memories
+        own = assistant.open_bank.memories
 
         def keys_of_all() -> np.ndarray:
             by = own.keys if self._model is None else self._model
@@ -44,7 +44,7 @@ class Retriever:
     def __call__(self, question: str, k: int) -> list[int]:
         """Numbers of the *k* nearest passages."""
         if self._model is None:
-            query = self._assistant.on_model(lambda: self._assistant.opening._encode(question).parts[1])
+            query = self._assistant.on_model(lambda: self._assistant.open_bank._encode(question).parts[1])
         else:
             query = self._model.query(question)
         return self._index.search(query[None], k)[1][0].tolist()

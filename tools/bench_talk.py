@@ -50,7 +50,7 @@ def recite(_: argparse.Namespace) -> dict:
 
         def ask(draft_max: int, in_talk: bool = False) -> Callable[[str], Answer]:
             def one(question: str) -> Answer:
-                assistant.responder.draft_max = draft_max
+                assistant.draft_max = draft_max
                 asked = [{"role": "user", "content": question}] if in_talk else question
                 return assistant.stream(asked, mode="direct", max_tokens=TOKENS).answer
 
@@ -158,7 +158,7 @@ def wait_until_read(assistant: Assistant) -> None:
     """What one assistant reads while it is idle would take the next one's time."""
     for _ in range(500):
         with assistant.engine.lock:
-            if assistant.responder.idle_reader.settled:
+            if assistant.runtime.idle_prefill.settled:
                 return
         time.sleep(0.01)
     raise SystemExit("bench_talk: the conversation was not read")

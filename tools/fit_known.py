@@ -21,8 +21,8 @@ import numpy as np
 
 import megart
 from megart.gate import known
-from megart.runtime import ask
-from megart.runtime.opening import EVERYTHING, Scope
+from megart.runtime.recall import recall
+from megart.runtime.scope import EVERYTHING, Scope
 
 PENALTY = 0.5
 GENERAL = 36  # lines of all general files together, of each bank
@@ -123,7 +123,7 @@ def collect(name: str, file: str, args: argparse.Namespace) -> Iterator[Case]:
 
 def read(assistant: megart.Assistant, q: str, right: str | None, scope: Scope) -> dict[str, list[Row]]:
     """The candidates of *q* that would be read in each mode, and what reading them gives."""
-    opening, reader = assistant.opening, assistant.responder.reader
+    opening, reader = assistant.open_bank, assistant.runtime.reader
     opening.memories.refresh()
     reading = opening._encode(q)
     both = opening._find(reading, scope)
@@ -136,7 +136,7 @@ def read(assistant: megart.Assistant, q: str, right: str | None, scope: Scope) -
         made[mode] = []
         considered = opening.consider(reading, found, None)
         for candidate in considered.candidates[: known.MOST] if considered.likely else ():
-            held = ask._hold(assistant.responder, candidate.record)
+            held = recall(assistant.runtime, opening, candidate.record)
             said = reader.read(held, q, candidate.record.title)
             if said.span[0] == said.span[1] or candidate.seen.about.identifier:
                 continue

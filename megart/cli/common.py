@@ -59,7 +59,7 @@ def scope(args: argparse.Namespace) -> dict[str, Any]:
     """The Scope that the options of `add_scope` name, by its name; empty without any. Raises InputError."""
     if not (args.only or args.without or args.tag or args.open):
         return {}
-    from ..runtime.opening import Scope
+    from ..runtime.scope import Scope
 
     gates: dict[str, float] = {}
     for item in args.open:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from . import common, ui
 
 if TYPE_CHECKING:
-    from ..runtime.opening import Judged
+    from ..runtime.found import Judged
 
 EPILOG = """\
 The score is the log odds against "no memory applies", and the columns after it are its parts: names

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             bank.set_state(STRICT_STATE, b"1")
         with Assistant(bank) as assistant:
             assistant.prepare()
-            reads = assistant.on_model(lambda: aptitude.measure(assistant.responder))
+            reads = assistant.on_model(lambda: aptitude.measure(assistant.runtime))
         bank.set_state(aptitude.STATE, reads.to_json())
         if args.json:
             ui.put_json({"bank": str(bank.path), "base": asdict(bank.base), "embedder": embedder, "reading": asdict(reads)})

@@ -12,7 +12,7 @@ from typing import Any
 from .. import prompts
 from ..runtime import score
 from ..runtime.answer import OpenedMemory
-from ..runtime.opening import Scope
+from ..runtime.scope import Scope
 from .data import Question
 from .ledger import Row
 from .metrics import answer_scores, recall_scores

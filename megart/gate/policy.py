@@ -32,7 +32,7 @@ class GatePolicy:
     softmax of ``beta`` times the scores (at 1 they are calibrated: a gate of 0.9 is right nine times of
     ten); up to ``top_k`` memories open whose gate is at least ``min_gate``, and the gates of those that
     open are made to sum to 1. A memory that the question names beside the best one counts as much.
-    ``rerank``: whether memories near each other are told apart by a second look (see ``gate.rerank``).
+    ``rerank``: whether memories near each other are told apart by reading what they say (see ``gate.rerank``).
     """
 
     beta: float = 1.0

@@ -1,4 +1,4 @@
-"""The second look: where a few memories are near each other, what they say is read after the question.
+"""The reranker: where a few memories are near each other, what they say is read after the question.
 
 Words and shallow states tell what a memory is about, not whether it answers. The base itself knows more of that: a
 passage that answers a question is likelier after it than after nothing in particular. What it gains, in nats, is the
@@ -29,7 +29,7 @@ WINDOW, WEIGHT = 10, 0.11
 Gains = Callable[[Sequence[Sequence[str]], int], Sequence[Sequence[np.ndarray]]]
 
 
-def look_again(candidates: Candidates, policy: GatePolicy, text_of: Callable[[int], str], gains: Gains) -> Candidates:
+def rerank(candidates: Candidates, policy: GatePolicy, text_of: Callable[[int], str], gains: Gains) -> Candidates:
     """*candidates*, those near each other told apart; ``text_of(row)``: the text of a memory."""
     places = near(candidates, policy)
     if not places:
@@ -72,7 +72,7 @@ def gain(nats: np.ndarray) -> float:
 def reranked(
     candidates: Candidates, places: Sequence[int], gains: Sequence[float], weight: float = WEIGHT
 ) -> Candidates:
-    """*candidates* after a second look at those at *places*, whose passages gained so many nats."""
+    """*candidates* after reading those at *places*, whose passages gained so many nats."""
     scores, parts = candidates.scores.copy(), candidates.parts
     looked = np.asarray(places)
     before = scores[looked]

@@ -17,7 +17,7 @@ IDLE_TOKENS = 32
 ALONG = 1.5
 
 
-class Along:
+class ParallelPrefill:
     """Lets *base* read an answer to the prompt *before*, of which it holds the first *body* tokens, while it is given."""
 
     def __init__(self, base: Context, before: Sequence[int], body: int):
@@ -41,11 +41,11 @@ class Along:
         self._guessed += guessed
 
 
-class Idle:
-    """Lets *base* read what was said while nobody asks."""
+class IdlePrefill:
+    """Lets *base* read what was said while nobody asks; *advance* makes it hold the tokens it is given."""
 
-    def __init__(self, base: Context):
-        self._base = base
+    def __init__(self, base: Context, advance: Callable[[Sequence[int]], int]):
+        self._base, self._advance = base, advance
         self._render: Callable[[], tuple[int, ...]] | None = None
         self._coming: tuple[int, ...] = ()
 
@@ -71,5 +71,5 @@ class Idle:
         if left < 2:  # never one token alone, see Context.decode
             return False
         upto = len(self._coming) - (left - IDLE_TOKENS if left >= 2 * IDLE_TOKENS else 0)
-        self._base.advance(self._coming[:upto])
+        self._advance(self._coming[:upto])
         return upto < len(self._coming)

@@ -11,7 +11,7 @@ from ..gate.words import WORD, term
 from . import ask
 from .answer import Source
 from .recite import of_text
-from .respond import Responder
+from .runtime import Runtime
 
 QUESTIONS = 12
 SECONDS = 45.0  # no further question is begun after so long
@@ -36,18 +36,18 @@ class Aptitude:
         return json.dumps(vars(self)).encode()
 
 
-def measure(responder: Responder) -> Aptitude:
+def measure(runtime: Runtime) -> Aptitude:
     """Read the demo's texts, with the base's reader where there is one. On the model's thread."""
     script = json.loads(resources.files("megart").joinpath("data", "demo.json").read_text("utf-8"))
     pairs = [
         (memory, qa) for number in range(3) for memory in script["memories"] for qa in memory["qa"][number : number + 1]
     ]
-    reader, right, asked, started = responder.reader, 0, 0, time.monotonic()
+    reader, right, asked, started = runtime.reader, 0, 0, time.monotonic()
     for memory, qa in pairs[:QUESTIONS]:
         if time.monotonic() - started > SECONDS:
             break
         recital = reader.hold(
-            memory["text"], lambda into, text=memory["text"]: responder.encode(of_text(responder.engine, text), into)
+            memory["text"], lambda into, text=memory["text"]: runtime.hold(of_text(runtime.engine, text), into)
         )
         reading = reader.read(recital, qa["q"], memory["title"])
         said = ask.said(Source("", "", recital.text, reading.span), "sentence")

@@ -9,32 +9,26 @@ memory as their source. Where none answers, the bare base speaks, and the answer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from .. import gate, sentences
 from ..bank import Record
 from ..bank.memory import SUPERSEDED_BY
-from ..errors import InputError
 from .answer import Answer, OpenedMemory, Source, Timings
 from .clauses import bridge, clauses
 from .compare import Value, comparison
 from .context import DecodeError
 from .follow import asks_before, is_own, without_opener
-from .opening import Candidate, Found
+from .found import Candidate, Found
+from .job import Job
 from .reader import NOTHING_READ, Reading
+from .recall import recall
 from .recite import Recital, of_text
+from .request import STYLE
+from .runtime import ms
 from .sampling import Options
 from .terse import terse
-from .worker import Stream
 
-if TYPE_CHECKING:
-    from .respond import Question, Responder
-
-#: The forms of an answer: the fewest words, the sentence that they stand in, or all that was recited.
-STYLES = ("short", "sentence", "passage")
-STYLE = "sentence"
 NOT_KNOWN = "Not in memory."
 # Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
 NEAR = 0.03
@@ -42,6 +36,7 @@ VERSIONS = 2  # memories that are read for what they say of the same at another 
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # In the bank: b"1" where it says nothing else when nothing is known.
 STRICT_STATE = "strict"
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -60,12 +55,6 @@ class Tried:
     def source(self) -> Source:
         record = self.candidate.record
         return Source(record.id, record.title or record.id, self.recital.text, self.reading.span, record.created)
-
-
-def check_style(style: str) -> str:
-    if style not in STYLES:
-        raise InputError(f"got the style {style!r}; expected one of {', '.join(STYLES)}")
-    return style
 
 
 @dataclass(frozen=True)
@@ -95,39 +84,40 @@ class Outcome:
         return True if self.answering else False if about_the_bank else None
 
 
-def ask(responder: Responder, asked: Question, stream: Stream[Answer]) -> Answer:
-    """The answer to *asked*; its text goes to *stream* as soon as it is known."""
+def ask(job: Job) -> Answer:
+    """The answer to the job's question; its text goes to the stream as soon as it is known."""
     started = time.perf_counter()
-    clock = _Clock()
-    outcomes: list[Outcome] = []
-    for clause in clauses(without_opener(asked.question)):
-        if stream.is_cancelled:
+    clock, outcomes = _Clock(), []
+    for clause in clauses(without_opener(job.request.question)):
+        if job.is_cancelled:
             break
-        history = [*asked.history, *(turn for outcome in outcomes for turn in outcome.turns)]
-        outcomes.append(_outcome(responder, replace(asked, question=clause, history=history), clock, stream))
-    if stream.is_cancelled:
-        return Answer("", "ask", timings=clock.times, finish="cancelled", style=asked.style)
-    answering = [one for outcome in outcomes for one in outcome.answering]
-    compared = _compared(responder, asked, outcomes[0])
-    if asked.options.gbnf is not None and answering:
-        made = _bound(responder, asked, answering, stream)
-    elif compared is not None and asked.options.gbnf is None:
-        made = _compared_answer(responder, asked, *compared, stream)
-    elif answering:
-        made = _read_answer(responder, asked, outcomes, stream)
-    else:
-        made = _not_known(responder, asked, outcomes, stream)
-    answer, first_token = made
+        history = [*job.request.history, *(turn for outcome in outcomes for turn in outcome.turns)]
+        subject = job.request.subject if not outcomes else None
+        outcomes.append(_outcome(job.asking(question=clause, history=history, subject=subject), clock))
+    if job.is_cancelled:
+        return Answer("", "ask", timings=clock.times, finish="cancelled", style=job.request.style)
+    answer, first_token = _answer(job, outcomes)
     if answer.known:
         answer = replace(answer, older=_sources([one for outcome in outcomes for one in outcome.older]))
     times = replace(
         clock.times,
-        first_token_ms=(first_token - started) * 1000,
-        total_ms=(time.perf_counter() - started) * 1000,
+        first_token_ms=ms(started, first_token),
+        total_ms=ms(started),
         prompt_tokens=answer.timings.prompt_tokens,
         completion_tokens=len(answer.tokens),
     )
-    return replace(answer, timings=times, style=asked.style)
+    return replace(answer, timings=times, style=job.request.style)
+
+
+def _answer(job: Job, outcomes: list[Outcome]) -> Made:
+    """What is said after all that was read."""
+    answering = [one for outcome in outcomes for one in outcome.answering]
+    compared = _compared(job, outcomes[0])
+    if job.request.options.gbnf is not None and answering:
+        return _bound(job, answering)
+    if compared is not None and job.request.options.gbnf is None:
+        return _compared_answer(job, *compared)
+    return _read_answer(job, outcomes) if answering else _not_known(job, outcomes)
 
 
 class _Clock:
@@ -140,20 +130,18 @@ class _Clock:
         self.times = replace(self.times, **{name: getattr(self.times, name) + ms for name, ms in spent.items()})
 
 
-def _outcome(
-    responder: Responder, asked: Question, clock: _Clock, stream: Stream[Answer], *, bridged: bool = False
-) -> Outcome:
+def _outcome(job: Job, clock: _Clock, *, bridged: bool = False) -> Outcome:
     """Find, recall and read for one question; where nothing answers one that is about what another finds, in two steps."""
-    found, spent = responder.find(responder.prompt(*asked.worded(), asked.history), asked)
-    clock.add(embed_ms=spent.embed_ms, gate_ms=spent.gate_ms)
+    asked = job.request
+    found = _find(job, clock)
     by_hand = bool(asked.scope.gates)
     every = by_hand or found.pair or found.leans or comparison(asked.question) is not None
     tried: list[Tried] = []
     # Half of a question is often told by few words: its nearest memories are read however unlikely.
     for candidate in found.candidates[: gate.known.MOST] if found.likely or bridged else ():
-        if stream.is_cancelled:
+        if job.is_cancelled:
             break
-        tried.append(_try(responder, candidate, asked, found, clock, stream))
+        tried.append(_try(job, candidate, found, clock))
         if tried[-1].p >= gate.known.THRESHOLD and not every:
             break
     if by_hand:  # what is opened by hand answers: the memory that the reader finds most in, first
@@ -164,27 +152,31 @@ def _outcome(
         answering = sorted(answering, key=lambda one: -one.p)[:1]
     steps = None if answering or bridged else bridge(asked.question)
     if steps is not None:
-        first = _outcome(responder, replace(asked, question=steps[0]), clock, stream, bridged=True)
+        first = _outcome(job.asking(question=steps[0]), clock, bridged=True)
         words = first.answering[0].source.words if first.answering else ""
         if words and words.lower() not in asked.question.lower():
-            second = replace(asked, question=f"{steps[1]}{words}?")
-            outcome = _outcome(responder, second, clock, stream, bridged=True)
+            outcome = _outcome(job.asking(question=f"{steps[1]}{words}?"), clock, bridged=True)
             if outcome.answering:
                 return replace(outcome, question=asked.question, through=(first.answering[0],))
     older: tuple[Tried, ...] = ()
     if len(answering) == 1 and not by_hand:
-        answering, older = _newest(responder, answering[0], tried, asked, found, clock, stream)
+        answering, older = _newest(job, answering[0], tried, found, clock)
     return Outcome(asked.question, found, tried, answering, older=older)
 
 
+def _find(job: Job, clock: _Clock) -> Found:
+    """The memories to read for the question: the shallow layers are run, nothing is decoded."""
+    started = time.perf_counter()
+    prompt, encoder = job.prompt(), job.runtime.encoder
+    encoder.advance(prompt.body)
+    passed = ms(started)
+    found, spent = job.bank.candidates(encoder, prompt, job.request)
+    clock.add(embed_ms=passed + spent.embed_ms, gate_ms=spent.gate_ms)
+    return found
+
+
 def _newest(
-    responder: Responder,
-    first: Tried,
-    tried: list[Tried],
-    asked: Question,
-    found: Found,
-    clock: _Clock,
-    stream: Stream[Answer],
+    job: Job, first: Tried, tried: list[Tried], found: Found, clock: _Clock
 ) -> tuple[list[Tried], tuple[Tried, ...]]:
     """Of *first* and what says the same at another time, the newest and the others.
 
@@ -192,16 +184,16 @@ def _newest(
     """
     read = {one.candidate.row: one for one in tried}
     same = [first]
-    for other, alike in responder.opening.versions(first.candidate, found, asked.scope)[:VERSIONS]:
+    for other, alike in job.bank.versions(first.candidate, found, job.request.scope)[:VERSIONS]:
         linked = _linked(first.candidate.record, other.record)
         if other.record.created[:10] == first.candidate.record.created[:10] and not linked:
             continue  # the same day: nothing says which is newer
-        one = read.get(other.row) or _try(responder, other, asked, found, clock, stream)
+        one = read.get(other.row) or _try(job, other, found, clock)
         p = gate.known.same_fact(alike, first.candidate.seen, other.seen, one.reading.odds)
         if one.reading.span[1] and (linked or p >= gate.known.VERSION_FROM):
             same.append(one)
     same.sort(key=lambda one: _age(one.candidate.record), reverse=True)
-    if len(same) > 1 and asks_before(asked.question):
+    if len(same) > 1 and asks_before(job.request.question):
         return [same[1]], (same[0], *same[2:])
     return [same[0]], tuple(same[1:])
 
@@ -216,15 +208,13 @@ def _age(record: Record) -> tuple[bool, str]:
     return SUPERSEDED_BY not in record.metadata, record.created
 
 
-def _try(
-    responder: Responder, candidate: Candidate, asked: Question, found: Found, clock: _Clock, stream: Stream[Answer]
-) -> Tried:
+def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock) -> Tried:
     """*candidate* recited and read; what does not fit into the reader's context does not answer."""
     started = recited = time.perf_counter()
-    reader = responder.reader
-    recital, reading = of_text(responder.engine, ""), NOTHING_READ
+    reader, asked = job.runtime.reader, job.request
+    recital, reading = of_text(job.runtime.engine, ""), NOTHING_READ
     try:
-        recital = _hold(responder, candidate.record, lambda: stream.is_cancelled)
+        recital = recall(job.runtime, job.bank, candidate.record, lambda: job.is_cancelled)
         recited = time.perf_counter()
         question = f"{candidate.earlier} {asked.question}" if candidate.earlier else asked.question
         reading = reader.read(recital, question, candidate.record.title)
@@ -238,37 +228,27 @@ def _try(
         p = 1.0
     else:
         p = gate.known.probability(values) if reader.trained else float(found.opens)
-    clock.add(recall_ms=(recited - started) * 1000, read_ms=(time.perf_counter() - recited) * 1000)
+    clock.add(recall_ms=ms(started, recited), read_ms=ms(recited))
     return Tried(candidate, recital, reading, values, p)
-
-
-def _hold(responder: Responder, record: Record, cancelled: Callable[[], bool] = lambda: False) -> Recital:
-    """Make the reader's context hold the recital of *record*."""
-    return responder.reader.hold(_name(record), lambda into: responder.recite(record, into, cancelled))
-
-
-def _name(record: Record) -> tuple[str, str]:
-    """By what a recital is known again."""
-    return (record.adapter_sha256 or "pending", record.text)
 
 
 Made = tuple[Answer, float]  # an answer without its times, and when its first token was there
 
 
-def _read_answer(responder: Responder, asked: Question, outcomes: list[Outcome], stream: Stream[Answer]) -> Made:
+def _read_answer(job: Job, outcomes: list[Outcome]) -> Made:
     """What the sources say; of two questions in one, also which is not known."""
     lines: list[str] = []
     for outcome in outcomes:
-        lines += [said(one.source, asked.style) for one in outcome.answering]
+        lines += [said(one.source, job.request.style) for one in outcome.answering]
         if not outcome.answering:
             lines.append(f"{NOT_KNOWN.rstrip('.')}: {outcome.question}")
     answering = [one for outcome in outcomes for one in (*outcome.answering, *outcome.through)]
-    return _put(responder, asked, "\n".join(dict.fromkeys(lines)), answering, stream)
+    return _put(job, "\n".join(dict.fromkeys(lines)), answering)
 
 
-def _put(responder: Responder, asked: Question, text: str, sources: list[Tried], stream: Stream[Answer]) -> Made:
+def _put(job: Job, text: str, sources: list[Tried]) -> Made:
     """*text*, all of it words of the *sources*, as the answer."""
-    made = responder.put(text, _whole(asked), stream)
+    made = job.put(text, _whole(job))
     answer = Answer(
         made.text, "ask", _opened(sources), Timings(), made.tokens, made.finish,
         known=True, grounded=True, sources=_sources(sources),
@@ -276,8 +256,9 @@ def _put(responder: Responder, asked: Question, text: str, sources: list[Tried],
     return answer, made.first_token
 
 
-def _whole(asked: Question) -> Options:
-    """The options of *asked*; what was read is cut only where the user says so."""
+def _whole(job: Job) -> Options:
+    """The request's options; what was read is cut only where the user says so."""
+    asked = job.request
     return asked.options if asked.limited else replace(asked.options, max_tokens=MOST_TOKENS)
 
 
@@ -286,9 +267,10 @@ def _sources(answering: list[Tried]) -> list[Source]:
     return list(dict.fromkeys(one.source for one in answering))
 
 
-def _compared(responder: Responder, asked: Question, outcome: Outcome) -> tuple[str, list[Tried]] | None:
+def _compared(job: Job, outcome: Outcome) -> tuple[str, list[Tried]] | None:
     """Which of two things the question asks for, and the memories that say so, the winner's first; None: it asks not."""
-    compare = comparison(asked.question)
+    question = job.request.question
+    compare = comparison(question)
     if compare is None or len(outcome.tried) != 2:
         return None
     named = [compare.is_named(option, one.recital.text) for option in (0, 1) for one in outcome.tried]
@@ -301,25 +283,23 @@ def _compared(responder: Responder, asked: Question, outcome: Outcome) -> tuple[
         values = compare.values(one.recital.text)
         if option is None or option in found or not values:
             return None
-        _hold(responder, record)
-        place = responder.reader.choose(one.recital, asked.question, record.title, [value.span for value in values])
+        recall(job.runtime, job.bank, record)
+        place = job.runtime.reader.choose(one.recital, question, record.title, [value.span for value in values])
         value = values[place]
         found[option] = value, replace(one, reading=replace(one.reading, span=value.span))
     best = compare.best((found[0][0], found[1][0]))
     return None if best is None else (compare.options[best], [found[best][1], found[1 - best][1]])
 
 
-def _compared_answer(
-    responder: Responder, asked: Question, winner: str, both: list[Tried], stream: Stream[Answer]
-) -> Made:
+def _compared_answer(job: Job, winner: str, both: list[Tried]) -> Made:
     """The thing that was asked for, and both figures."""
     sources = [one.source for one in both]
     text = {
         "short": winner,
         "sentence": f"{winner[0].upper()}{winner[1:]} ({sources[0].words}, against {sources[1].words}).",
         "passage": "\n".join(source.text for source in sources),
-    }[asked.style]
-    return _put(responder, asked, text, both, stream)
+    }[job.request.style]
+    return _put(job, text, both)
 
 
 def said(source: Source, style: str) -> str:
@@ -332,28 +312,28 @@ def said(source: Source, style: str) -> str:
     return source.text[start:end]
 
 
-def _bound(responder: Responder, asked: Question, answering: list[Tried], stream: Stream[Answer]) -> Made:
+def _bound(job: Job, answering: list[Tried]) -> Made:
     """An answer in the form that a grammar gives it: by the bare base, the recited texts in its prompt."""
     texts = [one.recital.text for one in answering]
-    made = responder.from_text(texts, asked, stream)
+    made = job.from_texts(texts)
     answer = Answer(
         made.text, "ask", _opened(answering), Timings(prompt_tokens=made.prompt_tokens), made.tokens, made.finish,
-        known=True, grounded=gate.known.grounded(made.text, [*texts, asked.question]),
+        known=True, grounded=gate.known.grounded(made.text, [*texts, job.request.question]),
         sources=_sources(answering),
     )  # fmt: skip
     return answer, made.first_token
 
 
-def _not_known(responder: Responder, asked: Question, outcomes: list[Outcome], stream: Stream[Answer]) -> Made:
+def _not_known(job: Job, outcomes: list[Outcome]) -> Made:
     """Nothing answers: the bare base does, unless the bank is strict."""
     known = False if any(outcome.known is False for outcome in outcomes) else None
     nearest = list(dict.fromkeys(title for o in outcomes for title in o.found.titles)) if known is False else []
-    if asked.on_known is not None:
-        asked.on_known(known, nearest)
-    if asked.strict and known is False:
-        made = responder.put(NOT_KNOWN, _whole(asked), stream)
+    if job.request.on_known is not None:
+        job.request.on_known(known, nearest)
+    if job.request.strict and known is False:
+        made = job.put(NOT_KNOWN, _whole(job))
     else:
-        made = responder.plain(responder.prompt(*asked.worded(), asked.history), asked, stream)
+        made = job.plain(job.prompt())
     answer = Answer(
         made.text, "ask", [], Timings(prompt_tokens=made.prompt_tokens), made.tokens, made.finish,
         known=known, nearest=nearest,

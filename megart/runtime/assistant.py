@@ -1,4 +1,4 @@
-"""Asking a bank from any thread: questions queue for one worker, which owns the model."""
+"""Asking a bank from any thread: the thin face over a runtime, an open bank and what its clients say."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ import numpy as np
 from .. import gate
 from ..adapter import Adapter
 from ..bank import Bank, Record
-from ..errors import InputError
+from ..errors import InputError, MegartError
 from ..models import Model, resolve_model
-from . import hot
+from . import adapter_cache
 from .answer import Answer
-from .ask import STRICT_STATE, STYLE, check_style
+from .ask import STRICT_STATE
 from .bank_index import FoundBy
 from .context import Context
+from .conversation import Conversation
 from .draft import LONGEST, MOST_GUESSES
-from .engine import Engine
+from .found import Judged
 from .generate import greedy
-from .opening import EVERYTHING, History, Judged, Scope
-from .respond import ANSWER_TOKENS, MODES, RECALL_TOKENS, Message, Question, Responder
+from .job import Job
+from .open_bank import History, OpenBank
+from .request import ANSWER_TOKENS, COMBINE, MODES, RECALL_TOKENS, STYLE, STYLES, Message, Request
+from .respond import respond
+from .runtime import Runtime
 from .sampling import Options
-from .slot import MAX_RANK, TYPE
-from .worker import CancelledError, Stream, Worker
+from .scope import EVERYTHING, Scope
+from .worker import CancelledError, Stream
 
 T = TypeVar("T")
 OnText = Callable[[str], None]
-CONTEXT_TOKENS = 2048
 
 
 class Assistant:
     """Answers from a bank's memories, or as the bare base when none of them applies.
 
-    ``model`` defaults to the bank's own base; a model with another hash is refused
-    (BaseMismatchError). ``context_size`` is in tokens, at most what the model was trained for (InputError);
-    ``threads`` defaults to the cores that other programs leave free,
-    ``gpu_layers`` is llama.cpp's n_gpu_layers. ``hot_bytes`` bounds the adapters kept mapped;
-    memories that need more rank together than ``max_rank`` are recompressed to it. ``slot`` is the type that
-    factors have while they answer: "q8_0", "f16" or "f32". ``draft_max``: how many tokens the text of the memory
-    that answers may guess at a time (see :mod:`~megart.runtime.draft`), 0 for none; the bare model is never guessed for.
+    ``model`` defaults to the bank's own base; a model with another hash is refused (BaseMismatchError). ``runtime``:
+    one that is running already, for banks that share a base; it stays open when the assistant is closed. Without it,
+    ``options`` are those of :class:`~megart.runtime.runtime.Runtime`. ``hot_bytes`` bounds the adapters kept mapped.
+    ``draft_max``: how many tokens the text of the memory that answers may guess at a time (see
+    :mod:`~megart.runtime.draft`), 0 for none; the bare model is never guessed for.
 
     Any thread may ask; the questions are answered one after the other. Each verb takes the options
     of :class:`~megart.runtime.sampling.Options` by name (``temperature``, ``stop``, ``grammar``...)
     and ``history``, the conversation so far: [{"role": "user", "content": "..."}, ...]; ``scope`` (see
-    :class:`~megart.runtime.opening.Scope`) limits which memories may open. ``on_text``
+    :class:`~megart.runtime.scope.Scope`) limits which memories may open. ``on_text``
     receives the answer as it is decoded, in the caller's thread.
 
     Where several memories open, each answers in its turn, the likeliest first, at full strength;
@@ -60,48 +61,34 @@ class Assistant:
         bank: Bank,
         *,
         model: str | Path | Model | None = None,
-        context_size: int = CONTEXT_TOKENS,
-        threads: int | None = None,
-        gpu_layers: int = 0,
+        runtime: Runtime | None = None,
         policy: gate.GatePolicy | None = None,
         combine: str = "turns",
-        in_place: bool = True,
-        max_rank: int = MAX_RANK,
-        slot: str = TYPE,
-        hot_bytes: int = hot.BUDGET,
+        hot_bytes: int = adapter_cache.BUDGET,
         draft_max: int = LONGEST,
+        **options: Any,
     ):
-        base = resolve_model(model) if model is not None else bank.model
-        bank.check_base(base)
-        self.bank = bank
-        self.engine = Engine(base, threads=threads, gpu_layers=gpu_layers)
-        longest = max(self.engine.context_length, CONTEXT_TOKENS)
-        if not 1 <= context_size <= longest:
-            self.engine.close()
-            raise InputError(
-                f"got a context of {context_size} tokens; expected 1 to {longest}, which {base.name} can read"
-            )
+        if combine not in COMBINE:
+            raise InputError(f"got combine {combine!r}; expected one of {', '.join(COMBINE)}")
+        if not 0 <= draft_max <= MOST_GUESSES:
+            raise InputError(f"got draft_max {draft_max}; expected 0 (no guessing) to {MOST_GUESSES}")
+        self.bank, self.combine, self.draft_max = bank, combine, draft_max
+        self._owns_runtime = runtime is None
+        if runtime is None:
+            base = resolve_model(model) if model is not None else bank.model
+            bank.check_base(base)
+            runtime = Runtime(base, **options)
+        elif options or model is not None:
+            raise InputError("got a runtime and options of one; give these to the runtime")
+        self.runtime = runtime
         try:
-            if not 0 <= draft_max <= MOST_GUESSES:
-                raise InputError(f"got draft_max {draft_max}; expected 0 (no guessing) to {MOST_GUESSES}")
-            self.responder = Responder(
-                bank,
-                self.engine,
-                context_size=context_size,
-                policy=policy or gate.GatePolicy(),
-                combine=combine,
-                in_place=in_place,
-                max_rank=max_rank,
-                slot=slot,
-                hot_bytes=hot_bytes,
-                draft_max=draft_max,
-            )
+            self.open_bank = OpenBank(bank, runtime, policy=policy, hot_bytes=hot_bytes)
         except BaseException:
-            self.engine.close()
+            if self._owns_runtime:
+                runtime.close()
             raise
-        self.base, self.mix, self.slot = self.responder.base, self.responder.mix, self.responder.slot
-        self.opening = self.responder.opening
-        self._worker = Worker(self.responder.idle)
+        self.engine, self.base, self.mix, self.slot = runtime.engine, runtime.base, runtime.mix, runtime.slot
+        self._closed = False
 
     def __enter__(self) -> Assistant:
         return self
@@ -110,19 +97,28 @@ class Assistant:
         self.close()
 
     def close(self) -> None:
-        """Free the model, once the questions that wait are answered; the bank stays open."""
-        self._worker.close()
-        with self.engine.lock:
-            self.responder.close()
+        """Free what it holds, once the questions that wait are answered; the bank stays open. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._owns_runtime:
+            self.runtime.close()
+            self.open_bank.close()
+        else:
+            self.runtime.call(self.open_bank.close)
 
     def prepare(self) -> None:
         """Measure the gate's whitening now, unless the bank has it: the first question need not wait."""
 
         def prepare() -> None:
-            self.opening.memories.prepare()
-            _ = self.opening.memories.text_embedder
+            self.open_bank.memories.prepare()
+            _ = self.open_bank.memories.text_embedder
 
         self.on_model(prepare)
+
+    def conversation(self, history: Sequence[Message] = ()) -> Conversation:
+        """A talk with one client, which remembers what was said; *history*: what was said before."""
+        return Conversation(self, history)
 
     # -- the user's verbs -------------------------------------------------------------------
 
@@ -191,52 +187,54 @@ class Assistant:
         _check_messages([*history, {"role": "user", "content": question}])
         if not question.strip():
             raise InputError("got an empty question; expected some words")
+        if self._closed:
+            raise MegartError("the assistant is closed; make a new one")
         scope, limited = given.pop("scope", EVERYTHING), given.get("max_tokens") is not None
-        strict = given.pop("strict", None)
+        strict, style = given.pop("strict", None), given.pop("style", STYLE)
+        if style not in STYLES:
+            raise InputError(f"got the style {style!r}; expected one of {', '.join(STYLES)}")
         how = {
-            "style": check_style(given.pop("style", STYLE)),
+            "style": style,
             "strict": self.bank.get_state(STRICT_STATE) == b"1" if strict is None else bool(strict),
+            "combine": self.combine,
+            "draft_max": self.draft_max,
             "on_known": given.pop("on_known", None),
+            "subject": given.pop("subject", None),
         }
         options = Options.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
-        asked = Question(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)
-
-        def run(stream: Stream[Answer]) -> Answer:
-            with self.engine.lock:
-                return self.responder.respond(asked, stream)
-
-        return self._worker.submit(run)
+        request = Request(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)
+        return self.runtime.submit(lambda stream: respond(Job(self.runtime, self.open_bank, request, stream)))
 
     def try_recall(self, adapter: Adapter, cue: str, *, activated: bool, max_tokens: int = RECALL_TOKENS) -> str:
         """What *adapter* alone, at gate 1, answers to the user turn *cue* (acceptance check)."""
 
         def recall() -> str:
-            self.responder.load([adapter], [1.0], self.responder.prompt(cue), activated)
+            self.runtime.load([adapter], [1.0], self.runtime.prompt(cue), activated)
             return greedy(self.mix, max_tokens).text
 
         return self.on_model(recall)
 
-    def try_lead(self, adapter: Adapter, cue: str, text: str, *, activated: bool) -> float:
+    def try_margin(self, adapter: Adapter, cue: str, text: str, *, activated: bool) -> float:
         """How surely :meth:`try_recall` would give *text*: the smallest margin of its tokens, in logits.
 
         All tokens are read in one pass, each after the right ones before it: where every margin is well
         above the rounding between one pass and token by token, greedy decoding cannot leave the text.
         """
 
-        def lead() -> float:
-            self.responder.load([adapter], [1.0], self.responder.prompt(cue), activated)
+        def margin() -> float:
+            self.runtime.load([adapter], [1.0], self.runtime.prompt(cue), activated)
             meant = [*self.engine.tokenize(text, special=False), self.engine.end_of_turn]
-            return min(map(_lead, self.mix.predictions(self.mix.logits(), meant), meant))
+            return min(map(_margin, self.mix.predictions(self.mix.logits(), meant), meant))
 
-        return self.on_model(lead)
+        return self.on_model(margin)
 
     def key(self, text: str, title: str | None = None) -> np.ndarray:
         """The context key of a memory: float32 [D], as stored in the bank."""
-        return self.on_model(lambda: self.opening.memories.keys.memory(text, title))
+        return self.on_model(lambda: self.open_bank.memories.keys.memory(text, title))
 
     def found_by(self, text: str, title: str | None = None) -> FoundBy:
         """What the gate finds a memory by: ``bank.add(memory, **assistant.found_by(text, title))``."""
-        return self.on_model(lambda: self.opening.memories.found_by(text, title))
+        return self.on_model(lambda: self.open_bank.memories.found_by(text, title))
 
     def embed(self, text: str) -> np.ndarray:
         """The vector of *text* by the text embedder, by the base's shallow states without one: float32 [D], unit length."""
@@ -244,7 +242,7 @@ class Assistant:
             raise InputError("got an empty text; expected some words")
 
         def run() -> np.ndarray:
-            memories = self.opening.memories
+            memories = self.open_bank.memories
             if memories.text_embedder is not None:
                 return memories.text_embedder.memory(text, None)
             return memories.prepare().keys(memories.keys.memory(text, None)[None])[0]
@@ -253,7 +251,7 @@ class Assistant:
 
     def alike(self, text: str, title: str | None = None) -> tuple[Record, float] | None:
         """The memory most like *text*, and how alike it is (a cosine); None where none is near."""
-        return self.on_model(lambda: self.opening.memories.most_alike(text, title))
+        return self.on_model(lambda: self.open_bank.memories.most_alike(text, title))
 
     def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:
         """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name.
@@ -268,40 +266,25 @@ class Assistant:
                 if on_progress:
                     on_progress(done, of)
 
-            with self.engine.lock:
-                return self.opening.memories.rekey(embedder, progress)
+            return self.open_bank.memories.rekey(embedder, progress)
 
-        return self._worker.submit(run).wait()
+        return self.runtime.submit(run).wait()
 
     def gate(self, question: str, *, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*: the shallow layers are run, nothing is answered."""
         if not question.strip():
             raise InputError("got an empty question; expected some words")
 
-        def judge() -> Judged:
-            self.responder.refresh()
-            return self.opening.judge(question.strip(), scope, history)
-
-        return self.on_model(judge)
+        return self.on_model(lambda: self.open_bank.judge(question.strip(), scope, history))
 
     @property
     def encoder(self) -> Context:
         """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
-        return self.on_model(lambda: self.responder.encoder)
+        return self.on_model(lambda: self.runtime.encoder)
 
     def on_model(self, work: Callable[[], T]) -> T:
-        """Run *work* on the thread that answers questions, in its turn, with the model to itself; returns its result.
-
-        All that computes belongs there. OpenMP keeps a team of threads for every thread that ever computed, and as
-        soon as these are more than the cores all of them sleep at each step: on two cores a token then takes 1.5
-        times as long, for good. Raises MegartError after :meth:`close`.
-        """
-
-        def run() -> T:
-            with self.engine.lock:
-                return work()
-
-        return self._worker.call(run)
+        """Run *work* on the model's thread, in its turn; returns its result. See :meth:`Runtime.call`."""
+        return self.runtime.call(work)
 
 
 def _check_messages(messages: Sequence[Message]) -> None:
@@ -316,7 +299,7 @@ def _check_messages(messages: Sequence[Message]) -> None:
             )
 
 
-def _lead(logits: np.ndarray, token: int) -> float:
+def _margin(logits: np.ndarray, token: int) -> float:
     """The logit of *token* above the best other one's."""
     rivals = np.delete(logits, token)
     return float(logits[token] - rivals.max())

@@ -30,15 +30,16 @@ class DecodeError(MegartError):
 
 @dataclass(frozen=True)
 class Saved:
-    """What a cache held: its tokens, what computed each, and llama.cpp's bytes of it."""
+    """What a cache held: its tokens, what computed each, llama.cpp's bytes of it, and the states that were watched."""
 
     tokens: tuple[int, ...]
     owners: tuple[Fingerprint, ...]
     data: ctypes.Array[ctypes.c_uint8]
+    states: tuple[np.ndarray, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return len(self.data)
+        return len(self.data) + sum(state.nbytes for state in self.states)
 
 
 class Context:
@@ -243,7 +244,7 @@ class Context:
         data = (ctypes.c_uint8 * size)()
         if not llama_cpp.llama_state_seq_get_data(self.handle, data, size, 0):
             raise DecodeError("llama.cpp could not copy the cache")
-        return Saved(tuple(self.tokens), tuple(self._owners), data)
+        return Saved(tuple(self.tokens), tuple(self._owners), data, tuple(self._states))
 
     def restore(self, saved: Saved) -> None:
         """Make the cache hold exactly what *saved* does; nothing is computed, and nothing copied where it does already."""
@@ -256,7 +257,7 @@ class Context:
         self.truncate(0)
         if not llama_cpp.llama_state_seq_set_data(self.handle, saved.data, len(saved.data), 0):
             raise DecodeError("llama.cpp could not put the cache back")
-        self.tokens, self._owners = list(saved.tokens), list(saved.owners)
+        self.tokens, self._owners, self._states = list(saved.tokens), list(saved.owners), list(saved.states)
 
     def set_adapter(self, adapter: object | None, scale: float = 1.0) -> None:
         """Make *adapter* the only one of this context; None for the bare base."""

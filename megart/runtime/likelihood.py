@@ -7,7 +7,6 @@ after a request that asks for nothing in particular.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,8 +27,6 @@ class Likelihood:
     def __init__(self, context: Callable[[], Context]):
         self._context = context
         self._alone: dict[Tokens, np.ndarray] = {}
-        #: Milliseconds that all reading has taken.
-        self.spent_ms = 0.0
 
     def gains(self, question: str, groups: Sequence[Sequence[str]], tokens: int) -> list[list[np.ndarray]]:
         """What *question* adds to the log-probability of each token of the texts of each group: float64 [n], nats.
@@ -38,19 +35,15 @@ class Likelihood:
         more than these. None are where the question leaves no room for a text, or the base's memory
         cannot be cut back to the question (a recurrent model). Raises DecodeError when llama.cpp fails.
         """
-        started = time.perf_counter()
-        try:
-            context = self._context()
-            asked = text_prompt(context.engine, question)
-            if not context.can_forget or len(asked.tokens) + tokens > context.size:
-                return [[] for _ in groups]
-            kept = [_within(tokens, group, context.engine) for group in groups]
-            every = list(dict.fromkeys(text for group in kept for text in group))
-            self._read_alone(context, every)
-            after = dict(zip(every, _read(context, asked, every)))
-            return [[after[text] - self._alone[text] for text in group] for group in kept]
-        finally:
-            self.spent_ms += (time.perf_counter() - started) * 1000
+        context = self._context()
+        asked = text_prompt(context.engine, question)
+        if not context.can_forget or len(asked.tokens) + tokens > context.size:
+            return [[] for _ in groups]
+        kept = [_within(tokens, group, context.engine) for group in groups]
+        every = list(dict.fromkeys(text for group in kept for text in group))
+        self._read_alone(context, every)
+        after = dict(zip(every, _read(context, asked, every)))
+        return [[after[text] - self._alone[text] for text in group] for group in kept]
 
     def _read_alone(self, context: Context, texts: list[Tokens]) -> None:
         new = [text for text in texts if text not in self._alone]

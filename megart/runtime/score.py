@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import embed
 from .answer import OpenedMemory
 from .assistant import Assistant
 from .context import Context
 from .engine import Engine, Prompt
+from .found import check_kinds
 from .generate import Generation
 from .generate import generate as answer_with
 from .likelihood import log_probability
-from .opening import check_kinds
 from .sampling import Options
 
 GATE = "gate"
@@ -93,12 +92,13 @@ def stand(
     assistant: Assistant, prompt: Prompt, memories: str | Sequence[str] | None
 ) -> tuple[Context, list[OpenedMemory]]:
     """A context that holds exactly *prompt* under those memories, its last logits fresh. On the model's thread."""
-    embed.advance(assistant.base, prompt.body)
+    assistant.runtime.prefixes.advance(prompt.body)
     opened: list[OpenedMemory] = []
     records = []
     if memories == GATE:
         if prompt.body:  # a lone token is about nothing
-            chosen = assistant.responder.open(prompt)[0]
+            assistant.open_bank.refresh()
+            chosen = assistant.open_bank.open(assistant.base, prompt)[0]
             chosen = chosen.of_one_kind() if chosen.shown else chosen
             if not any(memory.pending for memory in chosen.shown):
                 opened, records = chosen.shown, chosen.records
@@ -109,9 +109,9 @@ def stand(
     if not records:
         assistant.base.decode(prompt.opening)
         return assistant.base, []
-    adapters = [assistant.responder.adapter(record) for record in records]
+    adapters = [assistant.open_bank.adapter(record) for record in records]
     names = [record.adapter_sha256 for record in records]
-    assistant.responder.load(adapters, [m.gate for m in opened], prompt, records[0].activated, names)
+    assistant.runtime.load(adapters, [m.gate for m in opened], prompt, records[0].activated, names)
     return assistant.mix, opened
 
 

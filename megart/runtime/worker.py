@@ -16,10 +16,15 @@ from ..openmp import release_team
 
 T = TypeVar("T")
 IDLE_AFTER = 0.05
+MOST_WAITING = 256
 
 
 class CancelledError(MegartError):
     """The question was cancelled before its answer was whole."""
+
+
+class BusyError(MegartError):
+    """More questions wait than are let in."""
 
 
 class Stream(Generic[T]):
@@ -114,19 +119,19 @@ class Worker:
     """Runs streams one after the other, first come first served, on a thread of its own.
 
     ``idle`` is called when nothing has come for ``IDLE_AFTER`` seconds; it does a little work and says whether
-    there is more. Who asks at once, or closes, does not wait for it.
+    there is more. Who asks at once, or closes, does not wait for it. ``most``: streams that are not done; more are refused.
     """
 
-    def __init__(self, idle: Callable[[], bool] = lambda: False):
+    def __init__(self, idle: Callable[[], bool] = lambda: False, most: int = MOST_WAITING):
         self._queue: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
-        self._idle = idle
+        self._idle, self._most, self._waiting = idle, most, 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._process = os.getpid()
 
     def submit(self, run: Callable[[Stream[T]], T]) -> Stream[T]:
-        """Queue *run*; it gets its stream to put text into. Raises MegartError after close."""
+        """Queue *run*; it gets its stream to put text into. Raises BusyError when too many wait, MegartError after close."""
         if os.getpid() != self._process:
             raise MegartError("this assistant belongs to the process that forked this one; make a new one here")
         stream: Stream[T] = Stream(run)
@@ -134,11 +139,19 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise MegartError("the assistant is closed; make a new one")
+            if self._waiting >= self._most:
+                raise BusyError(f"{self._most} questions wait already; try again in a few seconds")
+            self._waiting += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="megart-worker", daemon=True)
                 self._thread.start()
             self._queue.put(stream)
         return stream
+
+    @property
+    def waiting(self) -> int:
+        """Streams that are not done, the one at work among them."""
+        return self._waiting
 
     def call(self, work: Callable[[], T]) -> T:
         """Run *work* on the thread, in its turn, and wait for what it returns. Raises MegartError after close."""
@@ -158,8 +171,13 @@ class Worker:
                 continue
             if stream is None:
                 return
-            stream.work(release_team)
+            stream.work(self._end)
             wait = IDLE_AFTER
+
+    def _end(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+        release_team()
 
     def _idle_work(self) -> bool:
         """What fails while nobody asks is nobody's answer, and the next question has to find the thread alive."""

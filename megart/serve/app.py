@@ -20,9 +20,9 @@ from .. import __version__
 from ..bank import Memory
 from ..errors import InputError, MegartError, MemoryNotFoundError
 from ..runtime.answer import Answer
-from ..runtime.worker import Stream
+from ..runtime.worker import BusyError, Stream
 from . import wire
-from .desk import BusyError, Desk
+from .desk import Desk
 
 MOST_BODY = 2 << 20  # bytes of a request
 LOCAL = ("localhost", "127.0.0.1", "[::1]")

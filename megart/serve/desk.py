@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..bank import Bank, Memory, Record
-from ..errors import InputError, MegartError, MemoryNotFoundError
+from ..errors import InputError, MemoryNotFoundError
 from ..later import save_pending
 from ..plan import plan
 from ..runtime.answer import Answer
 from ..runtime.assistant import Assistant
-from ..runtime.opening import Scope
+from ..runtime.runtime import Runtime
+from ..runtime.scope import Scope
 from ..runtime.worker import Stream
 from . import wire
 
@@ -24,22 +24,19 @@ _REMEMBER = re.compile(r"\s*(?:please[, ]+)?remember(?:\s+that|\s*:)\s+(?P<text>
 MODES = ("ask", "direct", "recall", "irag", "bare")
 
 
-class BusyError(MegartError):
-    """More questions wait than are let in."""
-
-
 class Desk:
-    """Several banks of one or more bases; safe from several threads."""
+    """Several banks; those of one base share a runtime. Safe from several threads. ``how``: options of a Runtime."""
 
     def __init__(self, banks: Sequence[Bank], *, remember: bool = True, waiting: int = MOST_WAITING, **how: Any):
         self._banks: dict[str, tuple[Bank, Assistant]] = {}
-        self.remembers, self._most = remember, waiting
-        self._streams: list[Stream[Answer]] = []
-        self._lock = threading.Lock()
+        self._runtimes: dict[str, Runtime] = {}  # by the hash of their base
+        self.remembers = remember
         try:
             for bank in banks:
-                name = self._name(bank)
-                self._banks[name] = bank, Assistant(bank, **how)
+                base = bank.model
+                if base.sha256 not in self._runtimes:
+                    self._runtimes[base.sha256] = Runtime(base, most_waiting=waiting, **how)
+                self._banks[self._name(bank)] = bank, Assistant(bank, runtime=self._runtimes[base.sha256])
         except BaseException:
             self.close()
             raise
@@ -54,6 +51,8 @@ class Desk:
     def close(self) -> None:
         for _, assistant in self._banks.values():
             assistant.close()
+        for runtime in self._runtimes.values():
+            runtime.close()
 
     # -- which bank ----------------------------------------------------------------------------
 
@@ -78,7 +77,7 @@ class Desk:
     # -- questions -----------------------------------------------------------------------------
 
     def start(self, ask: wire.Ask) -> Stream[Answer]:
-        """Queue *ask*. Raises BusyError when too many wait, InputError."""
+        """Queue *ask*. Raises BusyError when too many wait for its base, InputError."""
         bank, assistant, opens = self.find(ask.model)
         given = ask.megart
         mode = given.get("mode") or "ask"
@@ -93,18 +92,12 @@ class Desk:
         if any(not isinstance(v, (list, tuple)) or not all(isinstance(i, str) for i in v) for v in lists.values()):
             raise InputError("got megart.only, without or tags that are no lists of texts")
         scope = Scope(**{name: tuple(values) for name, values in lists.items()})
-        with self._lock:
-            if self.waiting >= self._most:
-                raise BusyError(f"{self._most} questions wait already; try again in a few seconds")
-            stream = assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
-            self._streams.append(stream)
-        return stream
+        return assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
 
     @property
     def waiting(self) -> int:
         """Questions whose answers are not whole."""
-        self._streams = [stream for stream in self._streams if not stream.is_done]
-        return len(self._streams)
+        return sum(runtime.waiting for runtime in self._runtimes.values())
 
     def to_remember(self, ask: wire.Ask) -> str | None:
         """What the last message asks to remember; None where it does not, or the server does not."""

@@ -78,7 +78,7 @@ def _passage(row: Mapping[str, Any], text: str, names: Sequence[str], rng: rando
             unanswered.append(qa["q"])
     strangers = [q for e in answered if rng.random() < 0.3 and (q := _exchanged(e.question, text, names, rng))]
     rng.shuffle(unanswered)
-    most = max(1, round(0.8 * len(answered)))
+    most = max(1, len(answered))
     nothing = [Example(q, None) for q in (strangers + unanswered)[:most]]
     asked = answered + nothing
     # In a conversation a question follows another one: the last one is to be answered.

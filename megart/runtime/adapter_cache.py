@@ -10,7 +10,7 @@ from ..adapter import Adapter
 BUDGET = 256 << 20  # bytes of factors
 
 
-class HotAdapters:
+class AdapterCache:
     """The adapters used last, by name (memory id, SHA-256 of the file).
 
     An adapter in a file is mapped: only what a mix reads is ever touched, and the system may drop those

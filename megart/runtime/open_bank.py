@@ -1,33 +1,35 @@
-"""What a question opens: the bank's evidence, kept up to date, and the gate over it.
+"""A bank that is open: what its memories are found by, the gate over them, and their adapters in use.
 
-Knows the bank, the gate and the encoder; nothing of answers, slots or adapters.
+Knows the bank, the gate and the encoder; nothing of answers, prompts or the slot.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from .. import gate
+from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..bank.memory import check_tags
-from ..errors import InputError
-from . import embed, embedders
+from . import adapter_cache, embed, embedders
+from .adapter_cache import AdapterCache
 from .answer import OpenedMemory, Timings
 from .bank_index import BankIndex
 from .context import Context
-from .engine import Engine, Prompt
+from .engine import Prompt
 from .follow import anchor, is_follow_up, points_weakly, sources, telling_words
+from .found import Candidate, Found, Judged, Opened, Talk, check_kinds, kind_of
 from .likelihood import Likelihood
+from .request import Request
+from .runtime import Runtime, ms
+from .scope import EVERYTHING, Scope
 
 History = Sequence[Mapping[str, str]]
-# Memories whose titles are named when none answers.
-NEAREST = 3
-_FIRST_WORDS = 40  # characters
 # Log odds that the last answer's memory gains where a question leans on what was said; what a memory has of which the
 # question says nothing, and a lone memory's lead. Fitted on dialogues of our own writing and the developers' notes.
 _SUBJECT, _NO_SCORE, _NO_COSINE, _NO_RIVAL = 2.2, -8.0, 0.78, 6.0
@@ -36,130 +38,38 @@ _CANDIDATES = 4  # that are handed on, more than are read
 _SOURCES = 2  # memories that one answer came from
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Which memories may open at all.
+class OpenBank:
+    """*bank* on a runtime with its base. On the model's thread only, see ``Runtime.call``.
 
-    ``only`` and ``without``: ids; ``tags``: a memory must carry one of them (``Record.tags``), in upper or
-    lower case. ``gates``: ids that open whatever the gate says, with these weights.
+    ``hot_bytes`` bounds the adapters kept mapped. Raises BaseMismatchError where the bank belongs to another base.
     """
-
-    only: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    gates: Mapping[str, float] = field(default_factory=dict)
-
-    def allows(self, record: Record) -> bool:
-        name = record.id.lower()
-        return (not self.only or name in self._names[0]) and name not in self._names[1] and record.carries(self.tags)
-
-    @cached_property
-    def _names(self) -> tuple[frozenset[str], frozenset[str]]:
-        """``only`` and ``without`` in lower case: a scope may name thousands."""
-        return frozenset(map(str.lower, self.only)), frozenset(map(str.lower, self.without))
-
-    @property
-    def is_everything(self) -> bool:
-        return not (self.only or self.without or self.tags)
-
-
-EVERYTHING = Scope()
-
-
-@dataclass
-class Opened:
-    """What the gate let through, with everything needed to answer from it, best first.
-
-    ``left_out``: what it let through besides, but of a kind that cannot share a mix with these.
-    """
-
-    shown: list[OpenedMemory]
-    records: list[Record]
-    left_out: list[OpenedMemory] = field(default_factory=list)
-
-    def of_one_kind(self) -> Opened:
-        """Those of the best one's kind, which can share a mix; the others are left out."""
-        keep = [j for j, record in enumerate(self.records) if kind_of(record) == kind_of(self.records[0])]
-        if len(keep) == len(self.records):
-            return self
-        total = sum(self.shown[j].gate for j in keep)
-        return Opened(
-            [replace(self.shown[j], gate=self.shown[j].gate / total) for j in keep],
-            [self.records[j] for j in keep],
-            [memory for j, memory in enumerate(self.shown) if j not in keep],
-        )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A memory that may answer, and what the gate saw of it; ``earlier``: a question to read before the user's own.
-
-    ``row``: its number in the bank, -1 where it was opened by hand.
-    """
-
-    record: Record
-    seen: gate.known.Seen
-    earlier: str | None = None
-    row: int = -1
-
-
-@dataclass(frozen=True)
-class Found:
-    """The memories to read for a question, the likeliest first.
-
-    ``likely``: whether any is worth reading; else they are only the nearest. ``opens``: whether the gate alone would
-    open one. ``pair``: the question needs the first two; ``leans``: it leans on what was said before.
-    """
-
-    candidates: list[Candidate]
-    likely: bool
-    opens: bool = False
-    pair: bool = False
-    leans: bool = False
-
-    @property
-    def titles(self) -> list[str]:
-        """Of the candidates; the first words of one that has no title."""
-        return [c.record.title or c.record.text[:_FIRST_WORDS] for c in self.candidates[:NEAREST]]
-
-
-@dataclass(frozen=True)
-class Talk:
-    """A conversation so far: the last question that stood on its own, and the rows of the last answer's memories."""
-
-    question: str
-    rows: list[int]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the gate makes of a question: the memories that may apply, and those that open, by id."""
-
-    ids: list[str]
-    titles: list[str]
-    candidates: gate.Candidates
-    opened: list[tuple[str, float]]
-    pending: list[bool] = field(default_factory=list)
-
-
-class Opening:
-    """The gate of one bank. Not thread-safe: hold the engine's lock."""
 
     def __init__(
         self,
         bank: Bank,
-        engine: Engine,
-        encoder: Callable[[], Context],
-        reader: Callable[[], Context],
-        policy: gate.GatePolicy,
+        runtime: Runtime,
+        *,
+        policy: gate.GatePolicy | None = None,
+        hot_bytes: int = adapter_cache.BUDGET,
     ):
-        self.bank, self.engine, self.policy = bank, engine, policy
-        self.memories = BankIndex(bank, engine, encoder)
-        self._likelihood = Likelihood(reader)
-        self._encoder = encoder
+        bank.check_base(runtime.engine.model)
+        self.bank, self.policy, self._runtime = bank, policy or gate.GatePolicy(), runtime
+        self.memories = BankIndex(bank, runtime.engine, lambda: runtime.encoder)
+        self._likelihood = Likelihood(lambda: runtime.reranker)
+        self._adapters = AdapterCache(hot_bytes)
 
     def close(self) -> None:
+        """Free what finds its memories; the bank itself stays open."""
         self.memories.close()
+
+    def refresh(self) -> None:
+        """Notice what changed in the bank, also from another process."""
+        if self.memories.refresh():
+            self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.records})
+
+    def adapter(self, record: Record) -> Adapter:
+        """The adapter of *record*. Raises BankError, with the remedy, for a damaged one."""
+        return self._adapters.get((record.id, record.adapter_sha256), lambda: self.bank.adapter(record.id))
 
     @property
     def records(self) -> list[Record]:
@@ -177,11 +87,9 @@ class Opening:
 
     # -- one question -----------------------------------------------------------------------
 
-    def open(
-        self, context: Context, prompt: Prompt, scope: Scope = EVERYTHING, history: History = ()
-    ) -> tuple[Opened, Timings]:
+    def open(self, context: Context, prompt: Prompt, request: Request | None = None) -> tuple[Opened, Timings]:
         """Gate the *prompt* that *context* holds; its states are read, nothing is decoded but for follow-ups."""
-        self.memories.refresh()
+        scope, history = (request.scope, request.history) if request else (EVERYTHING, [])
         self.check(scope)
         started = time.perf_counter()
         if scope.gates:
@@ -190,18 +98,16 @@ class Opening:
             return Opened([], []), Timings()
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
-        before = self._likelihood.spent_ms
-        candidates = self._weigh(reading, scope, history)
+        earlier, weighed = self._weigh(reading, scope, history)
+        gated = time.perf_counter()
+        candidates = self._rerank(earlier, weighed)
+        rerank_ms = 0.0 if candidates is weighed else ms(gated)
         opened = self._shown(gate.decide(candidates, self.policy))
-        rerank_ms = self._likelihood.spent_ms - before
-        gate_ms = (time.perf_counter() - embedded) * 1000 - rerank_ms
-        return opened, Timings(embed_ms=(embedded - started) * 1000, gate_ms=gate_ms, rerank_ms=rerank_ms)
+        return opened, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded, gated), rerank_ms=rerank_ms)
 
-    def candidates(
-        self, context: Context, prompt: Prompt, scope: Scope = EVERYTHING, history: History = ()
-    ) -> tuple[Found, Timings]:
+    def candidates(self, context: Context, prompt: Prompt, request: Request) -> tuple[Found, Timings]:
         """The memories that *prompt*, which *context* holds, may be about, to be read one after the other."""
-        self.memories.refresh()
+        scope = request.scope
         self.check(scope)
         started = time.perf_counter()
         if scope.gates:
@@ -211,10 +117,9 @@ class Opening:
             return Found([], False), Timings()
         reading = self._read(context, prompt)
         embedded = time.perf_counter()
-        found, talk = self._find(reading, scope), self._talk(history, scope)
+        found, talk = self._find(reading, scope), self._talk(request)
         considered = self.consider(reading, found, talk)
-        times = Timings(embed_ms=(embedded - started) * 1000, gate_ms=(time.perf_counter() - embedded) * 1000)
-        return considered, times
+        return considered, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded))
 
     def consider(self, reading: embed.Reading, found: gate.Candidates, talk: Talk | None) -> Found:
         """Which of the candidates *found* to read, and in what order, after what the conversation was about."""
@@ -275,11 +180,11 @@ class Opening:
 
     def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*, by the shallow layers alone unless memories are near each other."""
-        self.memories.refresh()
+        self.refresh()
         self.check(scope)
         if self.memories.index is None:
             return Judged([], [], gate.evidence.NOTHING, [])
-        candidates = self._weigh(self._encode(question), scope, history)
+        candidates = self._rerank(*self._weigh(self._encode(question), scope, history))
         opened = self._by_hand(scope) if scope.gates else self._shown(gate.decide(candidates, self.policy))
         records = [self.records[row] for row in candidates.rows]
         return Judged(
@@ -291,9 +196,9 @@ class Opening:
         )
 
     def _encode(self, question: str) -> embed.Reading:
-        context = self._encoder()
-        prompt = embed.text_prompt(self.engine, question)
-        embed.advance(context, prompt.body)
+        context = self._runtime.encoder
+        prompt = embed.text_prompt(self._runtime.engine, question)
+        context.advance(prompt.body)
         return self._read(context, prompt)
 
     def _read(self, context: Context, prompt: Prompt) -> embed.Reading:
@@ -307,23 +212,27 @@ class Opening:
         if self.memories.embedder == embedders.PAPER:
             return gate.by_product(self.memories.keys.query(reading.text, reading.parts[1]), index.keys, allowed)
         meaning = self.memories.meaning(reading.text)
-        return index.find(*reading.parts, allowed=allowed, threads=self.engine.threads, meaning=meaning)
+        return index.find(*reading.parts, allowed=allowed, threads=self._runtime.engine.threads, meaning=meaning)
 
-    def _weigh(self, reading: embed.Reading, scope: Scope, history: History) -> gate.Candidates:
-        """The candidates, those of an earlier question where *reading* leans on one; near ones told apart."""
+    def _weigh(self, reading: embed.Reading, scope: Scope, history: History) -> tuple[str, gate.Candidates]:
+        """The question and its candidates; an earlier question and those of it where *reading* leans on one."""
         candidates = self._find(reading, scope)
         if self.memories.embedder == embedders.PAPER:
-            return candidates
+            return reading.text, candidates
         earlier, subject = self._subject(reading, candidates, scope, history)
-        return self._look_again(earlier or reading.text, candidates if subject is None else subject)
+        return earlier or reading.text, candidates if subject is None else subject
 
-    def _talk(self, history: History, scope: Scope) -> Talk | None:
+    def _talk(self, request: Request) -> Talk | None:
         """What the conversation is about: the memories that its last answer came from."""
+        history, scope = request.history, request.scope
         asked = anchor(history, self.memories.commonness)
         answers = [turn["content"] for turn in history if turn.get("role") == "assistant"]
         if asked is None or not answers:
             return None
-        rows = sources(answers[-1], self.records)
+        if request.subject is None:
+            rows = sources(answers[-1], self.records)
+        else:
+            rows = [row for row, record in enumerate(self.records) if record.id in request.subject]
         if not rows:  # in other words than a memory's, or in too few
             before = self._find(self._encode(asked), scope)
             rows = [int(before.rows[0])] if 1 - before.p_none >= self.policy.threshold else []
@@ -359,10 +268,12 @@ class Opening:
                 return None, None  # "it" or "that" may stand for nothing, and nothing it says is in the memory
         return earlier, subject
 
-    def _look_again(self, question: str, candidates: gate.Candidates) -> gate.Candidates:
+    def _rerank(self, question: str, candidates: gate.Candidates) -> gate.Candidates:
         """*candidates*, those near each other told apart by how much likelier *question* makes what they say."""
+        if self.memories.embedder == embedders.PAPER:
+            return candidates
         gains = partial(self._likelihood.gains, question)
-        return gate.rerank.look_again(candidates, self.policy, lambda row: self.records[row].text, gains)
+        return gate.rerank.rerank(candidates, self.policy, lambda row: self.records[row].text, gains)
 
     # -- from candidates to memories ----------------------------------------------------------
 
@@ -378,19 +289,3 @@ class Opening:
 
 def _show(record: Record, weight: float) -> OpenedMemory:
     return OpenedMemory(record.id, record.title or record.id, weight, record.state == "pending")
-
-
-def kind_of(record: Record) -> str:
-    """When a memory's adapter works, which all memories of one answer share."""
-    if record.state == "pending":
-        return "pending"
-    return "activated" if record.activated else "whole prompt"
-
-
-def check_kinds(records: Sequence[Record]) -> None:
-    """Raises InputError unless *records* can share an answer."""
-    kinds = sorted({kind_of(record) for record in records})
-    if len(kinds) > 1:
-        raise InputError(
-            f"got memories of different kinds to open ({', '.join(kinds)}); expected one kind; open them one by one"
-        )

@@ -1,0 +1,107 @@
+"""What a question finds in a bank: plain data, from the gate to the stages after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from .. import gate
+from ..bank import Record
+from ..errors import InputError
+from .answer import OpenedMemory
+
+# Memories whose titles are named when none answers.
+NEAREST = 3
+_FIRST_WORDS = 40  # characters
+
+
+@dataclass
+class Opened:
+    """What the gate let through, with everything needed to answer from it, best first.
+
+    ``left_out``: what it let through besides, but of a kind that cannot share a mix with these.
+    """
+
+    shown: list[OpenedMemory]
+    records: list[Record]
+    left_out: list[OpenedMemory] = field(default_factory=list)
+
+    def of_one_kind(self) -> Opened:
+        """Those of the best one's kind, which can share a mix; the others are left out."""
+        keep = [j for j, record in enumerate(self.records) if kind_of(record) == kind_of(self.records[0])]
+        if len(keep) == len(self.records):
+            return self
+        total = sum(self.shown[j].gate for j in keep)
+        return Opened(
+            [replace(self.shown[j], gate=self.shown[j].gate / total) for j in keep],
+            [self.records[j] for j in keep],
+            [memory for j, memory in enumerate(self.shown) if j not in keep],
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A memory that may answer, and what the gate saw of it; ``earlier``: a question to read before the user's own.
+
+    ``row``: its number in the bank, -1 where it was opened by hand.
+    """
+
+    record: Record
+    seen: gate.known.Seen
+    earlier: str | None = None
+    row: int = -1
+
+
+@dataclass(frozen=True)
+class Found:
+    """The memories to read for a question, the likeliest first.
+
+    ``likely``: whether any is worth reading; else they are only the nearest. ``opens``: whether the gate alone would
+    open one. ``pair``: the question needs the first two; ``leans``: it leans on what was said before.
+    """
+
+    candidates: list[Candidate]
+    likely: bool
+    opens: bool = False
+    pair: bool = False
+    leans: bool = False
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the candidates; the first words of one that has no title."""
+        return [c.record.title or c.record.text[:_FIRST_WORDS] for c in self.candidates[:NEAREST]]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation so far: the last question that stood on its own, and the rows of the last answer's memories."""
+
+    question: str
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the gate makes of a question: the memories that may apply, and those that open, by id."""
+
+    ids: list[str]
+    titles: list[str]
+    candidates: gate.Candidates
+    opened: list[tuple[str, float]]
+    pending: list[bool] = field(default_factory=list)
+
+
+def kind_of(record: Record) -> str:
+    """When a memory's adapter works, which all memories of one answer share."""
+    if record.state == "pending":
+        return "pending"
+    return "activated" if record.activated else "whole prompt"
+
+
+def check_kinds(records: Sequence[Record]) -> None:
+    """Raises InputError unless *records* can share an answer."""
+    kinds = sorted({kind_of(record) for record in records})
+    if len(kinds) > 1:
+        raise InputError(
+            f"got memories of different kinds to open ({', '.join(kinds)}); expected one kind; open them one by one"
+        )
