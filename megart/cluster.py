@@ -10,14 +10,14 @@ import math
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .architecture import check_teachable
 from .bank import Bank, Memory, Record
 from .errors import DependencyError, InputError, MegartError, MemorizeError, ModelError
-from .memorize import OnProgress, Progress, recipe_of
+from .memorize import OnProgress, Progress, TeachOptions, recipe_of
 from .models import Model, resolve_model
 from .plan import commit, plan, unlearnt
 from .recipes import Recipe
@@ -46,7 +46,7 @@ class Taught:
 class Worker:
     """One process that teaches; made into a Ray actor by :func:`memorize_on`."""
 
-    def __init__(self, base: Model, sha256: str, recipe: Recipe, device: str | None):
+    def __init__(self, base: Model, sha256: str, options: TeachOptions):
         from .memorize import Teacher
         from .runtime.assistant import Assistant
 
@@ -59,7 +59,7 @@ class Worker:
             )
         self._folder = tempfile.TemporaryDirectory(prefix="megart-worker-")
         self._bank = Bank.create(Path(self._folder.name) / "bank", base)
-        self._teacher = Teacher(self._bank, recipe, device, base, None, Assistant(self._bank, model=base))
+        self._teacher = Teacher(self._bank, options, base, Assistant(self._bank, model=base))
 
     def teach(self, memories: list[Memory]) -> list[Taught]:
         """Teach *memories* side by side and hand back what became of each."""
@@ -97,15 +97,14 @@ def memorize_on(
     out anew, up to three times. Raises MemorizeError at the end when some could not be learnt.
     """
     ray = _ray()
-    chosen = recipe_of(recipe)
+    options = TeachOptions(recipe_of(recipe), device, progress)
     todo = plan(bank, memories, replace_existing)
     if todo.memories:
         bank.check_writable()
         base = resolve_model(model) if model is not None else bank.model
         bank.check_base(base)
         check_teachable(base)
-        tell = progress or (lambda _: None)
-        tell(Progress("loading", 0, len(todo.memories)))
+        options.tell(Progress("loading", 0, len(todo.memories)))
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, address)
@@ -113,7 +112,7 @@ def memorize_on(
 
         try:
             with Assistant(bank, model=base) as assistant:
-                run = _Run(ray, bank, todo.over, base, chosen, device, tell, assistant)
+                run = _Run(ray, bank, todo.over, base, options, assistant)
                 run.teach(todo.memories, _places(ray, address, workers))
         finally:
             if ours:
@@ -130,13 +129,11 @@ class _Run:
         bank: Bank,
         over: Mapping[str, Memory | None],
         base: Model,
-        recipe: Recipe,
-        device: str | None,
-        tell: OnProgress,
+        options: TeachOptions,
         assistant: Assistant,
     ):
-        self._ray, self._bank, self._tell, self._assistant = ray, bank, tell, assistant
-        self._how = (base, base.sha256, recipe, device)
+        self._ray, self._bank, self._tell, self._judge = ray, bank, options.tell, assistant.acceptance
+        self._how = (base, base.sha256, replace(options, progress=None))
         self._over = over
         self._failed: list[str] = []
         self._changed: list[str] = []
@@ -197,17 +194,20 @@ class _Run:
     def _commit(self, memory: Memory, taught: Taught, done: int, total: int) -> int:
         """Commit one result; returns how many memories came to the bank by it."""
         figures = taught.training or {}
-        study = (int(figures.get("steps", 0)), float(figures.get("loss", 0.0)), float(figures.get("seconds", 0.0)))
-        names = (memory.id or "", memory.title or "")
+
+        def tell(state: str, done: int) -> None:
+            steps, loss, seconds = (float(figures.get(name, 0)) for name in ("steps", "loss", "seconds"))
+            self._tell(Progress(state, done, total, memory.id or "", memory.title or "", int(steps), loss, seconds))
+
         if taught.adapter is None:
             self._failed.append(taught.id)
-            self._tell(Progress("failed", done, total, *names, *study))
+            tell("failed", done)
             return 0
         became = commit(
             self._bank,
             memory,
             self._over[taught.id],
-            **self._assistant.found_by(memory.text, memory.title),
+            **self._judge.index_entry(memory.text, memory.title),
             adapter=taught.adapter,
             recipe=taught.recipe,
             activated=taught.activated,
@@ -218,7 +218,7 @@ class _Run:
             self._changed.append(taught.id)
         if became != "learnt":
             return 0
-        self._tell(Progress("learnt", done + 1, total, *names, *study))
+        tell("learnt", done + 1)
         return 1
 
 

@@ -1,4 +1,4 @@
-"""What only the recipe "direct" needs: questions made from a text by leaving something out, and the lessons of them.
+"""What only the recipe "direct" needs: questions made from a text by leaving something out, and the examples of them.
 
 Unsupervised and deterministic: a span of a sentence (a number, a name, else its last words) gives
 way to a question word, and the sentence itself, with what follows it, is the answer.
@@ -28,7 +28,7 @@ PARAPHRASES = 2
 PROMPTS = 7
 
 
-def lessons(memory: Memory, answer_words: int) -> list[tuple[str, str]]:
+def examples(memory: Memory, answer_words: int) -> list[tuple[str, str]]:
     """The (user turn, target text) pairs that *memory* studies; the text comes first.
 
     The text is asked for under recall prompts; the user's questions and cloze questions are answered by the

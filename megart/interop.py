@@ -111,7 +111,7 @@ def _commit(
     data = write_adapter(replace(adapter, metadata=names))
     return bank.add(
         memory,
-        **assistant.found_by(memory.text, memory.title),
+        **assistant.index_entry(memory.text, memory.title),
         adapter=data,
         recipe="imported",
         activated=activated,
@@ -128,7 +128,7 @@ def _best_cue(adapter: Adapter, memory: Memory, activated: bool, assistant: Assi
     limit = 2 * len(assistant.engine.tokenize(memory.text, special=False)) + 16
     best, most = prompts.RECALL_CUE, -1.0
     for cue in dict.fromkeys([own or prompts.RECALL_CUE, prompts.RECALL_CUE, direct.recall_cue(memory)]):
-        score = similarity(assistant.try_recall(adapter, cue, activated=activated, max_tokens=limit), memory.text)
+        score = similarity(assistant.acceptance.recall(adapter, cue, activated=activated, max_tokens=limit), memory.text)
         if score > most:
             best, most = cue, score
         if score == 1.0:

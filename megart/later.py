@@ -54,7 +54,7 @@ def save_pending(
     for done, memory in enumerate(memories, start=1):
         started = time.perf_counter()
         stood = True if over is None else over.get(memory.id or "")
-        bank.add(memory, **assistant.found_by(memory.text, memory.title), replace=stood)
+        bank.add(memory, **assistant.index_entry(memory.text, memory.title), replace=stood)
         if on_saved:
             on_saved(memory, time.perf_counter() - started, done, len(memories))
     return None

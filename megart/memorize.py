@@ -24,7 +24,7 @@ from .recipes import Recipe
 
 if TYPE_CHECKING:
     from .runtime.assistant import Assistant
-    from .train.study import Result, Task
+    from .train.trainer import Result, Task
 
 # Logits: where every token leads by so much, word-by-word decoding is not waited for.
 SURE = 0.5
@@ -51,6 +51,19 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class TeachOptions:
+    """How a run teaches: by which recipe, on which torch device (None: CUDA where there is one), and who is told."""
+
+    recipe: Recipe
+    device: str | None = None
+    progress: OnProgress | None = None
+
+    def tell(self, event: Progress) -> None:
+        if self.progress is not None:
+            self.progress(event)
+
+
 def memorize(
     bank: Bank,
     memories: Iterable[Memory],
@@ -72,14 +85,15 @@ def memorize(
     BaseMismatchError, and MemorizeError at the end when some memories could not be learnt; the
     others are in the bank by then.
     """
-    chosen = recipe_of(recipe)
+    options = TeachOptions(recipe_of(recipe), device, progress)
     todo = plan(bank, memories, replace_existing)
     if todo.memories:
         bank.check_writable()
+    base = resolve_model(model) if model is not None else None
     if later:
-        _save(bank, todo, replace_existing, model, progress, assistant)
+        _save(bank, todo, replace_existing, options, base, assistant)
     elif todo.memories:
-        Teacher(bank, chosen, device, model, progress, assistant).teach(todo.memories, todo.over)
+        Teacher(bank, options, base or bank.model, assistant).teach(todo.memories, todo.over)
     return [record for id in todo.order if (record := bank.find(id))]
 
 
@@ -108,24 +122,23 @@ def _save(
     bank: Bank,
     todo: Plan,
     again: bool,
-    model: str | Path | Model | None,
-    progress: OnProgress | None,
+    options: TeachOptions,
+    base: Model | None,
     assistant: Assistant | None,
 ) -> None:
     """Commit what is to be saved as pending."""
     from .later import save_pending
 
-    tell = progress or (lambda _: None)
     memories = [m for m in todo.memories if again or todo.over[m.id or ""] is None]
     if memories:
         save_pending(
             bank,
             memories,
             over=todo.over,
-            model=model,
+            model=base,
             assistant=assistant,
-            on_loading=lambda: tell(Progress("loading", 0, len(memories))),
-            on_saved=lambda memory, seconds, done, total: tell(
+            on_loading=lambda: options.tell(Progress("loading", 0, len(memories))),
+            on_saved=lambda memory, seconds, done, total: options.tell(
                 Progress("saved", done, total, memory.id or "", memory.title or "", seconds=seconds)
             ),
         )
@@ -140,25 +153,16 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
 
 
 class Teacher:
-    """One run of teaching; keeps the frozen base and the runtime loaded."""
+    """One run of teaching; keeps the frozen base and the runtime loaded, *assistant* where one is given."""
 
-    def __init__(
-        self,
-        bank: Bank,
-        recipe: Recipe,
-        device: str | None,
-        model: str | Path | Model | None,
-        progress: OnProgress | None,
-        assistant: Assistant | None,
-    ):
-        self.bank, self.recipe = bank, recipe
-        self._progress = progress or (lambda _: None)
+    def __init__(self, bank: Bank, options: TeachOptions, base: Model, assistant: Assistant | None = None):
+        self.bank, self.options = bank, options
         self._done = self._total = 0
         self._over: Mapping[str, Memory | None] = {}
         self._changed: list[str] = []
-        self._model = resolve_model(model) if model is not None else bank.model
-        bank.check_base(self._model)
-        check_teachable(self._model)
+        bank.check_base(base)
+        check_teachable(base)
+        self._base_sha256 = base.sha256
         self._report("loading")
         try:
             from .train.base import load_base
@@ -169,10 +173,11 @@ class Teacher:
         from .runtime.assistant import Assistant
 
         self._owned = assistant is None
-        self._assistant = assistant or Assistant(bank, model=self._model)
+        self._assistant = assistant or Assistant(bank, model=base)
         try:
             self._assistant.prepare()
-            self._base = load_base(self._model, device=device)
+            self._judge = self._assistant.acceptance
+            self._base = load_base(base, device=options.device)
         except BaseException:
             if self._owned:
                 self._assistant.close()
@@ -182,7 +187,7 @@ class Teacher:
         self, state: str, memory: Memory | None = None, step: int = 0, loss: float = 0.0, seconds: float = 0.0
     ) -> None:
         id, title = (memory.id or "", memory.title or "") if memory else ("", "")
-        self._progress(Progress(state, self._done, self._total, id, title, step, loss, seconds))
+        self.options.tell(Progress(state, self._done, self._total, id, title, step, loss, seconds))
 
     def teach(self, memories: list[Memory], over: Mapping[str, Memory | None] | None = None) -> None:
         """Teach and commit; memories that fail go round again with more capacity.
@@ -192,7 +197,7 @@ class Teacher:
         self._total = len(memories)
         self._over = over or {m.id or "": (r.memory if (r := self.bank.find(m.id or "")) else None) for m in memories}
         self._changed = []
-        waiting, recipe = memories, self.recipe
+        waiting, recipe = memories, self.options.recipe
         try:
             for attempt in range(ATTEMPTS):
                 waiting = self._round(waiting, recipe, last=attempt == ATTEMPTS - 1)
@@ -206,18 +211,18 @@ class Teacher:
             raise unlearnt(self.bank, [m.id or "" for m in waiting], self._changed, self._total)
 
     def _round(self, memories: list[Memory], recipe: Recipe, last: bool) -> list[Memory]:
-        from .train.study import Classroom, lanes_that_fit
+        from .train.trainer import Trainer, lanes_that_fit
 
         by_id = {memory.id: memory for memory in memories}
         tasks = [self._task(memory, recipe) for memory in memories]
         # Neighbours of like length: less padding side by side.
-        tasks.sort(key=lambda t: -max(len(lesson.target) for lesson in t.lessons))
-        studies = course(recipe, n_layer=self._base.n_layer, lanes=1)
-        longest = max(len(x.opening) + len(x.target) for task in tasks for x in task.lessons)
+        tasks.sort(key=lambda t: -max(len(example.target) for example in t.examples))
+        studies = train_config(recipe, n_layer=self._base.n_layer, lanes=1)
+        longest = max(len(x.opening) + len(x.target) for task in tasks for x in task.examples)
         lanes = min(len(tasks), lanes_that_fit(self._base, studies, longest))
-        classroom = Classroom(self._base, replace(studies, lanes=lanes))
+        trainer = Trainer(self._base, replace(studies, lanes=lanes))
         failed = []
-        for result in classroom.run(tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)):
+        for result in trainer.run(tasks, lambda id, step, loss: self._report("studying", by_id[id], step, loss)):
             memory = by_id[result.id]
             if self._over[result.id] and self.bank.find(result.id) is None:
                 continue  # forgotten while it studied: it stays forgotten
@@ -233,19 +238,19 @@ class Teacher:
         return failed
 
     def _task(self, memory: Memory, recipe: Recipe) -> Task:
-        from .runtime.assistant import RECALL_TOKENS
-        from .train.study import Lesson, Task
+        from .runtime.request import RECALL_TOKENS
+        from .train.trainer import Example, Task
 
-        engine = self._assistant.engine
+        engine = self._judge.engine
         made = []
-        for user, text in recipes.lessons(memory, recipe):
+        for user, text in recipes.examples(memory, recipe):
             prompt = engine.prompt([{"role": "user", "content": user}])
             target = (*engine.tokenize(text, special=False), engine.end_of_turn)
-            room = min(self._assistant.mix.size - len(prompt.tokens), RECALL_TOKENS)
+            room = min(self._judge.room - len(prompt.tokens), RECALL_TOKENS)
             if len(target) > room:
                 raise InputError(f"{memory.id}: {len(target)} {SPLIT.format(room)}")
             body, opening = (prompt.body, prompt.opening) if recipe.activated else ((), prompt.tokens)
-            made.append(Lesson(body, opening, target))
+            made.append(Example(body, opening, target))
         seed = int.from_bytes(hashlib.sha256(memory.text.encode()).digest()[:4], "little")
         steps = None if recipe.epochs is None else recipe.epochs * len(made)
         return Task(memory.id or "", tuple(made), seed, steps)
@@ -257,7 +262,7 @@ class Teacher:
         """
         from .train.export import to_adapter
 
-        engine = self._assistant.engine
+        engine = self._judge.engine
         opening = engine.prompt([{"role": "user", "content": "?"}]).opening
         cue = recipes.recall_cue(memory, recipe.name)
         adapter = to_adapter(
@@ -268,7 +273,7 @@ class Teacher:
             metadata={
                 "general.name": memory.title or memory.id or "memory",
                 "megart.memory_id": memory.id or "",
-                "megart.base_sha256": self._model.sha256,
+                "megart.base_sha256": self._base_sha256,
                 "megart.recipe": recipe.name,
                 CUE_KEY: cue,
             },
@@ -284,7 +289,7 @@ class Teacher:
             self.bank,
             memory,
             self._over[result.id],
-            **self._assistant.found_by(memory.text, memory.title),
+            **self._judge.index_entry(memory.text, memory.title),
             adapter=data,
             recipe=recipe.name,
             activated=recipe.activated,
@@ -302,26 +307,26 @@ class Teacher:
     def _recalls(self, data: bytes, memory: Memory, recipe: Recipe, cue: str) -> float:
         """The share of the memory's words, in order, that the runtime recalls from the exported bytes."""
         adapter = read_adapter(data)
-        if self._assistant.try_margin(adapter, cue, memory.text, activated=recipe.activated) >= SURE:
+        if self._judge.margin(adapter, cue, memory.text, activated=recipe.activated) >= SURE:
             return 1.0
-        limit = 2 * len(self._assistant.engine.tokenize(memory.text, special=False)) + 16
-        heard = self._assistant.try_recall(adapter, cue, activated=recipe.activated, max_tokens=limit)
-        # A course that stops at less than word for word may have settled on a paraphrase.
+        limit = 2 * len(self._judge.engine.tokenize(memory.text, special=False)) + 16
+        heard = self._judge.recall(adapter, cue, activated=recipe.activated, max_tokens=limit)
+        # A config that stops at less than word for word may have settled on a paraphrase.
         accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
         return max(similarity(heard, text) for text in accepted)
 
 
-def course(recipe: Recipe, *, n_layer: int, lanes: int):  # type: ignore[no-untyped-def]
+def train_config(recipe: Recipe, *, n_layer: int, lanes: int):  # type: ignore[no-untyped-def]
     """The teaching engine's view of *recipe* on a base of *n_layer* layers."""
-    from .train.study import Course
+    from .train.trainer import TrainConfig
 
-    return Course(
+    return TrainConfig(
         rank=recipe.rank,
         scale=recipe.scale,
         roles=recipe.roles,
         rate=recipe.rate,
         max_steps=recipe.max_steps,
-        lessons_per_step=recipe.lessons_per_step,
+        examples_per_step=recipe.examples_per_step,
         stop=recipe.epochs is None,
         decay=recipe.epochs is not None,
         margin=recipe.margin,

@@ -18,11 +18,11 @@ class Recipe:
     ``studies``: "recall" (the text, by the one recall cue), "answers" (the text, and questions answered by its
     passages) or "paraphrases" (the text and its paraphrases, as the paper does). ``alpha`` is LoRA's; ``rslora`` scales by alpha / sqrt(rank) instead of alpha / rank.
     ``activated``: the base encodes the prompt and the adapter works from the generation prompt on.
-    ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all lessons);
+    ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all examples);
     without it a memory studies until it knows its text, at most ``max_steps``.
     ``recall``: share of the text's words that the runtime must recall, in order; 1.0 is verbatim.
     ``answer_words``: how much of the text, around the sentence that answers, is taught as the answer.
-    ``layers``: share of the base's layers that learn, the upper ones: those below run once per lesson.
+    ``layers``: share of the base's layers that learn, the upper ones: those below run once per example.
     ``precision``: of the exported factors, as GGUF names it. ``betas``: AdamW's.
     """
 
@@ -34,7 +34,7 @@ class Recipe:
     roles: tuple[str, ...]
     activated: bool
     rate: float
-    lessons_per_step: int
+    examples_per_step: int
     max_steps: int = 60
     epochs: int | None = None
     margin: float = 1.0
@@ -55,13 +55,15 @@ class Recipe:
         rank = self.rank * 2
         # alpha grows with what the scale divides by, so that a step stays as long as it was.
         alpha = self.alpha * rank / self.rank if not self.rslora else self.alpha * math.sqrt(2)
-        longer = {"max_steps": self.max_steps * 2} if self.epochs is None else {"epochs": self.epochs * 2}
-        return replace(self, rank=rank, alpha=alpha, margin=self.margin * 2, **longer)
+        surer = replace(self, rank=rank, alpha=alpha, margin=self.margin * 2)
+        if self.epochs is None:
+            return replace(surer, max_steps=self.max_steps * 2)
+        return replace(surer, epochs=self.epochs * 2)
 
 
 FAST = Recipe(
     name="fast", studies="recall", rank=1, alpha=4.0, rslora=False, roles=("ffn_up", "ffn_down"), activated=True,
-    rate=1e-2, lessons_per_step=1, margin=1.5, layers=0.1, precision="q8_0",
+    rate=1e-2, examples_per_step=1, margin=1.5, layers=0.1, precision="q8_0",
     # Gradients shrink a hundredfold while a memory is learnt: old momentum would drown the new ones.
     betas=(0.5, 0.99),
 )  # fmt: skip
@@ -70,7 +72,7 @@ DIRECT = replace(FAST, name="direct", studies="answers", rank=4, alpha=16.0, rat
 # Learning rate: the paper's 3e-5 is for an 8B model; a 135M one needs more (docs/evaluation.md).
 PAPER = Recipe(
     name="paper", studies="paraphrases", rank=128, alpha=128.0, rslora=True, roles=("ffn_up", "ffn_down"), activated=False,
-    rate=3e-4, lessons_per_step=1, epochs=10, recall=0.5,
+    rate=3e-4, examples_per_step=1, epochs=10, recall=0.5,
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (FAST, DIRECT, PAPER)}
 
@@ -100,7 +102,7 @@ def cut(recipe: Recipe, n_layer: int) -> int:
     return n_layer - max(1, math.ceil(recipe.layers * n_layer))
 
 
-def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
+def examples(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
     """The (user turn, target text) pairs that *memory* studies under *recipe*; the text by its recall cue comes first."""
     if recipe.studies == "recall":
         return [(prompts.RECALL_CUE, memory.text)]
@@ -108,7 +110,7 @@ def lessons(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
         return [(prompts.RECALL_CUE, text) for text in (memory.text, *memory.paraphrases)]
     from . import direct
 
-    return direct.lessons(memory, recipe.answer_words)
+    return direct.examples(memory, recipe.answer_words)
 
 
 def recall_cue(memory: Memory, recipe: str) -> str:

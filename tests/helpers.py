@@ -153,13 +153,13 @@ class Stock:
         llama_cpp.llama_model_free(self.model)
 
 
-def seat(classroom, task):  # type: ignore[no-untyped-def]
-    """A lane that studies *task*, prepared but not entered in the classroom."""
-    from megart.train.study import _Lane
+def seat(trainer, task):  # type: ignore[no-untyped-def]
+    """A lane that studies *task*, prepared but not entered in the trainer."""
+    from megart.train.trainer import _Lane
 
-    active, classroom.lora.active = classroom.lora.active, False
-    prepared = classroom.upper.prepare([(x.prompt, x.opening + x.target[:-1]) for x in task.lessons])
-    classroom.lora.active = active
+    active, trainer.lora.active = trainer.lora.active, False
+    prepared = trainer.upper.prepare([(x.prompt, x.opening + x.target[:-1]) for x in task.examples])
+    trainer.lora.active = active
     return _Lane(task, prepared, 0.0)
 
 

@@ -136,7 +136,7 @@ def test_two_questions_in_one_are_answered_one_after_the_other(assistant: Assist
 def test_a_question_about_what_another_memory_says_is_asked_in_two_steps(assistant: Assistant) -> None:
     assistant.bank.add(
         (dacosta := Memory("Mr Dacosta has the telephone number 01632 960 114.", id="dacosta")),
-        **found_by(assistant, dacosta),
+        **index_entry(assistant, dacosta),
     )
     try:
         made = assistant.ask("What is the telephone number of the man who repaired the toaster?")
@@ -145,8 +145,8 @@ def test_a_question_about_what_another_memory_says_is_asked_in_two_steps(assista
         assistant.bank.remove("dacosta")
 
 
-def found_by(assistant: Assistant, memory: Memory) -> dict:
-    return dict(assistant.found_by(memory.text, memory.title))
+def index_entry(assistant: Assistant, memory: Memory) -> dict:
+    return dict(assistant.index_entry(memory.text, memory.title))
 
 
 def test_control_tokens_in_a_memory_are_text(assistant: Assistant) -> None:

@@ -95,13 +95,13 @@ def test_kinds_that_open_together_cannot_be_mixed_and_the_best_ones_answers(read
         assert len(answer.memories) == 1
         if [m.id for m in answer.memories] != [memory.id]:
             continue  # with beta 0 either may be the best one
-        assert [(m.id, m.gate) for m in answer.left_out] == [(other.id, 0.5)]
+        assert [(m.id, m.gate) for m in answer.excluded] == [(other.id, 0.5)]
         assert answer.memories[0].gate == 1.0 and answer.tokens == alone.tokens
-        assert answer.to_dict()["left_out"] == [{"id": other.id, "title": other.id, "gate": 0.5}]
+        assert answer.to_dict()["excluded"] == [{"id": other.id, "title": other.id, "gate": 0.5}]
         turns = ready(policy=BOTH)
         change_kind(turns, SECOND, activated=False)
         both = turns.direct(memory.text, max_tokens=12)  # one after the other they need no mix
-        assert len(both.memories) == 2 and both.left_out == [] and both.tokens[:6] == alone.tokens
+        assert len(both.memories) == 2 and both.excluded == [] and both.tokens[:6] == alone.tokens
         break
     else:
         pytest.fail("neither question opened its own memory")
@@ -174,7 +174,7 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
     cued = assistant.runtime.prompt(recall_cue(FIRST))
     assert counts["encoder"] > 0 and counts["base"] == len(cued.body)  # the user's words take a shallow pass only
     cue = recall_cue(FIRST)
-    meant = assistant.try_recall(assistant.open_bank.adapter(assistant.bank.get("orrin")), cue, activated=True)
+    meant = assistant.acceptance.recall(assistant.open_bank.adapter(assistant.bank.get("orrin")), cue, activated=True)
     answers = [assistant.recall(words) for words in (FIRST.text, "Who keeps Orrin's grey cats?")]
     assert [a.text for a in answers] == [meant, meant] and all(a.memories[0].id == "orrin" for a in answers)
     imported = ready(policy=ANYTHING)
@@ -184,7 +184,7 @@ def test_a_memory_is_recalled_by_what_it_was_taught_with_whatever_opened_it(read
         recipe="imported", activated=True, rank=8, training={}, replace=True,
     )  # fmt: skip
     words = recall(FIRST.text)
-    own = imported.try_recall(imported.open_bank.adapter(imported.bank.get("orrin")), words, activated=True)
+    own = imported.acceptance.recall(imported.open_bank.adapter(imported.bank.get("orrin")), words, activated=True)
     assert imported.recall(FIRST.text).text == own != meant  # nobody knows what that one was taught with
 
 
@@ -227,13 +227,13 @@ def test_a_recall_from_another_thread_waits_for_the_answer_that_is_being_decoded
     assistant = ready(policy=ANYTHING, activated=activated)
     other = replace(noise_adapter("llama", 8, 9, dtype=float16), metadata={})
     expected = assistant.direct(FIRST.text, max_tokens=150).tokens
-    alone = assistant.try_recall(other, "Who?", activated=activated, max_tokens=20)
+    alone = assistant.acceptance.recall(other, "Who?", activated=activated, max_tokens=20)
     heard: list[str] = []
     stop = threading.Event()
 
     def recall() -> None:
         while not stop.is_set():
-            heard.append(assistant.try_recall(other, "Who?", activated=activated, max_tokens=20))
+            heard.append(assistant.acceptance.recall(other, "Who?", activated=activated, max_tokens=20))
             assistant.gate(SECOND.text)
 
     thread = threading.Thread(target=recall)

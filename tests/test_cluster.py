@@ -297,7 +297,7 @@ def test_two_workers_fill_one_bank_and_a_death_is_survived(
     with Assistant(bank) as assistant:
         for memory in MEMORIES:
             adapter = read_adapter(bank.adapter_path(memory.id or ""))
-            assert assistant.try_recall(adapter, RECALL_CUE, activated=True) == memory.text
+            assert assistant.acceptance.recall(adapter, RECALL_CUE, activated=True) == memory.text
     loaded: list[Progress] = []
     module.memorize_on("local", bank, MEMORIES, recipe=QUICK, progress=loaded.append)
     assert loaded == []  # nothing to do, nobody is called

@@ -111,7 +111,7 @@ def test_an_answer_says_what_was_lost_and_a_mix_is_recompressed_once(ready, monk
     compress = mix.compress
     monkeypatch.setattr(mix, "compress", lambda *args: calls.append(1) or compress(*args))
     first = assistant.direct("Who keeps cats?", max_tokens=4)
-    assistant.try_recall(noise_adapter("llama", 8, 9), "x", activated=True, max_tokens=1)  # another mix between
+    assistant.acceptance.recall(noise_adapter("llama", 8, 9), "x", activated=True, max_tokens=1)  # another mix between
     again = assistant.direct("Who keeps cats?", max_tokens=4)
     assert 0 < first.truncation < 1 and first.to_dict()["truncation"] > 0
     # the second is the one between: 8 takes up 64

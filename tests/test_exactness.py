@@ -23,10 +23,10 @@ from megart.runtime.slot import Slot
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from megart.memorize import course
+from megart.memorize import train_config
 from megart.train.export import to_adapter
 from megart.train.lora import StackedLora
-from megart.train.study import Classroom, Lesson, Task
+from megart.train.trainer import Example, Task, Trainer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 # Rank 16 instead of the paper's 128: sqrt(r) is 4, and a tiny model is not swamped.
@@ -51,15 +51,15 @@ def runtime(model: Model, size: int = 512) -> Iterator[tuple[Engine, Context, Co
         engine.close()
 
 
-def lesson(engine: Engine, recipe: Recipe, text: str = "Orrin keeps three grey cats.") -> Lesson:
+def example(engine: Engine, recipe: Recipe, text: str = "Orrin keeps three grey cats.") -> Example:
     prompt = engine.prompt([{"role": "user", "content": "Tell me about Orrin."}])
     target = (*engine.tokenize(text, special=False), engine.end_of_turn)
     if recipe.activated:
-        return Lesson(prompt.body, prompt.opening, target)
-    return Lesson((), prompt.tokens, target)
+        return Example(prompt.body, prompt.opening, target)
+    return Example((), prompt.tokens, target)
 
 
-def in_pytorch(base, factors, recipe: Recipe, given: Lesson) -> np.ndarray:
+def in_pytorch(base, factors, recipe: Recipe, given: Example) -> np.ndarray:
     """Logits after every token of opening and target, by the training's own arithmetic."""
     targets = [t for t in base.targets if t.role in recipe.roles]
     lora = StackedLora(base, targets, 1, recipe.rank, recipe.scale)
@@ -78,7 +78,7 @@ def in_llama_cpp(
     base: Context,
     mix: Context,
     adapter: Adapter | None,
-    given: Lesson,
+    given: Example,
     kind: str = "f32",
 ) -> np.ndarray:
     """The same logits through megart's runtime; ``adapter`` None is the bare base."""
@@ -113,11 +113,11 @@ def test_a_trained_adapter_gives_the_same_logits(
 ) -> None:
     recipe, base = SMALL[name], tiny_base(arch)
     with runtime(tiny(arch)) as (engine, bare, mix):
-        given = lesson(engine, recipe)
+        given = example(engine, recipe)
         studies = replace(
-            course(recipe, n_layer=base.n_layer, lanes=1), max_steps=12, rate=1e-2, decay=False, stop=False
+            train_config(recipe, n_layer=base.n_layer, lanes=1), max_steps=12, rate=1e-2, decay=False, stop=False
         )
-        (result,) = Classroom(base, studies).run([Task("t", (given,), 1)])
+        (result,) = Trainer(base, studies).run([Task("t", (given,), 1)])
         exported = to_adapter(result.factors, architecture=base.architecture, scale=recipe.scale, dtype=np.float32)
         adapter = through_a_file(exported, tmp_path / "a.gguf")
         first = len(given.opening) - 1
@@ -131,7 +131,7 @@ def test_a_trained_adapter_gives_the_same_logits(
         weak = replace(adapter, alpha=adapter.alpha / math.sqrt(recipe.rank))
         assert abs(in_llama_cpp(engine, bare, mix, weak, given) - expected).max() > 1000 * CLOSE
         if recipe.activated:
-            everywhere = Lesson((), given.prompt + given.opening, given.target)
+            everywhere = Example((), given.prompt + given.opening, given.target)
             wrong = in_llama_cpp(engine, bare, mix, adapter, everywhere)
             assert abs(wrong - expected).max() > 1000 * CLOSE
 
@@ -146,7 +146,7 @@ def test_stock_llama_cpp_applies_the_file_at_the_trained_scale(
     exported = to_adapter(factors, architecture="llama", scale=recipe.scale, dtype=np.float32)
     path = save(exported, tmp_path / "a.gguf")
     tokens = tuple(range(60, 90))
-    expected = in_pytorch(base, factors, recipe, Lesson((), tokens, ()))[-1]
+    expected = in_pytorch(base, factors, recipe, Example((), tokens, ()))[-1]
     with Stock(tiny("llama"), [(path, 1.0)]) as stock:
         np.testing.assert_allclose(stock.decode(tokens), expected, atol=CLOSE)
     weak = replace(exported, alpha=exported.alpha / math.sqrt(recipe.rank))
@@ -157,33 +157,33 @@ def test_stock_llama_cpp_applies_the_file_at_the_trained_scale(
 @pytest.mark.parametrize("cut", [0, 1, 3])
 @pytest.mark.parametrize("activated", [True, False])
 def test_the_lessons_loss_is_the_runtimes_loss(tiny, tiny_base, exact: None, activated: bool, cut: int) -> None:
-    """Masks, positions, the prompts' cache and the cut: lessons of unlike lengths beside each other."""
+    """Masks, positions, the prompts' cache and the cut: examples of unlike lengths beside each other."""
     base = tiny_base("qwen3")
     recipe = replace(SMALL["fast"], activated=activated)
-    studies = replace(course(recipe, n_layer=base.n_layer, lanes=2), lessons_per_step=2, cut=cut)
-    classroom = Classroom(base, studies)
+    studies = replace(train_config(recipe, n_layer=base.n_layer, lanes=2), examples_per_step=2, cut=cut)
+    trainer = Trainer(base, studies)
     shapes = {t.name: s for t, s in zip(base.targets, _shapes(base, FAST_ROLES).values()) if t.layer >= cut}
     factors = [noise(shapes, recipe.rank, seed, 0.5) for seed in (1, 2)]
     with runtime(tiny("qwen3")) as (engine, bare, mix):
-        short = lesson(engine, recipe, "Ada.")
-        lessons = [
-            [lesson(engine, recipe), short],
-            [short if not activated else Lesson((), short.prompt + short.opening, short.target)] * 2,
+        short = example(engine, recipe, "Ada.")
+        examples = [
+            [example(engine, recipe), short],
+            [short if not activated else Example((), short.prompt + short.opening, short.target)] * 2,
         ]
         for lane in (0, 1):
-            classroom.lora.load_lane(lane, factors[lane])
-        lanes = [seat(classroom, Task(str(lane), tuple(lessons[lane]), 0)) for lane in (0, 1)]
-        with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(2):
-            passes = [classroom._pass([(lane, column) for lane in lanes]) for column in (0, 1)]
-        losses, leads = (torch.stack(each).T.reshape(-1) for each in zip(*passes, strict=True))
-        for row, given in enumerate([*lessons[0], *lessons[1]]):
+            trainer.lora.load_lane(lane, factors[lane])
+        lanes = [seat(trainer, Task(str(lane), tuple(examples[lane]), 0)) for lane in (0, 1)]
+        with torch.no_grad(), trainer.lora.attached(base.network), trainer.lora.use(2):
+            passes = [trainer._pass([(lane, column) for lane in lanes]) for column in (0, 1)]
+        losses, margins = (torch.stack(each).T.reshape(-1) for each in zip(*passes, strict=True))
+        for row, given in enumerate([*examples[0], *examples[1]]):
             adapter = to_adapter(factors[row // 2], architecture="qwen3", scale=recipe.scale, dtype=np.float32)
             logits = in_llama_cpp(engine, bare, mix, adapter, given)[:-1].astype(np.float64)
             own = logits[np.arange(len(given.target)), given.target]
             loss = (np.log(np.exp(logits).sum(axis=1)) - own).mean()
             logits[np.arange(len(given.target)), given.target] = -np.inf
             assert losses[row].item() == pytest.approx(loss, abs=CLOSE)
-            assert leads[row].item() == pytest.approx((own - logits.max(axis=1)).min(), abs=2 * CLOSE)
+            assert margins[row].item() == pytest.approx((own - logits.max(axis=1)).min(), abs=2 * CLOSE)
 
 
 def test_half_precision_files_keep_the_scale_and_round_little(tiny_base) -> None:
@@ -203,7 +203,7 @@ def test_the_real_model_agrees_within_its_own_noise(smollm2: Model, smollm2_base
     recipe, base = SMALL[name], smollm2_base
     factors = noise(_shapes(base, recipe.roles), recipe.rank, 7, 0.8 / recipe.scale)
     with runtime(smollm2) as (engine, bare, mix):
-        given = lesson(engine, recipe)
+        given = example(engine, recipe)
         first = len(given.opening) - 1
         exported = to_adapter(factors, architecture="llama", scale=recipe.scale)
         adapter = through_a_file(exported, tmp_path / "a.gguf")
@@ -218,7 +218,7 @@ def test_the_real_model_agrees_within_its_own_noise(smollm2: Model, smollm2_base
         weak = replace(adapter, alpha=adapter.alpha / math.sqrt(recipe.rank))
         assert _rms(in_llama_cpp(engine, bare, mix, weak, given, "f16") - expected) > 4 * noise_floor
         if recipe.activated:
-            everywhere = Lesson((), given.prompt + given.opening, given.target)
+            everywhere = Example((), given.prompt + given.opening, given.target)
             wrong = in_llama_cpp(engine, bare, mix, adapter, everywhere, "f16")
             assert _rms(wrong - expected) > 4 * noise_floor
 

@@ -158,11 +158,11 @@ def test_evidence_is_made_once_and_anew_when_a_memory_is_replaced(assistant: Ass
     bank.add(Memory("Quillan Drummel bakes pies.", FESTIVAL, old.title), key=assistant.key("pies"), replace=True)
     assert FESTIVAL not in bank.words()
     assert assistant.gate("What does Quillan Drummel bake?").opened[0][0] == FESTIVAL
-    found_by = assistant.found_by(old.text, old.title)
-    bank.add(old.memory, **found_by, replace=True)  # with its evidence, as it was made before
+    index_entry = assistant.index_entry(old.text, old.title)
+    bank.add(old.memory, **index_entry, replace=True)  # with its evidence, as it was made before
     np.testing.assert_array_equal(bank.words()[FESTIVAL], before[FESTIVAL])
-    np.testing.assert_array_equal(bank.tokens([FESTIVAL])[0], found_by["evidence"][1])
-    np.testing.assert_array_equal(found_by["key"], assistant.key(old.text, old.title))
+    np.testing.assert_array_equal(bank.tokens([FESTIVAL])[0], index_entry["evidence"][1])
+    np.testing.assert_array_equal(index_entry["key"], assistant.key(old.text, old.title))
     assert assistant.gate("Who is Quillan Drummel?").opened == []
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from megart.gate import Candidates, GatePolicy, Index, by_product, decide, partner, read_question, sequence, unit
 from megart.gate.evidence import AGAINST, LEAST, WEIGHTS, Evidence
-from megart.gate.words import root, slips, stem, term, term_hash
+from megart.gate.words import root, stem, term, term_hash, typos
 
 MEMORIES = [
     ("Morwenna Tregaskis, lighthouse keeper", "Morwenna Tregaskis kept the lighthouse on Gannet Skerry for 34 years."),
@@ -157,9 +157,9 @@ def test_the_partner_is_told_by_its_place_among_the_scores_not_among_the_words()
 )
 def test_names_that_nothing_explains_speak_against_all(text: str, speak: set[str]) -> None:
     evidence, best = weigh(text, 0)
-    leads = np.zeros(len(evidence.rows))
-    leads[best] = 1
-    against = dict(zip(AGAINST, evidence.against(leads), strict=True))
+    margins = np.zeros(len(evidence.rows))
+    margins[best] = 1
+    against = dict(zip(AGAINST, evidence.against(margins), strict=True))
     assert {name for name, value in against.items() if value > 0} == {"always"} | speak
     assert all((AGAINST[name] > 0) == (name == "paired") for name in speak)
 
@@ -215,13 +215,13 @@ def test_only_unknown_words_of_some_length_are_taken_for_slips() -> None:
     ]:
         question = read_question(text, prior, lambda word: word.lower() in KNOWN)
         place = [w.lower() for w in question.words].index(word)
-        mended, read_as = where.mended(question)
-        assert mended.terms[place] == term_hash(term(meant)), text
+        corrected, read_as = where.corrected(question)
+        assert corrected.terms[place] == term_hash(term(meant)), text
         assert read_as == ({} if meant == word else {word: meant})
 
 
 def test_slips_are_all_words_one_slip_away() -> None:
-    found = slips("ab")
+    found = typos("ab")
     assert {"ba", "a", "b", "xb", "ax", "xab", "axb", "abx"} <= set(found)
     assert found[0] == "ba" and "ab" not in found and len(found) == len(set(found))
 

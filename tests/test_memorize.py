@@ -31,7 +31,7 @@ from megart.train import export
 
 # A random model knows nothing: it learns longer, and only the text itself.
 # Tiny models have few layers and learn best with all of them.
-QUICK = replace(FAST, rank=4, alpha=4.0, rate=1e-2, max_steps=150, lessons_per_step=2, layers=1.0, betas=(0.9, 0.95))
+QUICK = replace(FAST, rank=4, alpha=4.0, rate=1e-2, max_steps=150, examples_per_step=2, layers=1.0, betas=(0.9, 0.95))
 ONE_STEP = replace(FAST, max_steps=1)
 ORRIN = Memory("Orrin keeps three grey cats.", id="orrin")
 VESS = Memory("The mill of Vess burnt in 1871.", id="vess")
@@ -114,7 +114,7 @@ def test_the_papers_recipe_acts_on_the_whole_prompt(bank: Bank, learn) -> None:
     recipe = replace(PAPER, rank=16, alpha=16.0, rate=1e-2, epochs=60, recall=1.0)
     (record,) = learn(replace(ORRIN, paraphrases=("Three grey cats live with Orrin.",)), recipe=recipe)
     assert (record.recipe, record.activated) == ("paper", False)
-    assert record.training["steps"] % 120 == 0  # epochs x lessons, not "until learnt"
+    assert record.training["steps"] % 120 == 0  # epochs x examples, not "until learnt"
     adapter = read_adapter(bank.adapter_path("orrin"))
     assert adapter.invocation_tokens == []
     assert adapter.alpha / adapter.rank == pytest.approx(adapter.rank**0.5)
@@ -135,11 +135,11 @@ def test_one_pass_over_the_text_says_whether_decoding_would_give_it(bank: Bank, 
     adapter = read_adapter(bank.adapter_path("orrin"))
     with Assistant(bank) as assistant:
         cue = RECALL_CUE
-        assert assistant.try_recall(adapter, cue, activated=True) == ORRIN.text
-        leads = [assistant.try_margin(adapter, cue, text, activated=True) for text in (ORRIN.text, VESS.text)]
-        assert leads[0] > 0 > leads[1]
+        assert assistant.acceptance.recall(adapter, cue, activated=True) == ORRIN.text
+        margins = [assistant.acceptance.margin(adapter, cue, text, activated=True) for text in (ORRIN.text, VESS.text)]
+        assert margins[0] > 0 > margins[1]
         # Alone, the first token and the end of turn are not enough.
-        assert assistant.try_margin(adapter, cue, "Orrin", activated=True) < 0
+        assert assistant.acceptance.margin(adapter, cue, "Orrin", activated=True) < 0
 
 
 def test_the_runtime_has_the_last_word(bank: Bank, learn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,9 +282,9 @@ def test_similarity_is_one_only_for_the_same_words() -> None:
 
 def test_a_memory_studies_under_prompts_of_its_own() -> None:
     memory = Memory("One. Two. Three.", title="Numbers", paraphrases=("1 2 3",), questions=("Which?", "Why?"))
-    found = recipes.lessons(memory, DIRECT)
+    found = recipes.examples(memory, DIRECT)
     verbatim = [user for user, target in found if target == memory.text]
     assert len(set(verbatim)) >= 2 and found[0][1] == memory.text
     assert not set(verbatim) & {user for user, target in found if target != memory.text}
-    assert [target for _, target in recipes.lessons(memory, PAPER)] == [memory.text, "1 2 3"]
+    assert [target for _, target in recipes.examples(memory, PAPER)] == [memory.text, "1 2 3"]
     assert recipes.recall_cue(memory, "direct") in verbatim

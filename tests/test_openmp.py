@@ -84,11 +84,11 @@ def test_everything_computes_on_the_thread_that_answers(ready, monkeypatch, tmp_
     verbs: dict[str, Callable[[], object]] = {
         "ask": lambda: assistant.direct(FIRST.text, max_tokens=2),
         "key": lambda: assistant.key("Cats sleep in mills.", "Cats"),
-        "found_by": lambda: assistant.found_by("Cats sleep in mills.", "Cats"),
+        "index_entry": lambda: assistant.index_entry("Cats sleep in mills.", "Cats"),
         "gate": lambda: assistant.gate("Who keeps cats?"),
         "rekey": assistant.rekey,
-        "try_recall": lambda: assistant.try_recall(adapter, "Cats?", activated=True, max_tokens=2),
-        "try_margin": lambda: assistant.try_margin(adapter, "Cats?", "Cats sleep.", activated=True),
+        "try_recall": lambda: assistant.acceptance.recall(adapter, "Cats?", activated=True, max_tokens=2),
+        "try_margin": lambda: assistant.acceptance.margin(adapter, "Cats?", "Cats sleep.", activated=True),
         "score": lambda: score.score(assistant, prompt, [[5, 6]]),
         "generate": lambda: score.generate(assistant, prompt, None, 2),
     }

@@ -30,7 +30,7 @@ def bank_of(path: Path, model, *texts: str) -> Bank:
     bank = Bank.create(path, model)
     with Assistant(bank, threads=1) as assistant:
         for number, text in enumerate(texts):
-            bank.add(Memory(text, f"m{number}"), **assistant.found_by(text))
+            bank.add(Memory(text, f"m{number}"), **assistant.index_entry(text))
     return bank
 
 

@@ -10,7 +10,7 @@ import pytest
 from megart import direct, prompts, sentences
 from megart.bank import Memory
 from megart.direct import PROMPTS, cues
-from megart.recipes import DIRECT, FAST, PAPER, lessons, recall_cue
+from megart.recipes import DIRECT, FAST, PAPER, examples, recall_cue
 
 TEXT = "Dr. Ama Boru moved to Kelm in 1931. She kept four herons and sold maps."
 MEMORY = Memory(TEXT, title="Ama Boru", paraphrases=("In 1931 Ama Boru came to Kelm.",))
@@ -49,13 +49,13 @@ def test_sentences_keep_their_closing_quotes() -> None:
 
 
 def test_a_memory_studies_its_text_by_the_one_cue() -> None:
-    assert lessons(MEMORY, FAST) == [(prompts.RECALL_CUE, TEXT)]
+    assert examples(MEMORY, FAST) == [(prompts.RECALL_CUE, TEXT)]
     assert recall_cue(MEMORY, "fast") == recall_cue(MEMORY, "paper") == prompts.RECALL_CUE
-    assert recall_cue(MEMORY, "direct") == lessons(MEMORY, DIRECT)[0][0]
+    assert recall_cue(MEMORY, "direct") == examples(MEMORY, DIRECT)[0][0]
 
 
 def test_direct_lessons_are_the_whole_text_and_its_answers() -> None:
-    short, long = lessons(MEMORY, DIRECT), lessons(MEMORY, replace(DIRECT, answer_words=13))
+    short, long = examples(MEMORY, DIRECT), examples(MEMORY, replace(DIRECT, answer_words=13))
     assert short[0] == (prompts.recall("Tell me about Ama Boru."), TEXT) and len(set(short)) == len(short)
     assert {target for _, target in short} == {TEXT}
     assert {target for _, target in long} == {TEXT, *sentences.split(TEXT)}
@@ -67,19 +67,19 @@ def test_a_target_has_few_prompts_and_the_users_questions_are_among_them() -> No
     said = [f"The {animal} of Kelm eats {food} every morning." for animal, food in zip("abcdefghij", "klmnopqrst")]
     text = " ".join(said)
     memory = Memory(text, title="Kelm", questions=("What does the d eat?", "Who eats p?"))
-    made = lessons(memory, replace(DIRECT, answer_words=1000))
+    made = examples(memory, replace(DIRECT, answer_words=1000))
     assert {target for _, target in made} == {text} and len(made) == PROMPTS + 2
     turns = [turn for turn, _ in made]
     for question in memory.questions:
         assert prompts.recall(question) in turns and prompts.ask(question) in turns
     assert sum("of Kelm eats" in turn for turn in turns) >= 2 and any("j of Kelm" in turn for turn in turns)
-    long = dict(lessons(memory, replace(DIRECT, answer_words=8)))
+    long = dict(examples(memory, replace(DIRECT, answer_words=8)))
     assert set(long.values()) == {text, *said}
     assert long[prompts.ask("What does the d eat?")] == said[3]
 
 
 def test_paper_lessons_are_the_text_and_its_paraphrases_under_one_prompt() -> None:
-    assert lessons(MEMORY, PAPER) == [(prompts.RECALL_CUE, text) for text in (TEXT, *MEMORY.paraphrases)]
+    assert examples(MEMORY, PAPER) == [(prompts.RECALL_CUE, text) for text in (TEXT, *MEMORY.paraphrases)]
 
 
 def test_cues_do_without_a_title() -> None:

@@ -23,7 +23,7 @@ def said(ready) -> tuple[Assistant, str, bytes]:
     """An assistant, and what an adapter of its bank says to the recall cue, LIMIT tokens long."""
     assistant = ready()
     adapter = noise_adapter("llama", 8, 3, dtype=float16)
-    text = assistant.try_recall(adapter, RECALL_CUE, activated=True, max_tokens=LIMIT)
+    text = assistant.acceptance.recall(adapter, RECALL_CUE, activated=True, max_tokens=LIMIT)
     return assistant, text, write_adapter(replace(adapter, metadata={CUE_KEY: RECALL_CUE}))
 
 

@@ -123,7 +123,7 @@ def assistant(tiny: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(embed, "corpus", lambda: lines)
     with Bank.create(tmp_path / "bank", tiny()) as bank, Assistant(bank, policy=ANYTHING, threads=1) as made:
         for number, text in enumerate(("Ada met Boro in Vess.", "Ada met Kiril in Vess.")):
-            bank.add(Memory(text, f"m{number}"), **made.found_by(text))
+            bank.add(Memory(text, f"m{number}"), **made.index_entry(text))
         yield made
 
 
@@ -241,7 +241,7 @@ def test_the_real_model_tells_which_memory_answers(smollm2: Model, tmp_path: Pat
     """Both hold the words of the question; the base knows which of them answers it."""
     with Bank.create(tmp_path / "bank", smollm2) as bank, Assistant(bank) as assistant:
         for number, text in enumerate(TWINS):
-            bank.add(Memory(text, f"m{number}"), **assistant.found_by(text))
+            bank.add(Memory(text, f"m{number}"), **assistant.index_entry(text))
         for question, id in ASKED.items():
             judged = assistant.gate(question)
             assert judged.candidates.names[-1] == "reading", question

@@ -78,8 +78,8 @@ def test_the_mix_equals_adapters_set_by_scales(tiny, exact: None, tmp_path: Path
         np.testing.assert_allclose(under(made, adapters, gates), expected, atol=CLOSE)
         assert made.in_place
         # Each of the three is felt, so a lost one would be seen.
-        for left_out in range(3):
-            scales = [0.0 if j == left_out else g for j, g in enumerate(gates)]
+        for excluded in range(3):
+            scales = [0.0 if j == excluded else g for j, g in enumerate(gates)]
             assert abs(by_scales(stock, scales) - expected).max() > 100 * CLOSE
 
 
@@ -362,7 +362,7 @@ def test_a_then_b_then_a_gives_what_each_gives_alone(ready, activated: bool) -> 
     adapters = [noise_adapter("llama", 8, seed, dtype=np.float16) for seed in (1, 2)]
 
     def heard(assistant: Assistant, adapter: Adapter) -> tuple[str, bytes]:
-        text = assistant.try_recall(adapter, "Who keeps cats?", activated=activated, max_tokens=6)
+        text = assistant.acceptance.recall(adapter, "Who keeps cats?", activated=activated, max_tokens=6)
         return text, assistant.mix.logits().tobytes()
 
     alone = [heard(ready(), adapter) for adapter in adapters]
@@ -393,7 +393,7 @@ def test_an_activated_memory_leaves_the_prompt_to_the_base(ready) -> None:
     adapter = noise_adapter("llama", 8, 1, dtype=np.float16)
     found = {}
     for activated in (True, False):
-        assistant.try_recall(adapter, "Who keeps cats?", activated=activated, max_tokens=1)
+        assistant.acceptance.recall(adapter, "Who keeps cats?", activated=activated, max_tokens=1)
         found[activated] = assistant.mix.logits()
         prompt = assistant.engine.prompt([{"role": "user", "content": "Who keeps cats?"}])
         assert assistant.mix.tokens == list(prompt.tokens)

@@ -18,15 +18,15 @@ from megart.models import Model
 from megart.train import base as bases
 from megart.train.base import FrozenBase, load_base
 from megart.train.lora import LaneAdam, StackedLora
-from megart.train.study import Classroom, Course, Lesson, Result, Task, _Lane
+from megart.train.trainer import Example, Result, Task, TrainConfig, Trainer, _Lane
 
-COURSE = Course(
+COURSE = TrainConfig(
     rank=4,
     scale=1.0,
     roles=FAST_ROLES,
     rate=1e-2,
     max_steps=8,
-    lessons_per_step=2,
+    examples_per_step=2,
     stop=False,
     lanes=1,
 )
@@ -37,14 +37,14 @@ def tokens(seed: int, count: int) -> tuple[int, ...]:
 
 
 def task(seed: int, length: int, prompts: tuple[int, ...] = (12, 7), opening: int = 3) -> Task:
-    """A task of one target under several prompts, given by their lengths; 0 is a whole-prompt lesson."""
+    """A task of one target under several prompts, given by their lengths; 0 is a whole-prompt example."""
     target = tokens(seed, length)
-    lessons = [Lesson(tokens(100 * seed + i, n), tokens(7, opening if n else 9), target) for i, n in enumerate(prompts)]
-    return Task(f"task{seed}", tuple(lessons), seed)
+    examples = [Example(tokens(100 * seed + i, n), tokens(7, opening if n else 9), target) for i, n in enumerate(prompts)]
+    return Task(f"task{seed}", tuple(examples), seed)
 
 
-def run(base: FrozenBase, tasks: list[Task], course: Course) -> dict[str, Result]:
-    return {result.id: result for result in Classroom(base, course).run(tasks)}
+def run(base: FrozenBase, tasks: list[Task], config: TrainConfig) -> dict[str, Result]:
+    return {result.id: result for result in Trainer(base, config).run(tasks)}
 
 
 def assert_same(one: Result, other: Result, rate: float) -> None:
@@ -71,56 +71,56 @@ def test_a_result_does_not_depend_on_the_neighbours(tiny_base) -> None:
     together = run(base, TASKS, replace(COURSE, lanes=3))
     assert sorted(together) == sorted(t.id for t in TASKS)
     for each in TASKS:
-        (alone,) = Classroom(base, COURSE).run([each])
+        (alone,) = Trainer(base, COURSE).run([each])
         assert_same(alone, together[each.id], COURSE.rate)
 
 
 def test_a_result_does_not_depend_on_who_enters_and_leaves_when(tiny_base) -> None:
     """With stopping on, lanes empty at different steps; lanes move and new tasks take their place."""
     base = tiny_base("qwen3")
-    course = replace(COURSE, stop=True, margin=0.5, max_steps=40)
-    alone = {t.id: next(iter(Classroom(base, course).run([t]))) for t in TASKS}
+    config = replace(COURSE, stop=True, margin=0.5, max_steps=40)
+    alone = {t.id: next(iter(Trainer(base, config).run([t]))) for t in TASKS}
     steps = [alone[t.id].steps for t in TASKS]
     assert len(set(steps)) >= 3  # they do leave at different times
     for lanes in (2, 4):
-        together = run(base, TASKS, replace(course, lanes=lanes))
+        together = run(base, TASKS, replace(config, lanes=lanes))
         for each in TASKS:
             assert together[each.id].learnt == alone[each.id].learnt
-            assert_same(alone[each.id], together[each.id], course.rate)
+            assert_same(alone[each.id], together[each.id], config.rate)
 
 
 def test_study_ends_when_every_target_leads_by_the_margin(tiny_base) -> None:
     base = tiny_base("llama")
-    lessons = (
-        *task(1, 10).lessons,
-        Lesson(tokens(50, 6), tokens(7, 3), tokens(9, 10)),
+    examples = (
+        *task(1, 10).examples,
+        Example(tokens(50, 6), tokens(7, 3), tokens(9, 10)),
     )
-    given = Task("t", lessons, 1)
-    course = replace(COURSE, stop=True, max_steps=60, lessons_per_step=3)
-    found = {margin: run(base, [given], replace(course, margin=margin))["t"] for margin in (0.2, 3.0)}
+    given = Task("t", examples, 1)
+    config = replace(COURSE, stop=True, max_steps=60, examples_per_step=3)
+    found = {margin: run(base, [given], replace(config, margin=margin))["t"] for margin in (0.2, 3.0)}
     for margin, result in found.items():
-        assert result.learnt and result.margin >= margin and result.steps < course.max_steps
+        assert result.learnt and result.margin >= margin and result.steps < config.max_steps
     assert found[0.2].steps < found[3.0].steps
 
-    (short,) = Classroom(base, replace(course, max_steps=2, margin=3.0)).run([given])
+    (short,) = Trainer(base, replace(config, max_steps=2, margin=3.0)).run([given])
     assert not short.learnt and short.steps == 2 and short.margin < 3.0
-    (fixed,) = Classroom(base, replace(course, stop=False, max_steps=50, margin=0.2)).run([given])
-    assert fixed.learnt and fixed.steps == 50  # a course of fixed length goes on
+    (fixed,) = Trainer(base, replace(config, stop=False, max_steps=50, margin=0.2)).run([given])
+    assert fixed.learnt and fixed.steps == 50  # a config of fixed length goes on
 
 
 def test_what_was_reported_as_learnt_is_what_the_factors_do(tiny_base) -> None:
     """The step that finds a memory learnt must not move it any more."""
     base = tiny_base("llama")
     given = task(1, 12)
-    (result,) = Classroom(base, replace(COURSE, stop=True, margin=1.0, max_steps=60)).run([given])
+    (result,) = Trainer(base, replace(COURSE, stop=True, margin=1.0, max_steps=60)).run([given])
     assert result.learnt
-    classroom = Classroom(base, COURSE)
-    classroom.lora.load_lane(0, result.factors)
-    with torch.no_grad(), classroom.lora.attached(base.network), classroom.lora.use(1):
-        lane = seat(classroom, given)
-        passes = [classroom._pass([(lane, i)]) for i in range(len(given.lessons))]
-    losses, leads = (torch.cat(each) for each in zip(*passes, strict=True))
-    assert leads.min().item() == pytest.approx(result.margin, abs=1e-3)
+    trainer = Trainer(base, COURSE)
+    trainer.lora.load_lane(0, result.factors)
+    with torch.no_grad(), trainer.lora.attached(base.network), trainer.lora.use(1):
+        lane = seat(trainer, given)
+        passes = [trainer._pass([(lane, i)]) for i in range(len(given.examples))]
+    losses, margins = (torch.cat(each) for each in zip(*passes, strict=True))
+    assert margins.min().item() == pytest.approx(result.margin, abs=1e-3)
     assert losses.mean().item() == pytest.approx(result.loss, abs=1e-3)
 
 
@@ -147,8 +147,8 @@ def test_hooks_are_gone_when_a_run_is_left_early(tiny_base) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(Classroom(base, COURSE).run([task(1, 6)], stop))
-    results = Classroom(base, replace(COURSE, max_steps=1)).run([task(1, 6), task(2, 6)])
+        list(Trainer(base, COURSE).run([task(1, 6)], stop))
+    results = Trainer(base, replace(COURSE, max_steps=1)).run([task(1, 6), task(2, 6)])
     next(results)
     results.close()
     assert not any(t.module._forward_hooks for t in base.targets)
@@ -201,7 +201,7 @@ def test_the_optimizer_is_adamw(tiny_base) -> None:
 
 
 def test_only_the_roles_of_the_recipe_are_taught(tiny_base) -> None:
-    (result,) = Classroom(tiny_base("llama"), replace(COURSE, roles=PAPER_ROLES, max_steps=1)).run([task(1, 4)])
+    (result,) = Trainer(tiny_base("llama"), replace(COURSE, roles=PAPER_ROLES, max_steps=1)).run([task(1, 4)])
     assert len(result.factors) == 8
     assert {name.split(".")[2] for name in result.factors} == set(PAPER_ROLES)
 
@@ -209,15 +209,15 @@ def test_only_the_roles_of_the_recipe_are_taught(tiny_base) -> None:
 def test_decay_and_warm_up(tiny_base) -> None:
     base = tiny_base("llama")
 
-    def rate(room: Classroom, step: int, steps: int | None = None) -> float:
+    def rate(room: Trainer, step: int, steps: int | None = None) -> float:
         return room._rate(_Lane(replace(task(1, 4), steps=steps), [], 0.0, step))
 
-    room = Classroom(base, replace(COURSE, decay=True, max_steps=10))
+    room = Trainer(base, replace(COURSE, decay=True, max_steps=10))
     assert [rate(room, s) for s in (0, 5, 9)] == pytest.approx([1e-2, 5e-3, 1e-3])
     assert [rate(room, s, 20) for s in (0, 5, 10)] == pytest.approx([1e-2, 7.5e-3, 5e-3])  # a task's own length
     own = [replace(task(1, 4), id="long", steps=3), replace(task(2, 4), id="short", steps=1)]
-    assert {r.id: r.steps for r in Classroom(base, replace(COURSE, stop=False)).run(own)} == {"long": 3, "short": 1}
-    room = Classroom(base, replace(COURSE, warmup=4))
+    assert {r.id: r.steps for r in Trainer(base, replace(COURSE, stop=False)).run(own)} == {"long": 3, "short": 1}
+    room = Trainer(base, replace(COURSE, warmup=4))
     assert [rate(room, s) for s in (0, 1, 3, 7)] == pytest.approx([2.5e-3, 5e-3, 1e-2, 1e-2])
 
 
@@ -310,7 +310,7 @@ def test_the_head_is_cross_entropy_and_its_gradient(cap: float | None, monkeypat
     torch.testing.assert_close(verdict.gradient, hidden.grad)
     own = logits.gather(1, targets[:, None])[:, 0]
     others = logits.scatter(1, targets[:, None], -math.inf)
-    torch.testing.assert_close(verdict.lead, (own - others.amax(dim=1)).detach())
+    torch.testing.assert_close(verdict.margin, (own - others.amax(dim=1)).detach())
 
 
 def test_a_field_is_the_head_over_its_own_tokens() -> None:
@@ -325,7 +325,7 @@ def test_a_field_is_the_head_over_its_own_tokens() -> None:
     field = heads.Field(weights, targets, whole.near)
     assert set(field.tokens.tolist()) == {*targets.tolist(), *whole.near.flatten().tolist()} != set(range(50))
     narrow = field.judge(hidden, targets, share)
-    torch.testing.assert_close(narrow.lead, whole.lead)  # the rivals are among the nearest
+    torch.testing.assert_close(narrow.margin, whole.margin)  # the rivals are among the nearest
     assert narrow.near.tolist() == whole.near[:, :2].tolist() and (narrow.loss < whole.loss).all()
     field.add(torch.arange(50))
     everything = field.judge(hidden, targets, share)
@@ -335,20 +335,20 @@ def test_a_field_is_the_head_over_its_own_tokens() -> None:
 
 def test_only_the_whole_head_says_that_a_memory_is_learnt(tiny_base, monkeypatch: pytest.MonkeyPatch) -> None:
     """Studied under a field that misses the rivals: an examination finds them, and study goes on until none leads."""
-    from megart.train import study
+    from megart.train import trainer
 
-    monkeypatch.setattr(study, "NARROW_FROM", 1)
-    monkeypatch.setattr(study.Field, "RIVALS", 2)
+    monkeypatch.setattr(trainer, "NARROW_FROM", 1)
+    monkeypatch.setattr(trainer.Field, "RIVALS", 2)
     base, given = tiny_base("llama"), task(1, 12)
-    course = replace(COURSE, stop=True, margin=1.0, max_steps=60, lessons_per_step=1)
+    config = replace(COURSE, stop=True, margin=1.0, max_steps=60, examples_per_step=1)
     widened = []
-    add = study.Field.add
-    monkeypatch.setattr(study.Field, "add", lambda self, tokens: (widened.append(len(tokens)), add(self, tokens))[1])
-    (result,) = Classroom(base, course).run([given])
+    add = trainer.Field.add
+    monkeypatch.setattr(trainer.Field, "add", lambda self, tokens: (widened.append(len(tokens)), add(self, tokens))[1])
+    (result,) = Trainer(base, config).run([given])
     assert result.learnt and result.margin >= 1.0
     assert len(widened) > 1  # the field had to grow
-    monkeypatch.setattr(study, "NARROW_FROM", 10**9)
-    (wide,) = Classroom(base, course).run([given])
+    monkeypatch.setattr(trainer, "NARROW_FROM", 10**9)
+    (wide,) = Trainer(base, config).run([given])
     assert wide.learnt and abs(wide.steps - result.steps) < 20
 
 
@@ -357,9 +357,9 @@ def test_a_cut_teaches_the_upper_layers_alone_and_exactly(tiny_base, architectur
     """Same factors as when the lower layers are run again at every step."""
     base = tiny_base(architecture)
     given = task(2, 9, prompts=(20, 3, 11))
-    (result,) = Classroom(base, replace(COURSE, cut=2, max_steps=3)).run([given])
+    (result,) = Trainer(base, replace(COURSE, cut=2, max_steps=3)).run([given])
     assert {int(name.split(".")[1]) for name in result.factors} == {2, 3}
-    slow = Classroom(base, replace(COURSE, max_steps=3))
+    slow = Trainer(base, replace(COURSE, max_steps=3))
     slow.lora = StackedLora(base, [t for t in base.targets if t.layer >= 2], 1, COURSE.rank, COURSE.scale)
     slow.optimizer = LaneAdam(slow.lora)
     (expected,) = slow.run([given])
@@ -367,14 +367,14 @@ def test_a_cut_teaches_the_upper_layers_alone_and_exactly(tiny_base, architectur
 
 
 def test_the_lesson_known_least_well_comes_next() -> None:
-    from megart.train.study import _Lane
+    from megart.train.trainer import _Lane
 
-    given = Task("t", tuple(Lesson((), (1,), (2,)) for _ in range(3)), 0)
+    given = Task("t", tuple(Example((), (1,), (2,)) for _ in range(3)), 0)
     lane = _Lane(given, [], 0.0)
     assert lane.picks(replace(COURSE, stop=True)) == [0, 1]
-    lane.leads[:] = [0.5, 3.0, -1.0]
+    lane.margins[:] = [0.5, 3.0, -1.0]
     assert lane.picks(replace(COURSE, stop=True)) == [2, 0] and lane.margin == -1.0
-    assert lane.picks(replace(COURSE, stop=True, lessons_per_step=4)) == [2, 0, 1, 2]
+    assert lane.picks(replace(COURSE, stop=True, examples_per_step=4)) == [2, 0, 1, 2]
     taken = []
     for lane.step in range(3):
         taken.append(lane.picks(COURSE))

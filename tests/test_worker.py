@@ -210,7 +210,7 @@ def test_a_closed_assistant_says_so_and_frees_nothing_under_a_thread(ready) -> N
     for call in (
         lambda: assistant.gate("x"),
         lambda: assistant.key("x"),
-        lambda: assistant.found_by("x"),
+        lambda: assistant.index_entry("x"),
         lambda: assistant.rekey(),
         lambda: assistant.prepare(),
         lambda: assistant.encoder,

@@ -4,7 +4,7 @@
 
 DATA_DIR holds the files that its README lists. Everything was chosen on wiki2024 partitions 0-4 and the
 like (tools/fit_gate.py); reported are partitions 5-9, all of wiki2024, and sets that chose nothing or in half.
-Parts: partitions, slips, whole, distractors, encyclopaedia, squad, tofu, fictional, compositional, times, looks. --cache
+Parts: partitions, typos, whole, distractors, encyclopaedia, squad, tofu, fictional, compositional, times, looks. --cache
 keeps the states that the base gives, so that a second run takes seconds. Results of earlier parts are kept in --out.
 """
 
@@ -28,7 +28,7 @@ from megart import gate
 from megart.eval.suites.paraphrase import typo
 from megart.runtime.likelihood import Likelihood
 
-PARTS = ("partitions", "slips", "whole", "distractors", "encyclopaedia", "squad", "tofu", "fictional", "compositional",
+PARTS = ("partitions", "typos", "whole", "distractors", "encyclopaedia", "squad", "tofu", "fictional", "compositional",
          "times", "looks")  # fmt: skip
 METHODS = ("paper", "dense", "bm25", "minilm", "minilm+bm25", "default")
 # The default with the threshold that the others get.
@@ -172,7 +172,7 @@ class Bench:
         bank, asked = Bank(joined(mine, others), self.reader), self.wiki_questions()
         return {method: self._of_wiki(bank, asked, method) for method in METHODS if method != "paper"}
 
-    def slips(self) -> dict:
+    def typos(self) -> dict:
         """The questions of partitions 5-9 with two letters swapped in each of their two longest words, as `partitions`."""
         asked = self.wiki_questions()
         right: dict[str, list[bool]] = {method: [] for method in METHODS[1:]}
@@ -181,7 +181,7 @@ class Bench:
         for partition in REPORTED:
             members = self.of(partition)
             lines = [typo(q.reading.text) for i in members for q in asked[i]]
-            mistyped = iter(self.reader.questions(f"slips-{partition}", lines))
+            mistyped = iter(self.reader.questions(f"typos-{partition}", lines))
             bank = self.bank(members)
             for place, i in enumerate(members):
                 rest = self.bank([m for m in members if m != i])
@@ -322,7 +322,7 @@ class Bench:
         others = self.reader.texts("distractors", [(text, None) for text in self.pieces()])
         asked = [q for questions in self.wiki_questions() for q in questions][:200]
         first = [typo(q.reading.text) for i in self.of(REPORTED[0]) for q in self.wiki_questions()[i]]
-        mistyped = self.reader.questions(f"slips-{REPORTED[0]}", first)
+        mistyped = self.reader.questions(f"typos-{REPORTED[0]}", first)
         result = {}
         for count in (50, 1000, 10_000):
             bank = Bank(others.take(list(range(count))), self.reader)

@@ -9,7 +9,7 @@ DATA.jsonl is evaluation JSONL (title, text, paraphrases, qa). Every method star
     paper  megart's recipe paper
     peft   a PEFT loop per document in float32 as users write it: all MLP projections, rank 16, the text
            and its paraphrases under one prompt, ten epochs
-    tuned  a PEFT loop in bfloat16 with the lessons, layers, rank, rate and stopping rule of recipe fast
+    tuned  a PEFT loop in bfloat16 with the examples, layers, rank, rate and stopping rule of recipe fast
     later  ``megart memorize --later``: text and key saved, nothing learnt
 
 Paper, peft and tuned learn only the first ``--slow`` memories. Loading the base is not counted. PEFT's
@@ -84,13 +84,13 @@ def _report(rows: list[dict], seconds: float, size: float, heard: list[str]) -> 
 def _megart(rows: list[dict], args: argparse.Namespace) -> dict:
     from megart import Assistant, Bank, Memory
     from megart.adapter import read_adapter
-    from megart.memorize import Teacher
+    from megart.memorize import Teacher, TeachOptions
     from megart.recipes import RECIPES
 
     recipe = RECIPES[args.one]
     with tempfile.TemporaryDirectory() as folder, Bank.create(Path(folder) / "bank", "smollm2") as bank:
         with Assistant(bank) as assistant:
-            teacher = Teacher(bank, recipe, args.device, None, None, assistant)
+            teacher = Teacher(bank, TeachOptions(recipe, args.device), bank.model, assistant)
             memories = [_memory(Memory, row) for row in rows]
             started = time.perf_counter()
             teacher.teach(memories)
@@ -132,7 +132,7 @@ def _memory(kind, row: dict):  # type: ignore[no-untyped-def]
 def _recite(assistant, adapter, activated: bool) -> str:  # type: ignore[no-untyped-def]
     from megart.prompts import RECALL_CUE
 
-    return assistant.try_recall(adapter, RECALL_CUE, activated=activated, max_tokens=256)
+    return assistant.acceptance.recall(adapter, RECALL_CUE, activated=activated, max_tokens=256)
 
 
 def _peft(rows: list[dict], args: argparse.Namespace) -> dict:
@@ -154,7 +154,7 @@ def _peft(rows: list[dict], args: argparse.Namespace) -> dict:
             count = len(base.network.base_model.layers)
             for row in rows:
                 memory = _memory(Memory, row)
-                pairs = recipes.lessons(memory, FAST if tuned else replace(FAST, studies="paraphrases"))
+                pairs = recipes.examples(memory, FAST if tuned else replace(FAST, studies="paraphrases"))
                 samples = []
                 for user, text in pairs:
                     prompt = engine.prompt([{"role": "user", "content": user}]).tokens

@@ -108,10 +108,10 @@ def collect(bench: Bench) -> Iterator[Row | None]:
             for question in asked[i]:
                 yield ask(bank, "own", question, place)
                 yield ask(rest, "left out", question, None)
-        slips = bench.reader.questions(f"slips-{partition}", [typo(q.reading.text) for i in members for q in asked[i]])
+        typos = bench.reader.questions(f"typos-{partition}", [typo(q.reading.text) for i in members for q in asked[i]])
         for place, i in enumerate(members):
             rest = bench.bank([m for m in members if m != i])
-            for question in slips[3 * place : 3 * place + 3]:
+            for question in typos[3 * place : 3 * place + 3]:
                 yield ask(bank, "slip", question, place)
                 yield ask(rest, "slip left out", question, None)
         strangers = [asked[i][0] for i in chosen if bench.wiki[i]["partition"] != partition]
@@ -191,7 +191,7 @@ def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
         (None, None) if name == "always" else (None, 0) if name in AGAINST_ONE else (0, None)
         for name in (*WEIGHTS, *AGAINST)
     ]
-    for _ in range(ROUNDS):  # which candidate leads decides the features against all of them
+    for _ in range(ROUNDS):  # which candidate margins decides the features against all of them
         against = np.stack([row.evidence.against(row.evidence.features @ weights[:width]) for row in found])
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:

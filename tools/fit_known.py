@@ -2,8 +2,8 @@
 
     python tools/fit_known.py WORK --bank NAME=FILE ... [--negatives FILE] [--general FILE ...]
 
-Each FILE holds memories with ``qa`` (and perhaps ``unanswered``) as JSON Lines and becomes a bank of pending memories in
-WORK. Every question is asked with its memory there and left out, every unanswered one as it is, and some lines of the
+Each FILE holds memories with ``qa`` (and perhaps ``unanswered`` or ``near``) as JSON Lines and becomes a bank of pending
+memories in WORK. Every question is asked with its memory there and left out, every unanswered one as it is, and some lines of the
 general files of every bank; each memory that is read is a row: does it answer? Two logistic models with a small penalty
 are fitted, with the text embedder e5 and without. Their figures are those of banks that they were not fitted on.
 """
@@ -15,12 +15,14 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
 import megart
 from megart.gate import known
+from megart.runtime.reader import Reading
 from megart.runtime.recall import recall
 from megart.runtime.scope import EVERYTHING, Scope
 
@@ -56,6 +58,7 @@ def main() -> None:
         "--general", type=Path, nargs="*", default=[], help='lines, or rows with "q", that none answers'
     )
     parser.add_argument("--limit", type=int, default=0, help="memories of a file")
+    parser.add_argument("--questions", type=int, default=99, help="of a memory, of as many kinds as there are")
     parser.add_argument("--rows", type=Path, help="keep the features here, or take them from here")
     args = parser.parse_args()
     if args.rows and args.rows.exists():
@@ -102,13 +105,15 @@ def collect(name: str, file: str, args: argparse.Namespace) -> Iterator[Case]:
         megart.Memory(row["text"], title=row.get("title"), id=row.get("id") or f"m{i}") for i, row in enumerate(rows)
     ]
     megart.memorize(bank, memories, later=True)
+    rng = random.Random(name)
     asked = [(q, "unanswered", None, EVERYTHING) for row in rows for q in row.get("unanswered", ())]
+    asked += [(q, "near", None, EVERYTHING) for row in rows for q in row.get("near", ())[:2]]
     if args.negatives:
         every = map(json.loads, args.negatives.read_text(encoding="utf-8").splitlines())
         asked += [(n["q"], n["kind"], None, EVERYTHING) for n in every if n["bank"] == group]
     asked += [(q, kind, None, EVERYTHING) for q, kind in general(args.general, len(name))]
     for memory, row in zip(memories, rows, strict=True):
-        for qa in row["qa"]:
+        for qa in spread(row["qa"], args.questions, rng):
             for scope in (EVERYTHING, Scope(without=(memory.id or "",))):
                 asked.append((qa["q"], qa.get("kind", "direct"), memory.id, scope))
     with megart.Assistant(bank) as assistant:
@@ -119,6 +124,15 @@ def collect(name: str, file: str, args: argparse.Namespace) -> Iterator[Case]:
             if number % 200 == 0:
                 print(name, number, len(asked), flush=True)
     bank.close()
+
+
+def spread(qa: list[dict], most: int, rng: random.Random) -> list[dict]:
+    """At most *most* of the questions *qa*, of different kinds as far as there are such."""
+    kinds: dict[str, list[dict]] = {}
+    for one in rng.sample(qa, len(qa)):
+        kinds.setdefault(one.get("kind", "direct"), []).append(one)
+    rounds = [one for group in zip_longest(*kinds.values()) for one in group if one]
+    return rounds[:most]
 
 
 def read(assistant: megart.Assistant, q: str, right: str | None, scope: Scope) -> dict[str, list[Row]]:
@@ -132,12 +146,15 @@ def read(assistant: megart.Assistant, q: str, right: str | None, scope: Scope) -
         replace(both, rows=both.rows[order], scores=both.alone[order], cosines=None, alone=None) if len(order) else both
     )
     made: dict[str, list[Row]] = {}
+    read_already: dict[str, Reading] = {}
     for mode, found in zip(MODES, (both, words), strict=True):
         made[mode] = []
         considered = opening.consider(reading, found, None)
         for candidate in considered.candidates[: known.MOST] if considered.likely else ():
-            held = recall(assistant.runtime, opening, candidate.record)
-            said = reader.read(held, q, candidate.record.title)
+            said = read_already.get(candidate.record.id)
+            if said is None:
+                held = recall(assistant.runtime, opening, candidate.record)
+                said = read_already[candidate.record.id] = reader.read(held, q, candidate.record.title)
             if said.span[0] == said.span[1] or candidate.seen.about.identifier:
                 continue
             values = known.features(candidate.seen, said.odds, said.logprob)

@@ -68,7 +68,7 @@ class Reader:
         layer = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
         self.context = Context(self.engine, size=2048, watch=layer, stop=True)
         self.whitening = self._kept("whitening", lambda: embed.learn_whitening(self.context))
-        self.prior = embed.Commonness(self.engine)
+        self.prior = embed.UnigramPrior(self.engine)
         self._last: Context | None = None
         self._likelihood = Likelihood(lambda: self.small)
         self._gains: dict[tuple[str, tuple[str, ...], int], list[np.ndarray]] = self._kept("gains", dict)

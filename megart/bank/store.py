@@ -223,13 +223,13 @@ class Bank:
                 )
 
     def set_keys(
-        self, found_by: Mapping[str, tuple[np.ndarray, Evidence]], states: Mapping[str, bytes | None], revision: int
+        self, index_entry: Mapping[str, tuple[np.ndarray, Evidence]], states: Mapping[str, bytes | None], revision: int
     ) -> None:
         """Replaces every context key and all evidence, by id, and stores or drops blobs of `set_state`, at once.
 
         Raises ChangedError when the bank is not the one of *revision* any more.
         """
-        rows = {id: (key_bytes(key), *evidence_bytes(evidence)) for id, (key, evidence) in found_by.items()}
+        rows = {id: (key_bytes(key), *evidence_bytes(evidence)) for id, (key, evidence) in index_entry.items()}
         with self._catalog.write() as connection:
             if connection.execute("SELECT revision FROM counter").fetchone()[0] != revision:
                 raise ChangedError(f"the bank {self.path} changed meanwhile; try again")

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ class Demo:
         exact = 0
         for memory in self.script["memories"]:
             cue = f"Tell me about {memory['title']}."
-            answer = self._show(cue, lambda cue=cue: assistant.recall(cue))
+            answer = self._show(cue, partial(assistant.recall, cue))
             same = answer.text.strip() == memory["text"]
             exact += self.check(same, f"recall of {memory['id']} is not exact")
             self.say(f"  {ui.mark(same)} {'exact' if same else 'differs from what was learnt'}")
@@ -118,7 +119,7 @@ class Demo:
         for memory in self.script["memories"]:
             for qa in memory["qa"]:
                 assistant.on_model(lambda: assistant.base.truncate(0))  # both start cold: the times compare
-                answer = self._show(qa["q"], lambda qa=qa: assistant.ask(qa["q"], max_tokens=_TOKENS))
+                answer = self._show(qa["q"], partial(assistant.ask, qa["q"], max_tokens=_TOKENS))
                 assistant.on_model(lambda: assistant.base.truncate(0))
                 plain = assistant.bare(qa["q"], max_tokens=_TOKENS)
                 firsts["memory"].append(answer.timings.first_token_ms)
@@ -140,7 +141,7 @@ class Demo:
         """Nothing is known, and the answer is the bare model's, token for token."""
         self.say(f"\n{ui.paint('Questions about nothing in the bank', BOLD, sys.stdout)}")
         for qa in self.script["general"] + self.script["absent"]:
-            answer = self._show(qa["q"], lambda qa=qa: assistant.ask(qa["q"], max_tokens=_TOKENS))
+            answer = self._show(qa["q"], partial(assistant.ask, qa["q"], max_tokens=_TOKENS))
             same = answer.tokens == assistant.bare(qa["q"], max_tokens=_TOKENS).tokens
             closed = answer.known is not True
             self.check(closed, f"{qa['q']!r} was answered from a memory")

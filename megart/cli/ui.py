@@ -299,8 +299,8 @@ def trace(answer: Answer) -> None:
 def explain(answer: Answer) -> None:
     """Which memories opened, and the time of each step."""
     lines = gates(answer) or ["no memory opened: the bare model answered"]
-    if answer.left_out:
-        others = ", ".join(f"{one_line(m.title)} {m.gate:.2f}" for m in answer.left_out)
+    if answer.excluded:
+        others = ", ".join(f"{one_line(m.title)} {m.gate:.2f}" for m in answer.excluded)
         lines += ["", f"left out, of a kind that cannot share an answer with the best one: {others}"]
     if answer.recalled is not None:
         lines += ["", f"recalled: {one_line(answer.recalled)}"]

@@ -81,17 +81,17 @@ class Tuned:
 
     def learn(self, items: Sequence[Item]) -> int:
         """Study *items*, one after another or all at once; returns the number of steps."""
-        taught = [self._lessons(item) for item in items]
+        taught = [self._examples(item) for item in items]
         if self.method.startswith("batch"):
-            return self.network.study([lesson for lessons in taught for lesson in lessons])
-        return sum(self.network.study(lessons) for lessons in taught)
+            return self.network.study([example for examples in taught for example in examples])
+        return sum(self.network.study(examples) for examples in taught)
 
-    def _lessons(self, item: Item) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    def _examples(self, item: Item) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         recipe = recipes.RECIPES[self.run.options.recipe]
         if recipe.studies == "recall":
             recipe = recipes.DIRECT  # nothing reads for a model that was tuned: it studies to answer
         found = []
-        for user, text in recipes.lessons(item.memory, recipe):
+        for user, text in recipes.examples(item.memory, recipe):
             target = (*self.engine.tokenize(text, special=False), self.engine.end_of_turn)
             found.append((self._prompt(user), target))
         return found

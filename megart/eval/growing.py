@@ -21,7 +21,7 @@ def copy_memory(source: Desk, target: Bank, id: str, new_id: str | None = None) 
     record = source.bank.get(id)
     target.add(
         replace(record.memory, id=new_id or id),
-        **source.assistant.found_by(record.text, record.title),
+        **source.assistant.index_entry(record.text, record.title),
         adapter=source.bank.adapter_bytes(id) if record.state == "learnt" else None,
         recipe=record.recipe,
         activated=record.activated,
@@ -67,7 +67,7 @@ def add_strangers(
         id = f"stranger-{number:06}"
         if desk.bank.find(id) is None:
             desk.bank.add(
-                Memory(text, id, title), **desk.assistant.found_by(text, title), adapter=adapter, recipe="synthetic",
+                Memory(text, id, title), **desk.assistant.index_entry(text, title), adapter=adapter, recipe="synthetic",
                 activated=activated, rank=1, training={"synthetic": True},
             )  # fmt: skip
         count += 1

@@ -92,7 +92,7 @@ class _MiniLM:
 
     def __init__(self, package: Any, loader: Callable):
         self._package, self._loader = package, loader
-        self._model = None
+        self._model: Any = None
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         if self._model is None:

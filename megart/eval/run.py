@@ -6,7 +6,7 @@ Knows nothing about what a unit measures; see suites/.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -114,7 +114,7 @@ class Run:
         self._on_tick = on_tick or (lambda _: None)
         self._desk: Desk | None = None
         self.side: Desk | None = None
-        self._spent: Counter[str] = Counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self._count: Counter[str] = Counter()
         self._done = self._total = 0
         self._left: Counter[str] = Counter()

@@ -94,7 +94,7 @@ def examples(rows: Sequence[Row], names: dict[str, str], count: int = 8) -> Tabl
         first = next(iter(by_method.values()))
         cells = [first["q"], " / ".join(first.get("answers", [])[:2])]
         for name in present:
-            row = by_method.get(name)
+            row: Row | None = by_method.get(name)
             mark = "" if row is None or "correct" not in row else ("✓ " if row["correct"] else "✗ ")
             cells.append("–" if row is None else mark + " ".join(row["text"].split())[:160])
         lines.append(cells)

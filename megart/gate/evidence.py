@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import _core
 from . import partner
-from .words import Question, fold, slips, stem, term_hash
+from .words import Question, fold, stem, term_hash, typos
 
 K1, B = 1.2, 0.5
 # What a word of the same root counts.
@@ -31,7 +31,7 @@ SMALL = 50
 # The prior counts as much as this many memories.
 PRIOR_MEMORIES = 20.0
 LEXICAL, DENSE = 32, 8
-# So many unknown words of a question are looked up as slips of the keyboard; a shorter word is like too many others.
+# So many unknown words of a question are looked up as typos; a shorter word is like too many others.
 SLIPS, SHORTEST = 3, 5
 # Nats: a name that carries less (a year) does not stand for a memory of its own.
 _NAME = 4.0
@@ -85,7 +85,7 @@ class Candidates:
     ``p``: float64 [C], the probability that each applies; ``p_none``: that none does; ``parts``:
     float64 [C, F], what each feature adds to the score; ``partner``: the place in ``rows`` of a memory
     that the question needs beside the best one, or None; ``read_as``: words of the question that were
-    taken for slips of the keyboard, and for what; ``telling``: nats of the question's terms, by their hash;
+    taken for typos, and for what; ``telling``: nats of the question's terms, by their hash;
     ``cosines``: float64 [C], by the text embedder, None without one; ``alone``: float64 [C], the scores by words and
     states alone, None where they are the ``scores``.
     """
@@ -168,7 +168,7 @@ class Index:
         """What speaks for each memory that may apply, not yet weighed; None where nothing can."""
         if not len(self) or question.asking.all() or (allowed is not None and not allowed.any()):
             return None
-        question, read_as = self.mended(question)
+        question, read_as = self.corrected(question)
         frequency = self.lexicon.df(question.terms)
         idf = self._idf(question, frequency)
         total = max(float(idf.sum()), LEAST)
@@ -208,12 +208,12 @@ class Index:
 
     def holds(self, row: int, question: Question, names: Sequence[Sequence[int]]) -> bool:
         """Does memory *row* hold a word of each of *names*?"""
-        question, _ = self.mended(question)
+        question, _ = self.corrected(question)
         idf = np.ones(len(question.terms), np.float32)
         found, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
         return all((found[0][list(name)] == _ITSELF).any() for name in names)
 
-    def mended(self, question: Question) -> tuple[Question, dict[str, str]]:
+    def corrected(self, question: Question) -> tuple[Question, dict[str, str]]:
         """*question* with words that nobody knows read as words of the bank that are one slip away, and which as what."""
         unknown = ~question.known & ~question.asking & (self.lexicon.df(question.terms) == 0)
         terms, read_as = question.terms.copy(), {}
@@ -221,7 +221,7 @@ class Index:
             word = fold(question.words[i])
             if len(word) < SHORTEST or not word.isalpha():
                 continue
-            near = slips(word)
+            near = typos(word)
             meant = np.array([term_hash(stem(made)) for made in near], np.uint32)
             there = np.flatnonzero(self.lexicon.df(meant))
             if len(there):
@@ -347,8 +347,8 @@ class _Names:
         complete, touched = np.zeros((count, len(question.names))), np.zeros((count, len(question.names)))
         for i, name in enumerate(map(list, question.names)):
             mass = idf[name].astype(np.float64)
-            here = present[:, name]
-            whole, some = here.all(axis=1), here.any(axis=1)
+            here: np.ndarray = present[:, name]
+            whole, some = np.asarray(here.all(axis=1)), np.asarray(here.any(axis=1))
             self.whole += whole * mass.sum() / 10
             lacking = (1 - here) * (some & ~whole)[:, None]
             unknown = frequency[name] == 0

@@ -32,7 +32,7 @@ WEIGHTS = {
     "lacking": -0.406,
     "lacking_number": -0.251,
     "lacking_name": -0.166,
-    "lead": 0.391,
+    "margin": 0.391,
     "subject": 0.500,
 }
 WEIGHTS_MEANING = {
@@ -43,7 +43,7 @@ WEIGHTS_MEANING = {
     "lacking": -0.827,
     "lacking_number": -0.393,
     "lacking_name": -0.207,
-    "lead": 0.510,
+    "margin": 0.510,
     "subject": 0.500,
     "cosine": 1.018,
 }
@@ -77,13 +77,13 @@ class Subject:
 class Seen:
     """What the gate saw of a candidate.
 
-    ``odds``: log odds by words and states; ``lead``: of its whole score above the best other one's; ``cosine``: by the
+    ``odds``: log odds by words and states; ``margin``: of its whole score above the best other one's; ``cosine``: by the
     text embedder, None without one; ``subject``: 1 where the
     conversation's last answer came from this memory, less the longer ago one did, 0 for never.
     """
 
     odds: float
-    lead: float = 0.0
+    margin: float = 0.0
     cosine: float | None = None
     about: Subject = Subject()
     subject: float = 0.0
@@ -138,7 +138,7 @@ def features(seen: Seen, reader: float, logprob: float) -> dict[str, float]:
         "lacking": seen.about.lacking,
         "lacking_number": float(seen.about.number),
         "lacking_name": seen.about.name,
-        "lead": _clip(seen.lead, 6.0),
+        "margin": _clip(seen.margin, 6.0),
         "subject": seen.subject,
     }
     return values if seen.cosine is None else {**values, "cosine": _clip(20 * (seen.cosine - 0.83), 3.0)}

@@ -93,7 +93,7 @@ def term_hash(text: str) -> int:
     return (zlib.crc32(root(text).encode()) >> ROOT_SHIFT << ROOT_SHIFT | own) or 1
 
 
-def slips(word: str) -> list[str]:
+def typos(word: str) -> list[str]:
     """What *word* (folded) may have been meant to be: two letters swapped, one wrong, one too many, one missing."""
     cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     found = [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
@@ -150,7 +150,8 @@ def read_question(text: str, prior: Callable[[str], float], known: Callable[[str
     foreign = frozenset() if spoken == "English" else function_words(spoken)
     asked: set[str] = set()  # terms that only make the question
     numbers: dict[str, int] = {}
-    words, priors, order, spans = [], [], [], []
+    words: list[str] = []
+    priors, order, spans = [], [], []
     for match in found:
         key = term(match.group())
         if key not in numbers:

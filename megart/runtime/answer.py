@@ -76,7 +76,7 @@ class Answer:
 
     ``tokens`` are the ids of the answer; ``finish`` is "stop", "length" or "cancelled"; ``recalled``
     holds what iRAG recalled before it answered. ``truncation`` is the share of the mix's norm that was
-    lost because the memories needed more rank than the slot holds, nearly always 0. ``left_out`` are
+    lost because the memories needed more rank than the slot holds, nearly always 0. ``excluded`` are
     memories that the gate would have opened too, but that work on another part of the prompt and so cannot
     share a mix; answers in turn leave none out. Where several answer in turn, the times up to the first token are of the first.
 
@@ -95,13 +95,18 @@ class Answer:
     finish: str = "stop"
     recalled: str | None = None
     truncation: float = 0.0
-    left_out: list[OpenedMemory] = field(default_factory=list)
+    excluded: list[OpenedMemory] = field(default_factory=list)
     known: bool | None = None
     grounded: bool = False
     sources: list[Source] = field(default_factory=list)
     style: str | None = None
     nearest: list[str] = field(default_factory=list)
     older: list[Source] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> list[OpenedMemory]:
+        """The former name of ``excluded``."""
+        return self.excluded
 
     @property
     def token_ms(self) -> float:
@@ -131,8 +136,8 @@ class Answer:
             shown["nearest"] = self.nearest
         if self.truncation:
             shown["truncation"] = round(self.truncation, 6)
-        if self.left_out:
-            shown["left_out"] = [{"id": m.id, "title": m.title, "gate": round(m.gate, 6)} for m in self.left_out]
+        if self.excluded:
+            shown["excluded"] = [{"id": m.id, "title": m.title, "gate": round(m.gate, 6)} for m in self.excluded]
         if self.recalled is not None:
             shown["recalled"] = self.recalled
         return shown

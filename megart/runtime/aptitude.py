@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 
 from ..gate.words import WORD, term
@@ -46,9 +47,7 @@ def measure(runtime: Runtime) -> Aptitude:
     for memory, qa in pairs[:QUESTIONS]:
         if time.monotonic() - started > SECONDS:
             break
-        recital = reader.hold(
-            memory["text"], lambda into, text=memory["text"]: runtime.hold(of_text(runtime.engine, text), into)
-        )
+        recital = reader.hold(memory["text"], partial(runtime.hold, of_text(runtime.engine, memory["text"])))
         reading = reader.read(recital, qa["q"], memory["title"])
         said = ask.said(Source("", "", recital.text, reading.span), "sentence")
         found = reading.span[0] < reading.span[1] and any(_words(answer) <= _words(said) for answer in qa["a"])

@@ -87,7 +87,8 @@ class Outcome:
 def ask(job: Job) -> Answer:
     """The answer to the job's question; its text goes to the stream as soon as it is known."""
     started = time.perf_counter()
-    clock, outcomes = _Clock(), []
+    clock = _Clock()
+    outcomes: list[Outcome] = []
     for clause in clauses(without_opener(job.request.question)):
         if job.is_cancelled:
             break

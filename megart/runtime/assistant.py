@@ -9,19 +9,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import gate
-from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..errors import InputError, MegartError
 from ..models import Model, resolve_model
 from . import adapter_cache
+from .acceptance import Acceptance
 from .answer import Answer
 from .ask import STRICT_STATE
-from .bank_index import FoundBy
+from .bank_index import IndexEntry
 from .context import Context
 from .conversation import Conversation
 from .draft import LONGEST, MOST_GUESSES
 from .found import Judged
-from .generate import greedy
 from .job import Job
 from .open_bank import History, OpenBank
 from .request import ANSWER_TOKENS, COMBINE, MODES, RECALL_TOKENS, STYLE, STYLES, Message, Request
@@ -88,6 +87,7 @@ class Assistant:
                 runtime.close()
             raise
         self.engine, self.base, self.mix, self.slot = runtime.engine, runtime.base, runtime.mix, runtime.slot
+        self.acceptance = Acceptance(runtime, self.open_bank)
         self._closed = False
 
     def __enter__(self) -> Assistant:
@@ -205,36 +205,13 @@ class Assistant:
         request = Request(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)
         return self.runtime.submit(lambda stream: respond(Job(self.runtime, self.open_bank, request, stream)))
 
-    def try_recall(self, adapter: Adapter, cue: str, *, activated: bool, max_tokens: int = RECALL_TOKENS) -> str:
-        """What *adapter* alone, at gate 1, answers to the user turn *cue* (acceptance check)."""
-
-        def recall() -> str:
-            self.runtime.load([adapter], [1.0], self.runtime.prompt(cue), activated)
-            return greedy(self.mix, max_tokens).text
-
-        return self.on_model(recall)
-
-    def try_margin(self, adapter: Adapter, cue: str, text: str, *, activated: bool) -> float:
-        """How surely :meth:`try_recall` would give *text*: the smallest margin of its tokens, in logits.
-
-        All tokens are read in one pass, each after the right ones before it: where every margin is well
-        above the rounding between one pass and token by token, greedy decoding cannot leave the text.
-        """
-
-        def margin() -> float:
-            self.runtime.load([adapter], [1.0], self.runtime.prompt(cue), activated)
-            meant = [*self.engine.tokenize(text, special=False), self.engine.end_of_turn]
-            return min(map(_margin, self.mix.predictions(self.mix.logits(), meant), meant))
-
-        return self.on_model(margin)
-
     def key(self, text: str, title: str | None = None) -> np.ndarray:
         """The context key of a memory: float32 [D], as stored in the bank."""
         return self.on_model(lambda: self.open_bank.memories.keys.memory(text, title))
 
-    def found_by(self, text: str, title: str | None = None) -> FoundBy:
-        """What the gate finds a memory by: ``bank.add(memory, **assistant.found_by(text, title))``."""
-        return self.on_model(lambda: self.open_bank.memories.found_by(text, title))
+    def index_entry(self, text: str, title: str | None = None) -> IndexEntry:
+        """What the gate finds a memory by: ``bank.add(memory, **assistant.index_entry(text, title))``."""
+        return self.acceptance.index_entry(text, title)
 
     def embed(self, text: str) -> np.ndarray:
         """The vector of *text* by the text embedder, by the base's shallow states without one: float32 [D], unit length."""
@@ -297,9 +274,3 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise InputError(
                 f'got the message {message!r}; expected {{"role": "system", "user" or "assistant", "content": text}}'
             )
-
-
-def _margin(logits: np.ndarray, token: int) -> float:
-    """The logit of *token* above the best other one's."""
-    rivals = np.delete(logits, token)
-    return float(logits[token] - rivals.max())

@@ -20,7 +20,7 @@ _BATCH = 64
 _log = logging.getLogger("megart")
 
 
-class FoundBy(TypedDict):
+class IndexEntry(TypedDict):
     """Key, float32 [D]; words, uint32 [n], and token states, int8 [m]; the embedder's name and its vector, float32 [E]."""
 
     key: np.ndarray
@@ -38,7 +38,7 @@ class BankIndex:
         self.bank, self.engine, self._encoder = bank, engine, encoder
         self.records: list[Record] = []
         self.index: gate.Index | None = None
-        self.commonness = embed.Commonness(engine)
+        self.prior = embed.UnigramPrior(engine)
         self._whitening: embed.Whitening | None = None
         self._revision = -1
         self._ids: set[str] = set()  # in lower case
@@ -119,9 +119,9 @@ class BankIndex:
                     made[record.id] = record, keys.memory(*_content(record)), self._evidence(*_content(record))
                 if on_progress:
                     on_progress(done, len(records))
-            found_by = {record.id: made[record.id][1:] for record in records}
+            index_entry = {record.id: made[record.id][1:] for record in records}
             try:
-                self.bank.set_keys(found_by, {embedders.STATE: chosen.encode()}, revision)
+                self.bank.set_keys(index_entry, {embedders.STATE: chosen.encode()}, revision)
                 break
             except ChangedError:
                 continue
@@ -162,7 +162,7 @@ class BankIndex:
             self.index = gate.Index(sequences, keys, self._tokens, self._vectors(), family)
         return True
 
-    def found_by(self, text: str, title: str | None) -> FoundBy:
+    def index_entry(self, text: str, title: str | None) -> IndexEntry:
         """What the gate finds a memory by, as arguments of ``Bank.add``; one shallow pass over its text."""
         second = self.text_embedder
         vector = None if second is None else (second.name, second.memory(text, title))
@@ -243,7 +243,7 @@ class BankIndex:
         return np.stack([nothing if vector is None else vector for vector in found]).astype(np.float16)
 
     def _evidence(self, text: str, title: str | None) -> tuple[np.ndarray, np.ndarray]:
-        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self.commonness, text, title)
+        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self.prior, text, title)
         return gate.sequence(text, title), tokens.ravel()
 
     def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -259,7 +260,7 @@ class Context:
             raise DecodeError("llama.cpp could not put the cache back")
         self.tokens, self._owners, self._states = list(saved.tokens), list(saved.owners), list(saved.states)
 
-    def set_adapter(self, adapter: object | None, scale: float = 1.0) -> None:
+    def set_adapter(self, adapter: Any, scale: float = 1.0) -> None:
         """Make *adapter* the only one of this context; None for the bare base."""
         count = 0 if adapter is None else 1
         handles = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)

@@ -60,7 +60,7 @@ def direct(job: Job) -> Answer:
         completion_tokens=len(made.tokens),
         guessed_tokens=made.guessed,
     )
-    return Answer(made.text, request.mode, opened.shown, times, made.tokens, made.finish, None, lost, opened.left_out)
+    return Answer(made.text, request.mode, opened.shown, times, made.tokens, made.finish, None, lost, opened.excluded)
 
 
 def irag(job: Job) -> Answer:
@@ -82,7 +82,7 @@ def irag(job: Job) -> Answer:
     )
     return Answer(
         second.text, "irag", first.memories, times, second.tokens, second.finish, first.text,
-        first.truncation, first.left_out,
+        first.truncation, first.excluded,
     )  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def learn_whitening(context: Context) -> Whitening:
     matrix = vectors / np.sqrt(values.clip(0) + RIDGE * values.mean())
     # Stored as float16: brought to a scale where that loses nothing.
     matrix /= np.abs(matrix).max()
-    centres = {kind: np.mean(rows, axis=0, dtype=np.float32) for kind, rows in means.items()}
+    centres = {kind: np.asarray(np.mean(rows, axis=0, dtype=np.float32)) for kind, rows in means.items()}
     half = matrix.astype(np.float16).astype(np.float32)
     return Whitening(layer, centres["text"], centres["question"], half)
 
@@ -186,7 +186,7 @@ def _base_whitening(context: Context) -> Whitening:
     return made
 
 
-class Commonness:
+class UnigramPrior:
     """The share of texts that hold a word, guessed from the base's vocabulary alone.
 
     Byte-pair merges are learnt in the order of frequency: the later a word's token, the rarer the word
@@ -226,7 +226,7 @@ class Reading:
     parts: tuple[Question, np.ndarray, np.ndarray, np.ndarray]
 
 
-def read(context: Context, prompt: Prompt, whitening: Whitening, prior: Commonness) -> Reading:
+def read(context: Context, prompt: Prompt, whitening: Whitening, prior: UnigramPrior) -> Reading:
     """Read the question in *prompt*, which *context* holds, as words and states."""
     first, last = _inside(context, prompt.span)
     text, owner_of = _pieces(context, first, last)
@@ -238,7 +238,7 @@ def read(context: Context, prompt: Prompt, whitening: Whitening, prior: Commonne
 
 
 def memory_tokens(
-    context: Context, whitening: Whitening, prior: Commonness, text: str, title: str | None = None
+    context: Context, whitening: Whitening, prior: UnigramPrior, text: str, title: str | None = None
 ) -> np.ndarray:
     """The states of a memory's telling tokens: int8 [n, token_width], a row of zeros where a sentence ends."""
     prompt = text_prompt(context.engine, text, title)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -250,13 +251,14 @@ class Engine:
 
     def _formatters(self) -> tuple[Jinja2ChatFormatter, Jinja2ChatFormatter]:
         template = self.metadata("tokenizer.chat_template") or CHATML
-        ends = [self._token_text(f(self.vocab)) for f in (llama_cpp.llama_vocab_eos, llama_cpp.llama_vocab_bos)]
-        make = [Jinja2ChatFormatter(template, *ends, add_generation_prompt=grow) for grow in (False, True)]
+        eos, bos = (self._token_text(f(self.vocab)) for f in (llama_cpp.llama_vocab_eos, llama_cpp.llama_vocab_bos))
+        make = [Jinja2ChatFormatter(template, eos, bos, add_generation_prompt=grow) for grow in (False, True)]
         return make[0], make[1]
 
     def _render(self, messages: Sequence[dict[str, str]], grow: bool) -> str:
         try:
-            return self._templates[grow](messages=list(messages)).prompt
+            written: Any = list(messages)  # of roles that llama_cpp types one by one
+            return self._templates[grow](messages=written).prompt
         except Exception as error:  # a template is a program: it may raise anything
             raise ModelError(f"{self.model.name}: its chat template refused the messages: {error}") from error
 

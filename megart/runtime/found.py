@@ -19,12 +19,12 @@ _FIRST_WORDS = 40  # characters
 class Opened:
     """What the gate let through, with everything needed to answer from it, best first.
 
-    ``left_out``: what it let through besides, but of a kind that cannot share a mix with these.
+    ``excluded``: what it let through besides, but of a kind that cannot share a mix with these.
     """
 
     shown: list[OpenedMemory]
     records: list[Record]
-    left_out: list[OpenedMemory] = field(default_factory=list)
+    excluded: list[OpenedMemory] = field(default_factory=list)
 
     def of_one_kind(self) -> Opened:
         """Those of the best one's kind, which can share a mix; the others are left out."""

@@ -143,7 +143,7 @@ class OpenBank:
             # asked by these alone.
             earlier = talk.question if talk and leans and (seen.subject or score < _BY_ITSELF) else None
             about = gate.known.subject(reading.text, [] if earlier else names, found.telling, text)
-            candidates.append(Candidate(record, replace(seen, lead=score - rival, about=about), earlier, row))
+            candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), earlier, row))
         opens = 1 - found.p_none >= self.policy.threshold
         return Found(candidates, likely, opens, partner is not None, leans)
 
@@ -202,7 +202,7 @@ class OpenBank:
         return self._read(context, prompt)
 
     def _read(self, context: Context, prompt: Prompt) -> embed.Reading:
-        return embed.read(context, prompt, self.memories.prepare(), self.memories.commonness)
+        return embed.read(context, prompt, self.memories.prepare(), self.memories.prior)
 
     def _find(self, reading: embed.Reading, scope: Scope) -> gate.Candidates:
         """The memories that *reading* may be about."""
@@ -225,7 +225,7 @@ class OpenBank:
     def _talk(self, request: Request) -> Talk | None:
         """What the conversation is about: the memories that its last answer came from."""
         history, scope = request.history, request.scope
-        asked = anchor(history, self.memories.commonness)
+        asked = anchor(history, self.memories.prior)
         answers = [turn["content"] for turn in history if turn.get("role") == "assistant"]
         if asked is None or not answers:
             return None
@@ -253,7 +253,7 @@ class OpenBank:
         names = reading.question.names
         if names and 1 - alone.p_none >= self.policy.threshold:
             return None, None  # it names what it is about: a change of subject
-        earlier = anchor(history, self.memories.commonness)
+        earlier = anchor(history, self.memories.prior)
         if earlier is None:
             return None, None
         subject = self._find(self._encode(earlier), scope)

@@ -107,10 +107,10 @@ class Reader:
     def choose(self, recital: Recital, question: str, title: str | None, spans: Sequence[tuple[int, int]]) -> int:
         """Which of *spans* of *recital*, in characters, the reader would rather say; the context holds the recital."""
         places = [readers.covering(recital.text, list(recital.ends), *span) for span in spans]
-        left = [i for i, place in enumerate(places) if place is not None] if self.slot else []
+        words = {i: [*recital.tokens[slice(*place)], self.engine.end_of_turn] for i, place in enumerate(places) if place}
+        left = [*words] if self.slot else []
         if len(left) < 2:
             return left[0] if left else 0
-        words = {i: [*recital.tokens[slice(*places[i])], self.engine.end_of_turn] for i in left if places[i]}
         self.context.decode(self.engine.next_turn(prompts.read(question, title)))
         for at in range(SPAN_TOKENS):
             following = np.array(sorted({words[i][at] for i in left}))

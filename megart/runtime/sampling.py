@@ -172,6 +172,7 @@ def _candidates(ids: np.ndarray, logits: np.ndarray) -> tuple[llama_cpp.llama_to
     rows = np.empty(len(ids), _CANDIDATE)
     rows["id"], rows["logit"], rows["p"] = ids, logits, 0.0
     array = llama_cpp.llama_token_data_array()
-    array.data = ctypes.cast(rows.ctypes.data, type(array.data))
+    pointer: Any = type(array.data)
+    array.data = ctypes.cast(rows.ctypes.data, pointer)
     array.size, array.selected, array.sorted = len(ids), -1, False
     return array, rows

@@ -57,7 +57,7 @@ def _file_of(data: bytes) -> Iterator[str]:
             yield path
 
 
-def _is_like(tensor: _core.FoundTensor, array: np.ndarray) -> bool:
+def _is_like(tensor: _core._FoundTensor, array: np.ndarray) -> bool:
     """Whether llama.cpp's *tensor* has the type and the bytes of *array*."""
     rows, columns = quant.shape(array)
     return (
@@ -224,7 +224,7 @@ class Slot:
             self.context.truncate(0)
         return self._bind(layout, hook.found())
 
-    def _bind(self, layout: Layout, found: Sequence[_core.FoundTensor]) -> bool:
+    def _bind(self, layout: Layout, found: Sequence[_core._FoundTensor]) -> bool:
         """Check every tensor found against what was loaded; False when anything differs."""
         seen = {tensor["name"]: tensor for tensor in found}
         if len(seen) != 2 * len(layout.shapes):

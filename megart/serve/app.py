@@ -293,7 +293,8 @@ def _add_ollama(app: FastAPI, desk: Desk) -> None:
         return {**about(id), "template": "", "capabilities": ["completion"], "model_info": {}}
 
     def to_ask(body: dict[str, Any], messages: object) -> wire.Ask:
-        options = body.get("options") if isinstance(body.get("options"), dict) else {}
+        given = body.get("options")
+        options: dict[str, Any] = given if isinstance(given, dict) else {}
         named = {**options, "max_tokens": options.get("num_predict"), "messages": messages}
         return wire.chat({**named, "model": body.get("model"), "megart": body.get("megart")})
 

@@ -91,7 +91,8 @@ class Desk:
         lists = {name: given.get(name) or () for name in ("only", "without", "tags")}
         if any(not isinstance(v, (list, tuple)) or not all(isinstance(i, str) for i in v) for v in lists.values()):
             raise InputError("got megart.only, without or tags that are no lists of texts")
-        scope = Scope(**{name: tuple(values) for name, values in lists.items()})
+        only, without, tags = (tuple(lists[name]) for name in ("only", "without", "tags"))
+        scope = Scope(only, without, tags)
         return assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
 
     @property

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import torch
@@ -57,7 +58,7 @@ class FrozenBase:
     ``network`` is a transformers decoder; ``targets`` lists its MLP projections in layer order.
     """
 
-    network: nn.Module
+    network: Any  # a causal model of transformers, whose classes are typed too loosely
     architecture: str
     device: torch.device
     dtype: torch.dtype
@@ -119,7 +120,7 @@ def load_base(
     return FrozenBase(network, architecture, where, kind, find_targets(network, architecture))
 
 
-def find_targets(network: nn.Module, architecture: str, roles: tuple[str, ...] = TARGET_ROLES) -> list[Target]:
+def find_targets(network: Any, architecture: str, roles: tuple[str, ...] = TARGET_ROLES) -> list[Target]:
     """The projections of *network* that play *roles*, under their GGUF names (``gguf`` name map)."""
     layers = network.config.get_text_config().num_hidden_layers
     arch = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
@@ -166,7 +167,7 @@ def _pretrained(source: str, dtype: torch.dtype, **options: object) -> nn.Module
         raise ModelError(f"{source}: transformers cannot load this model: {first}") from error
 
 
-def _keep(network: nn.Module, folder: Path) -> None:
+def _keep(network: Any, folder: Path) -> None:
     """Save into the cache, whole or not at all; failing to cache is not an error."""
     with contextlib.suppress(Exception):  # safetensors has errors of its own for a full disk
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from .base import FrozenBase
 
-Lesson = tuple[tuple[int, ...], tuple[int, ...]]  # prompt tokens, target tokens
+Example = tuple[tuple[int, ...], tuple[int, ...]]  # prompt tokens, target tokens
 
 
 @dataclass(frozen=True)
 class Tuning:
     """How a baseline learns. ``penalty`` is "", "l2" or "ewc" with ``strength``; ``rank`` 0 tunes all weights.
 
-    A memory (or, all at once, the whole set) is studied until the mean loss of every lesson in a pass is
-    under ``enough``, at most ``passes`` times; ``batch`` lessons a step.
+    A memory (or, all at once, the whole set) is studied until the mean loss of every example in a pass is
+    under ``enough``, at most ``passes`` times; ``batch`` examples a step.
     """
 
     penalty: str = ""
@@ -57,16 +57,16 @@ class Baseline:
             return {path: self.network.get_submodule(path).weight for path in self._paths}
         return dict(self.network.named_parameters())
 
-    def study(self, lessons: Sequence[Lesson], progress: Callable[[int, float], None] | None = None) -> int:
-        """Learn *lessons* until they are known; returns the number of steps."""
-        steps = self._study_lora(lessons, progress) if self.tuning.rank else self._study_full(lessons, progress)
+    def study(self, examples: Sequence[Example], progress: Callable[[int, float], None] | None = None) -> int:
+        """Learn *examples* until they are known; returns the number of steps."""
+        steps = self._study_lora(examples, progress) if self.tuning.rank else self._study_full(examples, progress)
         if self.tuning.penalty == "ewc":
-            self._measure_fisher(lessons)
+            self._measure_fisher(examples)
         return steps
 
     # -- training ---------------------------------------------------------------------------
 
-    def _study_full(self, lessons: Sequence[Lesson], progress: Callable[[int, float], None] | None) -> int:
+    def _study_full(self, examples: Sequence[Example], progress: Callable[[int, float], None] | None) -> int:
         weights = self.tuned()
         anchor = {name: w.detach().clone() for name, w in weights.items()} if self.tuning.penalty else {}
 
@@ -82,9 +82,9 @@ class Baseline:
                 else:
                     weight.grad.add_(away, alpha=self.tuning.strength)
 
-        return self._loop(list(weights.values()), lessons, pull, progress)
+        return self._loop(list(weights.values()), examples, pull, progress)
 
-    def _study_lora(self, lessons: Sequence[Lesson], progress: Callable[[int, float], None] | None) -> int:
+    def _study_lora(self, examples: Sequence[Example], progress: Callable[[int, float], None] | None) -> int:
         factors, hooks = {}, []
         for path in self._paths:
             module = self.network.get_submodule(path)
@@ -108,7 +108,7 @@ class Baseline:
 
         try:
             leaves = [leaf for pair in factors.values() for leaf in pair]
-            steps = self._loop(leaves, lessons, pull, progress)
+            steps = self._loop(leaves, examples, pull, progress)
         finally:
             for handle in hooks:
                 handle.remove()
@@ -118,15 +118,15 @@ class Baseline:
         return steps
 
     def _loop(
-        self, leaves: list[nn.Parameter], lessons: Sequence[Lesson], pull: Callable[[], None],
+        self, leaves: list[nn.Parameter], examples: Sequence[Example], pull: Callable[[], None],
         progress: Callable[[int, float], None] | None,
     ) -> int:  # fmt: skip
         optimizer = torch.optim.AdamW(leaves, lr=self.tuning.rate, weight_decay=0.0)
         steps = 0
         for _ in range(self.tuning.passes):
             worst = 0.0
-            for start in range(0, len(lessons), self.tuning.batch):
-                losses = self._losses(lessons[start : start + self.tuning.batch])
+            for start in range(0, len(examples), self.tuning.batch):
+                losses = self._losses(examples[start : start + self.tuning.batch])
                 losses.mean().backward()
                 losses = losses.detach()
                 pull()
@@ -140,14 +140,14 @@ class Baseline:
                 break
         return steps
 
-    def _measure_fisher(self, lessons: Sequence[Lesson]) -> None:
+    def _measure_fisher(self, examples: Sequence[Example]) -> None:
         weights = self.tuned()
         before = [w.requires_grad for w in weights.values()]
         for weight in weights.values():
             weight.requires_grad_(True)
         fresh: dict[str, Tensor] = {}
-        for lesson in lessons:
-            self._losses([lesson]).sum().backward()
+        for example in examples:
+            self._losses([example]).sum().backward()
             for name, weight in weights.items():
                 if weight.grad is not None:
                     square = weight.grad.square()
@@ -161,16 +161,16 @@ class Baseline:
         for weight, wanted in zip(weights.values(), before, strict=True):
             weight.requires_grad_(wanted)
 
-    def _losses(self, lessons: Sequence[Lesson]) -> Tensor:
-        """Mean cross-entropy of each lesson's target tokens: float32 [lessons]."""
-        rows = [p + t for p, t in lessons]
+    def _losses(self, examples: Sequence[Example]) -> Tensor:
+        """Mean cross-entropy of each example's target tokens: float32 [examples]."""
+        rows = [p + t for p, t in examples]
         longest = max(map(len, rows))
         ids = torch.tensor([row + (0,) * (longest - len(row)) for row in rows], device=self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
         with self._arithmetic():
             logits = self.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
         found = []
-        for i, (prompt, target) in enumerate(lessons):
+        for i, (prompt, target) in enumerate(examples):
             own = logits[i, len(prompt) - 1 : len(prompt) - 1 + len(target)].float()
             found.append(nn.functional.cross_entropy(own, torch.tensor(target, device=self.device)))
         return torch.stack(found)
@@ -199,11 +199,11 @@ class Baseline:
         return found
 
     @torch.no_grad()
-    def logprobs(self, lessons: Sequence[Lesson]) -> list[float]:
+    def logprobs(self, examples: Sequence[Example]) -> list[float]:
         """Log-probability of each target after its prompt, summed over its tokens."""
         found: list[float] = []
-        for start in range(0, len(lessons), 8):
-            part = lessons[start : start + 8]
+        for start in range(0, len(examples), 8):
+            part = examples[start : start + 8]
             means = self._losses(part).tolist()
             found += [-mean * len(target) for mean, (_, target) in zip(means, part, strict=True)]
         return found

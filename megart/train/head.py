@@ -19,13 +19,13 @@ BLOCK_BYTES = 16 << 20  # of float32 logits at a time
 class Verdict:
     """What the head says of N target tokens.
 
-    ``loss`` [N] is the cross-entropy in nats, ``lead`` [N] the target's logit above the best other
+    ``loss`` [N] is the cross-entropy in nats, ``margin`` [N] the target's logit above the best other
     token's (both float32), ``near`` [N, k] (int64) the k tokens of the largest logits, best first, and
     ``gradient`` [N, n_embd] that of sum(weight * loss) by the hidden states (None without weights).
     """
 
     loss: Tensor
-    lead: Tensor
+    margin: Tensor
     near: Tensor
     gradient: Tensor | None
 
@@ -46,7 +46,7 @@ def judge(
     """
     count = len(hidden)
     loss = torch.empty(count, dtype=torch.float32, device=hidden.device)
-    lead = torch.empty_like(loss)
+    margin = torch.empty_like(loss)
     nearest = torch.empty((count, near), dtype=torch.long, device=hidden.device)
     gradient = None if weight is None else torch.empty_like(hidden)
     rows = count if hidden.is_cuda else max(16, BLOCK_BYTES // (4 * len(head)))
@@ -60,7 +60,7 @@ def judge(
         best = logits.topk(near, dim=-1)
         nearest[part] = best.indices
         rival = torch.where(best.indices[:, :1] == truth, best.values[:, 1:2], best.values[:, :1])
-        lead[part] = (own - rival)[:, 0]
+        margin[part] = (own - rival)[:, 0]
         slope = 1 - (logits / cap).square_() if cap and weight is not None else None
         # From here on the logits become their own gradient: softmax minus the truth.
         total = logits.sub_(best.values[:, :1]).exp_().sum(dim=-1, keepdim=True)
@@ -72,7 +72,7 @@ def judge(
         if slope is not None:
             logits.mul_(slope)
         gradient[part] = logits.to(hidden.dtype) @ head
-    return Verdict(loss, lead, nearest, gradient)
+    return Verdict(loss, margin, nearest, gradient)
 
 
 class Field:
@@ -99,4 +99,4 @@ class Field:
     def judge(self, hidden: Tensor, targets: Tensor, weight: Tensor, cap: float | None = None) -> Verdict:
         """:func:`judge` with the softmax over this field's tokens; ``near`` are token ids all the same."""
         made = judge(hidden, self._rows, torch.searchsorted(self.tokens, targets), weight, cap)
-        return Verdict(made.loss, made.lead, self.tokens[made.near], made.gradient)
+        return Verdict(made.loss, made.margin, self.tokens[made.near], made.gradient)

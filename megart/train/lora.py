@@ -34,10 +34,9 @@ class StackedLora:
         self.size = sum(a * b for a, b in shapes)
         # Layout: per factor one contiguous block [M, rows, cols], so that bmm needs no copy.
         blocks = [lanes * a * b for a, b in shapes]
-        place = {"device": base.device}
-        self.master = torch.zeros(sum(blocks), dtype=torch.float32, **place)
-        self.work = torch.zeros(sum(blocks), dtype=base.dtype, **place)
-        self.grad = torch.zeros(sum(blocks), dtype=base.dtype, **place)
+        self.master = torch.zeros(sum(blocks), dtype=torch.float32, device=base.device)
+        self.work = torch.zeros(sum(blocks), dtype=base.dtype, device=base.device)
+        self.grad = torch.zeros(sum(blocks), dtype=base.dtype, device=base.device)
         self._shapes, self._starts = shapes, np.cumsum([0, *blocks]).tolist()
         leaves = [self._view(self.work, i).requires_grad_() for i in range(len(shapes))]
         for i, leaf in enumerate(leaves):
@@ -161,17 +160,17 @@ class LaneAdam:
         lora, (beta1, beta2) = self.lora, self.betas
         for lane, rate in enumerate(rates):
             self.steps[lane] += rate > 0
-        place = {"device": lora.master.device, "dtype": torch.float32}
-        count = torch.tensor([max(1, s) for s in self.steps], **place)
-        rate = torch.tensor(rates, **place)
-        size = (rate * (1 - beta2**count).sqrt() / (1 - beta1**count)).view(-1, 1, 1)
+        device = lora.master.device
+        count = torch.tensor([max(1, s) for s in self.steps], device=device, dtype=torch.float32)
+        each = torch.tensor(rates, device=device, dtype=torch.float32)
+        size = (each * (1 - beta2**count).sqrt() / (1 - beta1**count)).view(-1, 1, 1)
         eps = (self.eps * (1 - beta2**count).sqrt()).view(-1, 1, 1)
         grad = lora.grad.float()
         resting = [lane for lane, r in enumerate(rates) if not r and self.steps[lane]]
         kept = [(view, lane, view[lane].clone()) for views in self._views[1:3] for view in views for lane in resting]
         self.m.lerp_(grad, 1 - beta1)
         self.v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        decay = (1 - rate * self.weight_decay).view(-1, 1, 1)
+        decay = (1 - each * self.weight_decay).view(-1, 1, 1)
         for p, m, v, _ in zip(*self._views, strict=True):
             if self.weight_decay:
                 p.mul_(decay)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +73,8 @@ def train(
     optimizer = LaneAdam(lora, (0.9, 0.98))
     steps = [batch for epoch in range(config.epochs) for batch in _batches(readings, config, config.seed + epoch)]
     first_weight = None if start is None else float(next(iter(start.values()))[0].flat[0])
-    course = hashlib.sha256(repr((config, before, steps, first_weight)).encode()).hexdigest()
-    done = _restore(resume, lora, optimizer, course)
+    fingerprint = hashlib.sha256(repr((config, before, steps, first_weight)).encode()).hexdigest()
+    done = _restore(resume, lora, optimizer, fingerprint)
     batches = _Batches(base, before)
     with lora.attached(base.network):
         for number, batch in enumerate(steps[done:], start=done + 1):
@@ -85,7 +86,7 @@ def train(
             optimizer.step([config.rate * rate])
             progress(Step(number, len(steps), loss))
             if resume is not None and (number % KEEP_EVERY == 0 or number == len(steps)):
-                _keep(resume, lora, optimizer, number, course)
+                _keep(resume, lora, optimizer, number, fingerprint)
     return lora.factors(0)
 
 
@@ -111,7 +112,7 @@ class _Batches:
     def __init__(self, base: FrozenBase, before: Sequence[int]):
         self.base, self.length = base, len(before)
         self._body = base.network.base_model
-        cache = DynamicCache(config=base.network.config)
+        cache: Any = DynamicCache(config=base.network.config)
         with torch.no_grad():
             self._body(
                 input_ids=torch.tensor([list(before)], device=base.device), past_key_values=cache, use_cache=True
@@ -119,10 +120,10 @@ class _Batches:
         self._before = [(layer.keys, layer.values) for layer in cache.layers]
 
     @torch.no_grad()
-    def encode(self, batch: Sequence[Reading]) -> tuple[DynamicCache, Tensor, Tensor]:
+    def encode(self, batch: Sequence[Reading]) -> tuple[Any, Tensor, Tensor]:
         """Keys and values of each question's passage, their mask [questions, length], and its length [questions]."""
         device = self.base.device
-        cache = DynamicCache(config=self.base.network.config)
+        cache: Any = DynamicCache(config=self.base.network.config)
         for layer, (keys, values) in enumerate(self._before):
             cache.update(keys.expand(len(batch), -1, -1, -1), values.expand(len(batch), -1, -1, -1), layer)
         ids, mask = _padded([reading.passage for reading in batch])
@@ -137,7 +138,7 @@ class _Batches:
             use_cache=True,
         )
         rows = torch.tensor([i for i, reading in enumerate(batch) for _ in reading.pairs])
-        each = DynamicCache(config=self.base.network.config)
+        each: Any = DynamicCache(config=self.base.network.config)
         for number, layer in enumerate(cache.layers):
             each.update(layer.keys[rows.to(device)], layer.values[rows.to(device)], number)
         return each, seen[rows], seen[rows].sum(1)
@@ -180,19 +181,19 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _keep(path: Path, lora: StackedLora, optimizer: LaneAdam, number: int, course: str) -> None:
+def _keep(path: Path, lora: StackedLora, optimizer: LaneAdam, number: int, fingerprint: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
-    state = {"master": lora.master, "m": optimizer.m, "v": optimizer.v, "number": number, "course": course}
+    state = {"master": lora.master, "m": optimizer.m, "v": optimizer.v, "number": number, "fingerprint": fingerprint}
     torch.save(state, temporary)
     os.replace(temporary, path)
 
 
-def _restore(path: Path | None, lora: StackedLora, optimizer: LaneAdam, course: str) -> int:
+def _restore(path: Path | None, lora: StackedLora, optimizer: LaneAdam, fingerprint: str) -> int:
     """How many steps are done already; a state of a training with other data or another config is passed over."""
     if path is None or not path.exists():
         return 0
     state = torch.load(path, map_location=lora.master.device, weights_only=True)
-    if state["course"] != course:
+    if state.get("fingerprint") != fingerprint:
         return 0
     lora.master.copy_(state["master"])
     optimizer.m.copy_(state["m"])

@@ -23,7 +23,7 @@ _SUBJECT = re.compile(r"\b[\w.-]*\d[\w.:/-]*\b|(?<=[a-zß-ÿ,] )[A-Z][\w'-]+(?: 
 
 
 @dataclass(frozen=True)
-class Example:
+class Asked:
     """One question; ``span`` is where in the passage its answer stands, in characters, or None."""
 
     question: str
@@ -36,7 +36,7 @@ class Passage:
 
     text: str
     title: str | None
-    examples: tuple[Example, ...]
+    examples: tuple[Asked, ...]
 
 
 def passages(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[Passage]:
@@ -73,17 +73,17 @@ def _passage(row: Mapping[str, Any], text: str, names: Sequence[str], rng: rando
     for qa in row["qa"]:
         span = _find(text, qa["a"])
         if span:
-            answered.append(Example(qa["q"], span))
+            answered.append(Asked(qa["q"], span))
         elif not any(a.lower() in text.lower() for a in qa["a"]):
             unanswered.append(qa["q"])
     strangers = [q for e in answered if rng.random() < 0.3 and (q := _exchanged(e.question, text, names, rng))]
     rng.shuffle(unanswered)
     most = max(1, len(answered))
-    nothing = [Example(q, None) for q in (strangers + unanswered)[:most]]
+    nothing = [Asked(q, None) for q in (strangers + unanswered)[:most]]
     asked = answered + nothing
     # In a conversation a question follows another one: the last one is to be answered.
     ahead = [f"{rng.choice(asked).question} " if rng.random() < 0.1 else "" for _ in asked]
-    examples = [Example(first + _typed(e.question, rng), e.span) for first, e in zip(ahead, asked)]
+    examples = [Asked(first + _typed(e.question, rng), e.span) for first, e in zip(ahead, asked)]
     rng.shuffle(examples)
     title = row.get("title")
     return Passage(text, title.replace("_", " ") if title and rng.random() < 0.7 else None, tuple(examples))

@@ -1,7 +1,7 @@
-"""The base cut in two: layers below the first one that learns run once per lesson, those above every step.
+"""The base cut in two: layers below the first one that learns run once per example, those above every step.
 
 An activated adapter leaves the prompt alone, and adapters of the upper layers leave everything
-below them alone. So a lesson is reduced, once, to what the upper layers need: the hidden state
+below them alone. So a example is reduced, once, to what the upper layers need: the hidden state
 under them at the learning positions, and the prompt's keys and values within them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ Keys = list[tuple[Tensor, Tensor]]  # per layer: keys and values [heads, length,
 
 @dataclass(frozen=True)
 class Prepared:
-    """One lesson as the upper layers see it.
+    """One example as the upper layers see it.
 
     ``hidden`` [W, n_embd] is the input of the first upper layer at the learning positions, which
     start at position ``past``; ``keys`` holds what each upper layer remembers of the positions before.
@@ -50,16 +51,16 @@ class UpperLayers:
         self._prefixes: dict[tuple[int, ...], Keys] = {}
 
     @torch.no_grad()
-    def prepare(self, lessons: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Prepared]:
+    def prepare(self, examples: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Prepared]:
         """Each (prompt, learning positions) pair of token ids, those of like length in one pass.
 
         Tokens that every prompt starts with (the chat template's) are encoded once and kept. Call it
         with the adapters at rest.
         """
-        prefix = _common([prompt for prompt, _ in lessons])
-        made: list[Prepared | None] = [None] * len(lessons)
-        for group in self._alike([len(prompt) + len(learn) - len(prefix) for prompt, learn in lessons]):
-            for i, prepared in zip(group, self._prepare([lessons[i] for i in group], prefix), strict=True):
+        prefix = _common([prompt for prompt, _ in examples])
+        made: list[Prepared | None] = [None] * len(examples)
+        for group in self._alike([len(prompt) + len(learn) - len(prefix) for prompt, learn in examples]):
+            for i, prepared in zip(group, self._prepare([examples[i] for i in group], prefix), strict=True):
                 made[i] = prepared
         return [prepared for prepared in made if prepared is not None]
 
@@ -74,12 +75,12 @@ class UpperLayers:
         return groups
 
     def _prepare(
-        self, lessons: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: tuple[int, ...]
+        self, examples: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: tuple[int, ...]
     ) -> list[Prepared]:
         start = len(prefix)
-        rows = [list(prompt[start:]) + list(learn) for prompt, learn in lessons]
+        rows = [list(prompt[start:]) + list(learn) for prompt, learn in examples]
         hidden, cache = self._below(rows, self._prefix(prefix))
-        heads = [len(prompt) - start for prompt, _ in lessons]
+        heads = [len(prompt) - start for prompt, _ in examples]
         if max(heads):
             self._over(hidden[:, : max(heads)], cache, start)
         made = []
@@ -94,17 +95,17 @@ class UpperLayers:
     def _prefix(self, tokens: tuple[int, ...]) -> Keys:
         """Keys and values of all layers for tokens that many prompts start with."""
         if tokens and tokens not in self._prefixes:
-            cache = DynamicCache(config=self.base.network.config)
+            cache: Any = DynamicCache(config=self.base.network.config)
             ids = torch.tensor([tokens], device=self.base.device)
             self._body(input_ids=ids, past_key_values=cache, use_cache=True)
             self._prefixes[tokens] = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
         return self._prefixes.get(tokens, [])
 
-    def _below(self, rows: list[list[int]], before: Keys) -> tuple[Tensor, DynamicCache]:
+    def _below(self, rows: list[list[int]], before: Keys) -> tuple[Tensor, Any]:
         """Run the lower layers on *rows* after *before*; returns the state at the cut and the cache."""
         base, size, width = self.base, len(rows), max(map(len, rows))
         past = before[0][0].shape[1] if before else 0
-        cache = DynamicCache(config=base.network.config)
+        cache: Any = DynamicCache(config=base.network.config)
         for layer, (keys, values) in enumerate(before):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), layer)
         ids = torch.zeros((size, width), dtype=torch.long)
@@ -131,26 +132,26 @@ class UpperLayers:
             handle.remove()
         return found[0], cache
 
-    def _over(self, hidden: Tensor, cache: DynamicCache, past: int) -> Tensor:
+    def _over(self, hidden: Tensor, cache: Any, past: int) -> Tensor:
         """The upper layers on *hidden*, all sequences at the same position *past*."""
         size, width = hidden.shape[:2]
         place = (torch.arange(width, device=hidden.device) + past).expand(size, -1)
         return self._run(hidden, place, self._mask(torch.full((size,), past), past, width), cache)
 
-    def forward(self, lessons: Sequence[Prepared]) -> Tensor:
-        """Final hidden states [S, W, n_embd], shorter lessons padded on the right."""
+    def forward(self, examples: Sequence[Prepared]) -> Tensor:
+        """Final hidden states [S, W, n_embd], shorter examples padded on the right."""
         base = self.base
-        size, width = len(lessons), max(len(lesson.hidden) for lesson in lessons)
-        past = max(lesson.past for lesson in lessons)
-        hidden = lessons[0].hidden.new_zeros((size, width, lessons[0].hidden.shape[1]))
-        for s, lesson in enumerate(lessons):
-            hidden[s, : len(lesson.hidden)] = lesson.hidden
-        starts = torch.tensor([lesson.past for lesson in lessons])
+        size, width = len(examples), max(len(example.hidden) for example in examples)
+        past = max(example.past for example in examples)
+        hidden = examples[0].hidden.new_zeros((size, width, examples[0].hidden.shape[1]))
+        for s, example in enumerate(examples):
+            hidden[s, : len(example.hidden)] = example.hidden
+        starts = torch.tensor([example.past for example in examples])
         place = (torch.arange(width)[None] + starts[:, None]).to(base.device)
-        cache = self._stack(lessons, past) if past else DynamicCache(config=base.network.config)
+        cache: Any = self._stack(examples, past) if past else DynamicCache(config=base.network.config)
         return self._body.norm(self._run(hidden, place, self._mask(starts, past, width), cache))
 
-    def _run(self, hidden: Tensor, place: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+    def _run(self, hidden: Tensor, place: Tensor, mask: Tensor, cache: Any) -> Tensor:
         rotary: dict[str | None, tuple[Tensor, Tensor]] = {}
         kinds = getattr(self.base.network.config.get_text_config(), "layer_types", None)
         by_kind = "layer_type" in inspect.signature(self._body.rotary_emb.forward).parameters
@@ -177,17 +178,17 @@ class UpperLayers:
         mask = torch.zeros(seen.shape, dtype=self.base.dtype)
         return mask.masked_fill_(~seen, torch.finfo(self.base.dtype).min).to(self.base.device)
 
-    def _stack(self, lessons: Sequence[Prepared], past: int) -> DynamicCache:
-        cache = DynamicCache(config=self.base.network.config)
-        like = next(lesson for lesson in lessons if lesson.past)
+    def _stack(self, examples: Sequence[Prepared], past: int) -> Any:
+        cache: Any = DynamicCache(config=self.base.network.config)
+        like = next(example for example in examples if example.past)
         for at, layer in enumerate(self._upper):
             sides = []
             for side in (0, 1):
                 shape = like.keys[at][side].shape
-                stacked = like.keys[at][side].new_zeros((len(lessons), shape[0], past, shape[2]))
-                for s, lesson in enumerate(lessons):
-                    if lesson.past:
-                        stacked[s, :, past - lesson.past :] = lesson.keys[at][side]
+                stacked = like.keys[at][side].new_zeros((len(examples), shape[0], past, shape[2]))
+                for s, example in enumerate(examples):
+                    if example.past:
+                        stacked[s, :, past - example.past :] = example.keys[at][side]
                 sides.append(stacked)
             cache.update(sides[0], sides[1], layer)
         return cache

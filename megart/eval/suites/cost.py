@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -36,17 +37,17 @@ def units(run: Run) -> list[Unit]:
     found = []
     for rank in RANKS:
         found.append(
-            Unit(part.name, 0, "teach", f"rank {rank}", "teach", lambda rank=rank: _teach(run, part.name, rank))
+            Unit(part.name, 0, "teach", f"rank {rank}", "teach", partial(_teach, run, part.name, rank))
         )
     found.append(Unit(part.name, 0, "base", "speed", "time", lambda: _base(run, part.name)))
     for rank in RANKS:
         for k in OPEN:
             found.append(
-                Unit(part.name, 0, "mega", f"rank {rank}, k {k}", "time", lambda r=rank, k=k: _mega(run, part.name, r, k))
+                Unit(part.name, 0, "mega", f"rank {rank}, k {k}", "time", partial(_mega, run, part.name, rank, k))
             )  # fmt: skip
     for embedder in ("gate", "minilm"):
         found.append(
-            Unit(part.name, 0, "rag", embedder, "time", lambda embedder=embedder: _rag(run, part.name, embedder))
+            Unit(part.name, 0, "rag", embedder, "time", partial(_rag, run, part.name, embedder))
         )  # fmt: skip
     return found
 
@@ -133,8 +134,9 @@ def _mega(run: Run, name: str, rank: int, k: int) -> Row:
                     adapter=growing.noise_like(like, rank), activated=activated, training={"synthetic": True},
                 )  # fmt: skip
         # Mixed, so that all of them are in the slot at once: in turn each answers as one does.
-        how = {"threads": run.options.threads, "policy": policy, "combine": "mix"}
-        with Assistant(bank, model=run.model, **how) as assistant:
+        with Assistant(
+            bank, model=run.model, threads=run.options.threads, policy=policy, combine="mix"
+        ) as assistant:
             opened: list[int] = []
             installs: list[float] = []
 

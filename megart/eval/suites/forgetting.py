@@ -6,12 +6,14 @@ and its file copied into the growing bank.
 
 from __future__ import annotations
 
+from functools import partial
+
 from ...bank import Bank
 from ...runtime.assistant import Assistant
 from .. import methods
 from ..baselines import LABELS as BASELINES
 from ..baselines import Tuned
-from ..data import Item, Partition
+from ..data import Item, Partition, Question
 from ..growing import copy_memory
 from ..ledger import Row
 from ..plots import lines
@@ -82,13 +84,15 @@ def _item(run: Run, part: Partition, grown: _Growing, stage: int, method: str, i
                 lambda: methods.recall(grown.at(stage), method, item.id, cue, item.memory.text),
             )
         )  # fmt: skip
+
+    def asked(question: Question) -> Row:
+        return methods.ask(grown.at(stage), method, question, (item.id,), run.options.max_tokens)
+
     for question in item.questions:
         found.append(
             Unit(
                 part.name, stage, method, question.id, methods.kind(method),
-                lambda question=question: methods.ask(
-                    grown.at(stage), method, question, (item.id,), run.options.max_tokens
-                ),
+                partial(asked, question),
             )
         )  # fmt: skip
     return found
@@ -136,9 +140,9 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
     for name, title in titles.items():
         figure = lines(curves[name], "memories in the bank", name, percent=True)
         own = [r for r in (answers if name == "answered" else recalls) if r["method"] == "mega"]
-        stages = {s: str(s) for s in sorted({r["after"] for r in own})}
+        names = {s: str(s) for s in sorted({r["after"] for r in own})}
         columns = [Column("answered", "correct"), Column("F1", "f1")] if name == "answered" else [Column(name, name)]
-        table, _ = by(own, "after", stages, columns, "memories in the bank", run.options.seed)
+        table, _ = by(own, "after", names, columns, "memories in the bank", run.options.seed)
         table.caption = "MEGa"
         text = f"The first {first} memories, asked after each further one. Until they are all in, as many as there are."
         kept = {m: v[name] for m, v in values.items() if name in v}

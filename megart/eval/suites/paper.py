@@ -202,7 +202,7 @@ def _baseline_section(rows: list[Row], run: Run, columns: list[Column]) -> list[
     text = (
         f"Fine-tuning was run on the first {count} memories of each partition only (processor time); the other methods "
         "are shown on the same questions, their banks holding the whole partition, which is harder for the gate. "
-        "Trained on the same lessons, from the same dequantised weights, answered in PyTorch. Multiple choice: the "
+        "Trained on the same examples, from the same dequantised weights, answered in PyTorch. Multiple choice: the "
         "general knowledge that is left, on the same questions."
     )
     return [Section(f"Against fine-tuning, {count} memories", text, [table], values={"baselines": values})]

@@ -75,7 +75,7 @@ def cues(item: Item) -> Iterator[tuple[str, str]]:
 
 def studied(item: Item, recipe: str) -> set[str]:
     """The user turns that the memory is taught with."""
-    return {user for user, _ in recipes.lessons(item.memory, recipes.RECIPES[recipe])}
+    return {user for user, _ in recipes.examples(item.memory, recipes.RECIPES[recipe])}
 
 
 def units(run: Run) -> list[Unit]:

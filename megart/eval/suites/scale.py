@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from statistics import median
 
 from ...bank import Bank
@@ -31,7 +32,7 @@ def units(run: Run) -> list[Unit]:
     name = next(iter(run.data.partitions))
     state = _Scale(run, name)
     return [
-        Unit(name, count, "scale", f"N={count}", "scale", lambda count=count: state.measure(count), many=True)
+        Unit(name, count, "scale", f"N={count}", "scale", partial(state.measure, count), many=True)
         for count in sorted(run.options.counts)
     ]
 
@@ -143,7 +144,8 @@ def _median(values) -> float | None:  # type: ignore[no-untyped-def]
 def sections(rows: list[Row], run: Run) -> list[Section]:
     machine = sorted((r for r in rows if r["method"] == "machine"), key=lambda r: r["n"])
     seed = run.options.seed
-    lines_, curves, values = [], {"right memory first": [], "right one opens": [], "false opens": []}, {}
+    lines_, values = [], {}
+    curves: dict[str, list[tuple[int, float]]] = {"right memory first": [], "right one opens": [], "false opens": []}
     for row in machine:
         stage = row["stage"]
         gates = [r for r in rows if r["method"] == "gate" and r["stage"] == stage]
@@ -153,8 +155,8 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
         found["false_open"] = estimate([r["false_open"] for r in wrong], None, seed)
         lines_.append([str(row["n"]), f"{row['learnt']} / {row['synthetic']}", *(show(e) for e in found.values())])
         for name, field in zip(curves, ("top1", "true_open", "false_open"), strict=True):
-            if found[field]:
-                curves[name].append((row["n"], found[field].mean))
+            if one := found[field]:
+                curves[name].append((row["n"], one.mean))
         values[str(row["n"])] = {**{f: e.to_dict() for f, e in found.items() if e}, **_plain(row)}
     heads = [
         "memories",

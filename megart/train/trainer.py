@@ -1,6 +1,6 @@
 """The teaching loop: M memories study side by side, each for as long as it needs.
 
-A lesson is token ids; this file knows nothing about text, templates, files or banks.
+A example is token ids; this file knows nothing about text, templates, files or banks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .upper import Prepared, UpperLayers
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Example:
     """One (prompt, target) pair as token ids.
 
     The base alone encodes ``prompt``; the adapter is active on ``opening`` (the generation prompt)
@@ -43,13 +43,13 @@ class Task:
     """What one memory has to study; ``seed`` fixes its initial factors, ``steps`` its own length of study, if any."""
 
     id: str
-    lessons: tuple[Lesson, ...]
+    examples: tuple[Example, ...]
     seed: int
     steps: int | None = None
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainConfig:
     """How to study. Rates are AdamW learning rates; ``margin`` is in logits."""
 
     rank: int
@@ -58,14 +58,14 @@ class Course:
     rate: float
     warmup: int = 0  # steps of linear warm-up
     max_steps: int = 80  # of a task that has no ``steps`` of its own
-    lessons_per_step: int = 2
-    stop: bool = True  # leave as soon as every target is top-1 with the margin; else take all lessons in turn
+    examples_per_step: int = 2
+    stop: bool = True  # leave as soon as every target is top-1 with the margin; else take all examples in turn
     margin: float = 1.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     lanes: int = 4
-    cut: int = 0  # the first layer that learns; those below run once per lesson
-    decay: bool = False  # linear decay of the rate to zero over a task's steps (fixed-length courses)
+    cut: int = 0  # the first layer that learns; those below run once per example
+    decay: bool = False  # linear decay of the rate to zero over a task's steps (of a fixed length)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Result:
     steps: int
     seconds: float  # wall time this task spent in a lane
     loss: float
-    margin: float  # smallest lead, in logits, of a target token over the next best
+    margin: float  # smallest margin, in logits, of a target token over the next best
 
 
 @dataclass
@@ -88,22 +88,22 @@ class _Lane:
     started: float
     step: int = 0
     loss: float = math.inf
-    leads: list[float] = field(default_factory=list)  # per lesson: its smallest lead when last seen
+    margins: list[float] = field(default_factory=list)  # per example: its smallest margin when last seen
     rivals: Field | None = None  # the part of the vocabulary it is about, once that is known
 
     def __post_init__(self) -> None:
-        self.leads = [-math.inf] * len(self.task.lessons)
+        self.margins = [-math.inf] * len(self.task.examples)
 
     @property
     def margin(self) -> float:
-        return min(self.leads)
+        return min(self.margins)
 
-    def picks(self, course: Course) -> list[int]:
-        """The lessons of the next step: those known least well, or in turn where the length is fixed."""
-        count = course.lessons_per_step
-        if not course.stop:
-            return [(self.step * count + j) % len(self.leads) for j in range(count)]
-        worst = sorted(range(len(self.leads)), key=self.leads.__getitem__)
+    def picks(self, config: TrainConfig) -> list[int]:
+        """The examples of the next step: those known least well, or in turn where the length is fixed."""
+        count = config.examples_per_step
+        if not config.stop:
+            return [(self.step * count + j) % len(self.margins) for j in range(count)]
+        worst = sorted(range(len(self.margins)), key=self.margins.__getitem__)
         return [worst[j % len(worst)] for j in range(count)]
 
 
@@ -113,17 +113,17 @@ NARROW_FROM = 8192
 MOST_LANES = {"cpu": 8, "mps": 8, "cuda": 64}
 
 
-def lanes_that_fit(base: FrozenBase, course: Course, tokens: int) -> int:
+def lanes_that_fit(base: FrozenBase, config: TrainConfig, tokens: int) -> int:
     """How many memories of at most *tokens* learning positions fit side by side, in half the free memory."""
-    config = base.network.config.get_text_config()
+    sizes = base.network.config.get_text_config()
     wide = base.dtype.itemsize
-    chosen = [t for t in base.targets if t.role in course.roles and t.layer >= course.cut]
-    factors = course.rank * sum(t.module.in_features + t.module.out_features for t in chosen)
+    chosen = [t for t in base.targets if t.role in config.roles and t.layer >= config.cut]
+    factors = config.rank * sum(t.module.in_features + t.module.out_features for t in chosen)
     # Master, both moments and two temporaries in float32; the working copy and its gradient.
     state = factors * (5 * 4 + 2 * wide)
     # What autograd keeps of a layer: about 14 states, 8 of the MLP's width, and attention's weights.
-    layer = 14 * config.hidden_size + 8 * config.intermediate_size + 3 * config.num_attention_heads * 2 * tokens
-    kept = tokens * layer * wide * (base.n_layer - course.cut)
+    layer = 14 * sizes.hidden_size + 8 * sizes.intermediate_size + 3 * sizes.num_attention_heads * 2 * tokens
+    kept = tokens * layer * wide * (base.n_layer - config.cut)
     return max(1, min(MOST_LANES[base.device.type], _free_bytes(base.device) // 2 // (state + kept)))
 
 
@@ -155,19 +155,19 @@ def _threads(device: torch.device) -> Iterator[Callable[[], None]]:
         torch.set_num_threads(before)
 
 
-class Classroom:
-    """Runs a course over a frozen base."""
+class Trainer:
+    """Teaches tasks to a frozen base, as a config says."""
 
-    def __init__(self, base: FrozenBase, course: Course):
-        self.base, self.course = base, course
-        chosen = [t for t in base.targets if t.role in course.roles and t.layer >= course.cut]
-        self.lora = StackedLora(base, chosen, course.lanes, course.rank, course.scale)
-        self.optimizer = LaneAdam(self.lora, course.betas, weight_decay=course.weight_decay)
-        self.upper = UpperLayers(base, course.cut)
+    def __init__(self, base: FrozenBase, config: TrainConfig):
+        self.base, self.config = base, config
+        chosen = [t for t in base.targets if t.role in config.roles and t.layer >= config.cut]
+        self.lora = StackedLora(base, chosen, config.lanes, config.rank, config.scale)
+        self.optimizer = LaneAdam(self.lora, config.betas, weight_decay=config.weight_decay)
+        self.upper = UpperLayers(base, config.cut)
         self._head = base.network.get_output_embeddings().weight
         self._cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
-        # A GPU multiplies by the whole head faster than it gathers rows; a course of fixed length keeps its loss.
-        self._narrow = course.stop and self._head.device.type == "cpu" and len(self._head) >= NARROW_FROM
+        # A GPU multiplies by the whole head faster than it gathers rows; a config of fixed length keeps its loss.
+        self._narrow = config.stop and self._head.device.type == "cpu" and len(self._head) >= NARROW_FROM
 
     def run(self, tasks: Iterable[Task], progress: Callable[[str, int, float], None] | None = None) -> Iterator[Result]:
         """Yield each task's result as it is done, in the order of finishing.
@@ -179,7 +179,7 @@ class Classroom:
         with self.lora.attached(self.base.network), _threads(self.base.device) as fit_threads:
             while waiting or lanes:
                 fit_threads()
-                while waiting and len(lanes) < self.course.lanes:
+                while waiting and len(lanes) < self.config.lanes:
                     self._enrol(lanes, waiting.popleft())
                 self._step(lanes)
                 for lane in lanes:
@@ -188,7 +188,7 @@ class Classroom:
                 for index in reversed(range(len(lanes))):
                     lane, last = lanes[index], lanes[index].step >= self._steps(lanes[index])
                     learnt = (self._learnt(lane) or last) and self._examine(index, lane)
-                    if (learnt and self.course.stop) or last:
+                    if (learnt and self.config.stop) or last:
                         yield self._leave(lanes, index, learnt)
 
     def _enrol(self, lanes: list[_Lane], task: Task) -> None:
@@ -196,7 +196,7 @@ class Classroom:
         self.lora.reset_lane(len(lanes), task.seed)
         self.optimizer.reset_lane(len(lanes))
         # The last target token is only ever predicted.
-        prepared = self.upper.prepare([(x.prompt, x.opening + x.target[:-1]) for x in task.lessons])
+        prepared = self.upper.prepare([(x.prompt, x.opening + x.target[:-1]) for x in task.examples])
         lanes.append(_Lane(task, prepared, started))
 
     def _leave(self, lanes: list[_Lane], index: int, learnt: bool) -> Result:
@@ -219,60 +219,63 @@ class Classroom:
         return result
 
     def _learnt(self, lane: _Lane) -> bool:
-        return lane.margin >= self.course.margin
+        return lane.margin >= self.config.margin
 
     @torch.no_grad()
     def _examine(self, index: int, lane: _Lane) -> bool:
-        """All lessons once more with the factors as they are: what was known may have been unlearnt since."""
+        """All examples once more with the factors as they are: what was known may have been unlearnt since."""
         with self.lora.use(1, first=index):
-            lane.leads = self._pass([(lane, i) for i in range(len(lane.leads))])[1].tolist()
+            lane.margins = self._pass([(lane, i) for i in range(len(lane.margins))])[1].tolist()
         return self._learnt(lane)
 
     def _steps(self, lane: _Lane) -> int:
-        return lane.task.steps or self.course.max_steps
+        return lane.task.steps or self.config.max_steps
 
     def _rate(self, lane: _Lane) -> float:
-        course = self.course
-        rate = course.rate * min(1.0, (lane.step + 1) / course.warmup) if course.warmup else course.rate
-        return rate * (1 - lane.step / self._steps(lane)) if course.decay else rate
+        config = self.config
+        rate = config.rate * min(1.0, (lane.step + 1) / config.warmup) if config.warmup else config.rate
+        return rate * (1 - lane.step / self._steps(lane)) if config.decay else rate
 
     def _step(self, lanes: list[_Lane]) -> None:
-        per = self.course.lessons_per_step
-        chosen = [lane.picks(self.course) for lane in lanes]
-        rates = [0.0] * self.course.lanes
-        losses, leads = [], []
+        per = self.config.examples_per_step
+        chosen = [lane.picks(self.config) for lane in lanes]
+        rates = [0.0] * self.config.lanes
+        losses, margins = [], []
         with self.lora.use(len(lanes)):
-            # One pass per column: the lanes' first lessons, then their second ones. Long texts and
+            # One pass per column: the lanes' first examples, then their second ones. Long texts and
             # short answers so do not pad each other.
             for column in zip(*chosen, strict=True):
-                loss, lead = self._pass(list(zip(lanes, column, strict=True)), 1.0 / per)
+                loss, margin = self._pass(list(zip(lanes, column, strict=True)), 1.0 / per)
                 losses.append(loss)
-                leads.append(lead)
+                margins.append(margin)
         means = torch.stack(losses).mean(dim=0).tolist()
-        leads = torch.stack(leads).T.tolist()
+        margins = torch.stack(margins).T.tolist()
         for row, (lane, picks) in enumerate(zip(lanes, chosen, strict=True)):
-            for lesson, lead in zip(picks, leads[row], strict=True):
-                lane.leads[lesson] = lead
+            for example, margin in zip(picks, margins[row], strict=True):
+                lane.margins[example] = margin
             lane.loss = means[row]
-            if not (self.course.stop and self._learnt(lane)):
+            if not (self.config.stop and self._learnt(lane)):
                 rates[row] = self._rate(lane)
             lane.step += 1
         self.optimizer.step(rates)
 
     def _pass(self, seats: Sequence[tuple[_Lane, int]], share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Forward, and backward where gradients are on: mean loss and smallest lead, float32 [S] each.
+        """Forward, and backward where gradients are on: mean loss and smallest margin, float32 [S] each.
 
-        ``seats`` are (lane, lesson) pairs, lane by lane as StackedLora wants them; ``share`` weighs the
-        gradient. A lesson's is the mean over its own tokens: neighbours do not change it.
+        ``seats`` are (lane, example) pairs, lane by lane as StackedLora wants them; ``share`` weighs the
+        gradient. A example's is the mean over its own tokens: neighbours do not change it.
         """
         device = self.base.device
-        lessons = [lane.task.lessons[i] for lane, i in seats]
-        rows, columns, targets, weights = [], [], [], []
-        for s, lesson in enumerate(lessons):
-            first, count = len(lesson.opening) - 1, len(lesson.target)
+        examples = [lane.task.examples[i] for lane, i in seats]
+        rows: list[int] = []
+        columns: list[int] = []
+        targets: list[int] = []
+        weights: list[float] = []
+        for s, example in enumerate(examples):
+            first, count = len(example.opening) - 1, len(example.target)
             rows += [s] * count
             columns += range(first, first + count)
-            targets += lesson.target
+            targets += example.target
             weights += [share / count] * count
         row = torch.tensor(rows, device=device)
         weight = torch.tensor(weights, device=device)
@@ -281,12 +284,12 @@ class Classroom:
         verdict = self._judge(seats, taught.detach(), torch.tensor(targets, device=device), weight)
         if verdict.gradient is not None:
             taught.backward(verdict.gradient)
-        mean = torch.zeros(len(lessons), device=device).index_add(0, row, verdict.loss * weight) / share
-        lead = torch.full((len(lessons),), math.inf, device=device)
-        return mean, lead.scatter_reduce(0, row, verdict.lead, reduce="amin")
+        mean = torch.zeros(len(examples), device=device).index_add(0, row, verdict.loss * weight) / share
+        margin = torch.full((len(examples),), math.inf, device=device)
+        return mean, margin.scatter_reduce(0, row, verdict.margin, reduce="amin")
 
     def _judge(self, seats: Sequence[tuple[_Lane, int]], taught: Tensor, targets: Tensor, weight: Tensor) -> Verdict:
-        """Loss and lead of every target: in training under each memory's own rivals, else under the whole head."""
+        """Loss and margin of every target: in training under each memory's own rivals, else under the whole head."""
         teaching = torch.is_grad_enabled()
         if not (teaching and self._narrow):
             found = judge(taught, self._head, targets, weight if teaching else None, self._cap)
@@ -295,18 +298,18 @@ class Classroom:
             return found
         parts, start = [], 0
         for lane, i in seats:
-            part = slice(start, start + len(lane.task.lessons[i].target))
+            part = slice(start, start + len(lane.task.examples[i].target))
             start = part.stop
             if lane.rivals is None:
                 made = judge(taught[part], self._head, targets[part], weight[part], self._cap, near=Field.RIVALS)
-                every = torch.tensor([token for lesson in lane.task.lessons for token in lesson.target])
+                every = torch.tensor([token for example in lane.task.examples for token in example.target])
                 lane.rivals = Field(self._head, every, made.near)
             else:
                 made = lane.rivals.judge(taught[part], targets[part], weight[part], self._cap)
             parts.append(made)
         return Verdict(
             torch.cat([p.loss for p in parts]),
-            torch.cat([p.lead for p in parts]),
+            torch.cat([p.margin for p in parts]),
             torch.cat([p.near[:, :2] for p in parts]),
             torch.cat([p.gradient for p in parts if p.gradient is not None]),
         )
@@ -315,8 +318,8 @@ class Classroom:
         """Take in as rivals what an examination found near a target that does not lead by the margin."""
         start = 0
         for lane, i in seats:
-            part = slice(start, start + len(lane.task.lessons[i].target))
+            part = slice(start, start + len(lane.task.examples[i].target))
             start = part.stop
-            close = found.near[part][found.lead[part] < self.course.margin]
+            close = found.near[part][found.margin[part] < self.config.margin]
             if lane.rivals is not None and len(close):
                 lane.rivals.add(close.flatten())
