@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from megart import Assistant, Bank, Memory, memorize
-from megart.bank import pack as packing
-from megart.bank.pack import PackedBank, unpack, write_pack
+from megart.bank import packed as packing
+from megart.bank.merge import unpack
+from megart.bank.pack import write_pack
+from megart.bank.packed import PackedBank
 from megart.cli import main
 from megart.errors import BankError, InputError, MegartError
 from megart.models import Model
@@ -75,12 +77,17 @@ def test_the_format_stays_what_it_is(bank: Bank, tmp_path: Path) -> None:
     write_pack(bank, tmp_path / "p")
     data = (tmp_path / "p").read_bytes()
     magic, version, flags, at, size, digest = struct.unpack_from("<8sIIQQ32s", data)
-    assert (magic, version, flags) == (b"MEGAPACK", 1, 0) and data[64:128] == bytes(64)
+    assert (magic, version, flags) == (b"MEGAPACK", 2, 0) and data[64:128] == bytes(64)
     assert hashlib.sha256(data[at : at + size]).digest() == digest and at + size == len(data)
     count, columns = struct.unpack_from("<II", data, at)
     names = [data[at + 8 + 64 * n : at + 24 + 64 * n].rstrip(b"\0").decode() for n in range(columns)]
-    assert count == 3 and names == ["base", "keys", "records", "rows", "s:embedder", "tokens", "vectors", "words"]
-    assert packing.ROW.itemsize == 88
+    columns = ["base", "ids", "keys", "records", "rows", "s:embedder", "tokens", "vectors", "words"]
+    assert count == 3 and names == columns and packing.ROW.itemsize == 96
+    at, size, digest = struct.unpack_from("<QQ32s", data, at + 8 + 64 * names.index("ids") + 16)
+    assert data[at : at + size] == b"key\nkiln\nines"
+    hashes_at = at + size + -(at + size) % 64  # one block, whose hash stands behind it
+    assert data[hashes_at : hashes_at + 32] == hashlib.sha256(data[at : at + size]).digest()
+    assert digest == hashlib.sha256(data[hashes_at : hashes_at + 32]).digest()
 
 
 def test_some_of_a_bank_and_nothing_over_a_file_that_is_there(bank: Bank, tmp_path: Path) -> None:
@@ -138,7 +145,7 @@ def test_no_byte_can_be_changed_unnoticed_and_nothing_crashes(bank: Bank, tmp_pa
     assert noticed > 300  # the rest fell on padding
 
 
-@pytest.mark.parametrize("name", ["keys", "records", "words", "tokens", "vectors", "s:embedder"])
+@pytest.mark.parametrize("name", ["keys", "records", "words", "tokens", "vectors", "s:embedder", "rows", "ids"])
 def test_a_flipped_bit_in_any_column_is_told(bank: Bank, tmp_path: Path, name: str) -> None:
     write_pack(bank, tmp_path / "p")
     with PackedBank(tmp_path / "p") as packed:
@@ -147,7 +154,7 @@ def test_a_flipped_bit_in_any_column_is_told(bank: Bank, tmp_path: Path, name: s
     data[column.at + column.size // 2] ^= 1
     (tmp_path / "q").write_bytes(data)
     with pytest.raises(BankError, match=f"its column {name} has another hash"), PackedBank(tmp_path / "q") as packed:
-        packed.keys(), packed.words(), packed.vectors("e5"), packed.tokens(["key"])
+        packed.keys(), packed.words(), packed.vectors("e5"), packed.tokens(packed.ids), packed.records()
         assert packed.verify() == []
 
 

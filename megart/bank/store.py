@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,7 @@ from megart.bank.files import AdapterFiles, is_adapter_name
 from megart.bank.memory import Memory, Record, is_id, to_json
 from megart.bank.rows import (
     COLUMNS,
+    Columns,
     Evidence,
     check_length,
     check_unchanged,
@@ -171,6 +174,15 @@ class Bank:
         flat = np.frombuffer(bytearray().join(vectors), "<f4")
         return list(ids), flat.reshape(len(ids), size // 4)
 
+    def columns(self) -> Columns:
+        """What the gate finds the memories by, of those that have a key and did not expire."""
+        ids, keys = self.keys()
+        known, words, now = {record.id: record for record in self.records()}, self.words(), time.time()
+        rows = [i for i, id in enumerate(ids) if id in known and (known[id].expires or math.inf) > now]
+        ids = [ids[i] for i in rows]
+        until = min((known[id].expires or math.inf for id in ids), default=math.inf)
+        return Columns(ids, [known[id] for id in ids], keys[rows], [words.get(id) for id in ids], None, None, until)
+
     def words(self) -> dict[str, np.ndarray]:
         """Of each memory that has evidence for the gate, its hashed words, uint32 [n], by id."""
         rows = self._catalog.read("SELECT id, words FROM evidence JOIN memory USING (seq)")
@@ -307,6 +319,7 @@ class Bank:
         rank: int = 0,
         training: Mapping[str, Any] | None = None,
         replace: bool | Memory | None = False,
+        dates: tuple[str, str | None] | None = None,
     ) -> Record:
         """Stores a memory whole or not at all.
 
@@ -315,12 +328,13 @@ class Bank:
         bank makes them. adapter: the bytes of its file; None leaves
         the memory pending. replace: whether it may take the place of a memory of its id; or what stood
         there (None: nothing) when the work on this one began, and then ChangedError is raised, and
-        nothing stored, when another process has put something else there or forgotten it. Raises
+        nothing stored, when another process has put something else there or forgotten it. dates: created_at and
+        learnt_at of one that comes from another bank; by default now, or what the memory that it replaces had. Raises
         InputError when the id is taken and may not be replaced, or an argument is wrong; BankError when
         the bank cannot be written.
         """
         key_blob, named = key_bytes(key), None if vector is None else (vector[0], key_bytes(vector[1]))
-        row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {})
+        row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {}, dates=dates)
         touched: list[str] = []
         try:
             with self._catalog.write() as connection:
@@ -329,7 +343,7 @@ class Bank:
                 old = old_row(connection, row["id"], memory.text, replace is not False)
                 check_length(connection, key_blob, row["id"])
                 if old is not None:
-                    row["id"], row["created_at"] = old[1], old[2]
+                    row["id"], row["created_at"] = old[1], row["created_at"] if dates else old[2]
                 if adapter is not None:
                     # a new name beside the old file: until the commit the row must find what it names
                     version = f"~{secrets.token_hex(4)}" if old and old[3] else ""

@@ -86,7 +86,7 @@ def open_bank(args: argparse.Namespace) -> Bank:
     """The bank that the options name, a pack where that is a file; never makes one. Raises BankError with the remedy."""
     path = bank_path(args.bank)
     if path.is_file():
-        from ..bank.pack import PackedBank
+        from ..bank.packed import PackedBank
 
         return cast(Bank, PackedBank(path))  # it reads as a bank does, and refuses to be changed
     return Bank.open(path)

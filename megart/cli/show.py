@@ -7,7 +7,7 @@ import json
 
 from ..adapter import CUE_KEY
 from ..bank import Bank, Record
-from ..bank.pack import PackedBank
+from ..bank.packed import PackedBank
 from ..errors import AdapterError, BankError
 from ..recipes import cue_of
 from . import common, ui

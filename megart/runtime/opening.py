@@ -162,7 +162,7 @@ class Opening:
         self.memories.close()
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> Sequence[Record]:
         return self.memories.records
 
     @property

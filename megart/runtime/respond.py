@@ -343,7 +343,7 @@ class Responder:
 
     def refresh(self) -> None:
         """Notice what changed in the bank, also from another process."""
-        if self.opening.memories.refresh():
+        if self.opening.memories.refresh() and len(self._adapters):
             self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.opening.records})
 
     def find(self, prompt: Prompt, asked: Question) -> tuple[Found, Timings]:
