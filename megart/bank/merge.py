@@ -200,7 +200,7 @@ def apply_delta(pack: PackedBank, into: Bank) -> Applied:
         raise InputError(f"{pack.path} is a whole pack; run: megart unpack {pack.path} FOLDER, or megart merge")
     _check_base(pack, into)
     holds = (into.get_state(HOLDS) or b"").decode("ascii", "replace")
-    if holds == delta.becomes:
+    if holds == delta.becomes != delta.since:
         return Applied((), (), ())
     if holds != delta.since:
         raise InputError(
@@ -270,7 +270,10 @@ _TEXTS = ("text", "paraphrases", "questions")
 
 
 def diff(first: Bank | PackedBank, second: Bank | PackedBank) -> Diff:
-    """What changed from *first* to *second*; upper and lower case of ids are the same."""
+    """What changed from *first* to *second*; upper and lower case of ids are the same. Raises InputError, BankError."""
+    for bank in (first, second):
+        if isinstance(bank, PackedBank) and bank.delta is not None:
+            raise InputError(f"{bank.path} holds only what changed since another pack; compare whole packs or banks")
     old, new = ({r.id.lower(): r for r in bank.records()} for bank in (first, second))
     bare = any(isinstance(bank, PackedBank) and not bank.has_text for bank in (first, second))
     fields = _FIELDS[2:] if bare else (*_TEXTS, *_FIELDS)

@@ -34,6 +34,8 @@ VERBS = {
     "reader": "train what answers from recited memories, for another model",
     "pack": "write a bank, or some of it, as one file that is used in place",
     "unpack": "make a bank of a pack",
+    "merge": "put the memories of banks or packs into a bank",
+    "diff": "show what changed from one bank or pack to another",
     "serve": "answer assistants over HTTP (OpenAI's and Ollama's way), and a page",
     "mcp": "give a bank to assistants as tools (Model Context Protocol)",
     "verify": "check that a bank is whole, and mend it",

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from ..bank import Bank, Record
 from ..bank.catalog import FILE_NAME
+from ..bank.packed import PackedBank
 from ..errors import InputError
 from ..models import DEFAULT_MODEL, Model, resolve_model, user_data_dir
 
@@ -84,12 +85,17 @@ def bank_path(given: str | None) -> Path:
 
 def open_bank(args: argparse.Namespace) -> Bank:
     """The bank that the options name, a pack where that is a file; never makes one. Raises BankError with the remedy."""
-    path = bank_path(args.bank)
-    if path.is_file():
-        from ..bank.packed import PackedBank
+    bank = open_path(bank_path(args.bank))
+    if isinstance(bank, PackedBank) and bank.delta is not None:
+        bank.close()
+        raise InputError(f"{bank.path} holds only what changed since another pack; run: megart merge {bank.path} BANK")
+    return cast(Bank, bank)  # a pack reads as a bank does, and refuses to be changed
 
-        return cast(Bank, PackedBank(path))  # it reads as a bank does, and refuses to be changed
-    return Bank.open(path)
+
+def open_path(path: str | Path) -> Bank | PackedBank:
+    """The bank in a folder, or the pack in a file. Raises BankError with the remedy."""
+    path = Path(path).expanduser()
+    return PackedBank(path) if path.is_file() else Bank.open(path)
 
 
 def open_or_make_bank(args: argparse.Namespace) -> Bank:
