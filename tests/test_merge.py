@@ -80,7 +80,10 @@ def test_merging_keeps_all_and_takes_the_same_text_once(make: Make, tmp_path: Pa
         done = merge([phone, laptop], into)
     assert (done.added, done.same, done.renamed) == (["kiln", "ines"], ["key"], [])
     assert [r.id for r in into.records()] == ["key", "kiln", "ines"] and into.verify() == []
-    assert into.get("key").title == "Boathouse" and into.get("key").metadata == {"tags": ["house", "boat"], "source": "phone"}
+    assert into.get("key").title == "Boathouse" and into.get("key").metadata == {
+        "tags": ["house", "boat"],
+        "source": "phone",
+    }
     for id, source in (("kiln", phone), ("ines", None)):
         assert into.adapter_bytes(id) == adapter and into.get(id).created_at == "2026-01-02T03:04:05Z"
         assert len(into.words()[id]) and len(into.tokens([id])[0])
@@ -92,7 +95,11 @@ def test_merging_keeps_all_and_takes_the_same_text_once(make: Make, tmp_path: Pa
 def test_a_pending_memory_gets_the_adapter_of_its_text(make: Make, adapter: bytes) -> None:
     into, other = make("into", KEY, learnt=False), make("other", Memory(KEY.text, id="other"))
     assert merge([other], into).learnt == ["key"]
-    assert into.get("key").state == "learnt" and into.get("key").title == "Boathouse" and into.adapter_bytes("key") == adapter
+    assert (
+        into.get("key").state == "learnt"
+        and into.get("key").title == "Boathouse"
+        and into.adapter_bytes("key") == adapter
+    )
 
 
 def test_one_id_with_two_texts_is_refused_before_anything_is_written(make: Make) -> None:
@@ -156,7 +163,9 @@ def changed(make: Make, tmp_path: Path, adapter: bytes) -> Bank:
     bank = make("home", KEY, KILN, Memory("The mill stands still.", id="mill"))
     write_pack(bank, tmp_path / "old")
     bank.remove("kiln")
-    put(bank, Memory("The spare key is with Ines.", id="key", title="Boathouse"), adapter, ("2026-02-01T00:00:00Z",) * 2)
+    put(
+        bank, Memory("The spare key is with Ines.", id="key", title="Boathouse"), adapter, ("2026-02-01T00:00:00Z",) * 2
+    )
     put(bank, INES, adapter)
     with PackedBank(tmp_path / "old") as old:
         write_pack(bank, tmp_path / "delta", since=old)
@@ -225,7 +234,10 @@ def test_what_was_changed_here_is_never_overwritten(changed: Bank, tmp_path: Pat
         else:
             bank.annotate("kiln", {"note": "mine"})
         before = bank.records()
-        with PackedBank(tmp_path / "delta") as delta, pytest.raises(InputError, match="nothing was applied: (key|kiln)"):
+        with (
+            PackedBank(tmp_path / "delta") as delta,
+            pytest.raises(InputError, match="nothing was applied: (key|kiln)"),
+        ):
             apply_delta(delta, bank)
         assert bank.records() == before
 
@@ -238,7 +250,11 @@ def test_memories_of_ones_own_stay_beside_a_delta(changed: Bank, tmp_path: Path,
 
 
 def test_an_interrupted_delta_goes_on(changed: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with PackedBank(tmp_path / "old") as old, unpack(old, tmp_path / "b") as bank, PackedBank(tmp_path / "delta") as delta:
+    with (
+        PackedBank(tmp_path / "old") as old,
+        unpack(old, tmp_path / "b") as bank,
+        PackedBank(tmp_path / "delta") as delta,
+    ):
 
         def stop(self: Bank, id: str) -> None:
             raise KeyboardInterrupt
@@ -267,7 +283,11 @@ def test_the_verbs_say_what_they_did(changed: Bank, tmp_path: Path, capsys: pyte
 def test_a_crafted_delta_names_ids_only(changed: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from megart.bank import pack as packing
 
-    monkeypatch.setattr(packing, "_changed", lambda found, since, text: (found, b'{"since": "", "becomes": "", "was": {}, "forgotten": ["../x"]}'))
+    monkeypatch.setattr(
+        packing,
+        "_changed",
+        lambda found, since, text: (found, b'{"since": "", "becomes": "", "was": {}, "forgotten": ["../x"]}'),
+    )
     with PackedBank(tmp_path / "old") as old:
         write_pack(changed, tmp_path / "bad", since=old)
     with PackedBank(tmp_path / "bad") as bad, pytest.raises(BankError, match="names what is no id"):

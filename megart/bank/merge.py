@@ -64,7 +64,9 @@ class _Source:
 def unpack(pack: PackedBank, folder: str | Path) -> Bank:
     """A new bank in *folder* with all that *pack* holds. Raises BankError, InputError."""
     if pack.delta is not None:
-        raise InputError(f"{pack.path} holds only what changed since another pack; give the bank that was unpacked of it")
+        raise InputError(
+            f"{pack.path} holds only what changed since another pack; give the bank that was unpacked of it"
+        )
     source = _Source(pack)
     bank = Bank.create(folder, pack.model)
     try:
@@ -154,7 +156,9 @@ def _check_fits(source: Bank | PackedBank, into: Bank) -> None:
     _check_base(source, into)
     kinds = {bank.get_state("embedder") == _PAPER for bank in (source, into) if len(bank)}
     if len(kinds) > 1:
-        raise InputError(f"keys of {source.path} and {into.path} are of different kinds; run megart rekey on one of them")
+        raise InputError(
+            f"keys of {source.path} and {into.path} are of different kinds; run megart rekey on one of them"
+        )
 
 
 def _other_id(record: Record, ids: dict[str, str]) -> str:

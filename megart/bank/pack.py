@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..adapter import CUE_KEY
 from ..errors import InputError
 from .memory import FORGET_AFTER, Record, record_json
 from .packed import (
@@ -85,7 +86,7 @@ def write_pack(
 
     The same bank gives the same bytes. ``sign``: an Ed25519 private key, 32 bytes. ``ready``: a function from the keys
     that the bank stores, f32 [N, D], to those that the gate compares, f16 [N, D], which makes the pack faster to open.
-    ``text`` off leaves out all that the memories say, but for their weights. ``since``: write only what changed since
+    ``text`` off leaves out what the memories say: their titles, tags and dates stay, and their weights. ``since``: write only what changed since
     that pack. Raises InputError where the file is there already, or a memory that is not learnt would be lost;
     BankError for a damaged adapter.
     """
@@ -103,7 +104,7 @@ def write_pack(
         columns = {name: value for name, value in columns.items() if _is_news(name, value, since)}
         columns["delta"] = delta
     elif not text:
-        found, columns["no-text"] = _without_text(found), b""
+        found, columns["no-text"] = _without_text(bank, found), b""
     if ready is not None and since is None and len(records):
         columns["ready"] = np.ascontiguousarray(ready(found.keys), "<f2").tobytes()
     new = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
@@ -126,17 +127,20 @@ def _is_news(name: str, value: bytes, since: PackedBank) -> bool:
     return name == "s:embedder" or since.get_state(name.removeprefix("s:")) != value
 
 
-def _without_text(found: _Found) -> _Found:
+def _without_text(bank: Bank, found: _Found) -> _Found:
     pending = [r.id for r in found.records if r.state != "learnt"]
     if pending:
         raise InputError(
             f"{len(pending)} memories are pending and have nothing but their text, {pending[0]!r} first; "
             "run: megart learn"
         )
+    for record in found.records:
+        if not bank.adapter(record.id).metadata.get(CUE_KEY):
+            raise InputError(f"the adapter of {record.id!r} does not say what it is recalled by; learn it again")
 
     def bare(record: Record) -> Record:
         metadata = {name: record.metadata[name] for name in _KEPT if name in record.metadata}
-        return replace(record, text="", title=None, paraphrases=(), questions=(), metadata=metadata)
+        return replace(record, text="", paraphrases=(), questions=(), metadata=metadata)
 
     return replace(found, records=[bare(r) for r in found.records])
 

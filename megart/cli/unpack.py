@@ -21,8 +21,12 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the pack")
-    parser.add_argument("folder", metavar="DIR", help="the bank to make; of a pack since another one, the bank to bring up to date")
-    parser.add_argument("--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify")
+    parser.add_argument(
+        "folder", metavar="DIR", help="the bank to make; of a pack since another one, the bank to bring up to date"
+    )
+    parser.add_argument(
+        "--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify"
+    )
     common.add_json(parser)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
@@ -46,6 +47,7 @@ class BankIndex:
         self._revision = -1
         self._until = math.inf  # when a memory expires
         self._ids: list[str] = []
+        self.tell: Callable[[Record], str] | None = None  # what a memory recites
         # What could not be stored, and the memory that it is of.
         self._unsaved: dict[str, tuple[Record, tuple[np.ndarray, np.ndarray]]] = {}
         self._unsaved_vectors: dict[str, tuple[Record, np.ndarray]] = {}
@@ -163,6 +165,10 @@ class BankIndex:
             vectors = self._vectors(columns)
             self.index = gate.Index(sequences, columns.ready if keys is None else keys, self._tokens, vectors, family)
         return True
+
+    def told(self, record: Record) -> Record:
+        """*record*, with what it recites as its text where the bank holds none (a pack without texts)."""
+        return record if record.text or self.tell is None else replace(record, text=self.tell(record))
 
     def _of_other_keys(self, keys: np.ndarray) -> bool:
         return len(keys) > 0 and self.embedder != embedders.PAPER and keys.shape[1] != self.prepare().text.shape[0]

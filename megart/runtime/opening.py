@@ -120,7 +120,7 @@ class Found:
     @property
     def titles(self) -> list[str]:
         """Of the candidates; the first words of one that has no title."""
-        return [c.record.title or c.record.text[:_FIRST_WORDS] for c in self.candidates[:NEAREST]]
+        return [c.record.title or c.record.text[:_FIRST_WORDS] or c.record.id for c in self.candidates[:NEAREST]]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Opening:
         self.check(scope)
         started = time.perf_counter()
         if scope.gates:
-            records = [self.bank.get(id) for id in scope.gates]
+            records = [self.memories.told(self.bank.get(id)) for id in scope.gates]
             return Found([Candidate(r, gate.known.Seen(gate.known.CERTAIN)) for r in records], True, True), Timings()
         if self.memories.index is None:
             return Found([], False), Timings()
@@ -230,8 +230,10 @@ class Opening:
         words = [reading.question.words[i] for name in reading.question.names for i in name]
         names = [found.read_as.get(word, word) for word in words if ord(max(word)) < 0x2E80]
         candidates = []
-        for row in order[:_CANDIDATES]:
+        for place, row in enumerate(order[:_CANDIDATES]):
             record, (score, seen) = self.records[row], ranked[row]
+            if likely and place < gate.known.MOST:
+                record = self.memories.told(record)
             rival = max((ranked[other][0] for other in ranked if other != row), default=score - _NO_RIVAL)
             text = f"{record.title or ''}\n{record.text}"
             # What leans on an earlier question need not name its subject again; a memory that its own words find is
@@ -252,7 +254,7 @@ class Opening:
         near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
         lowest = gate.known.Seen(_NO_SCORE, cosine=None if candidate.seen.cosine is None else _NO_COSINE)
-        others = [known.get(row) or Candidate(self.records[row], lowest, candidate.earlier, row) for row in near]
+        others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, candidate.earlier, row) for row in near]
         return [(other, float(alike[other.row])) for other in others if other.row != candidate.row]
 
     def _ranked(self, found: gate.Candidates, subject: Mapping[int, float]) -> dict[int, tuple[float, gate.known.Seen]]:
@@ -362,7 +364,7 @@ class Opening:
     def _look_again(self, question: str, candidates: gate.Candidates) -> gate.Candidates:
         """*candidates*, those near each other told apart by how much likelier *question* makes what they say."""
         gains = partial(self._likelihood.gains, question)
-        return gate.rerank.look_again(candidates, self.policy, lambda row: self.records[row].text, gains)
+        return gate.rerank.look_again(candidates, self.policy, lambda row: self.memories.told(self.records[row]).text, gains)
 
     # -- from candidates to memories ----------------------------------------------------------
 

@@ -118,6 +118,8 @@ class Responder:
         self.opening = Opening(bank, engine, lambda: self.encoder, lambda: self.reranker, policy)
         self._adapters = hot.HotAdapters(hot_bytes)
         self.idle_reader = Idle(self.base)
+        self._told: dict[str, str] = {}
+        self.opening.memories.tell = self._tell
 
     def close(self) -> None:
         self.opening.close()
@@ -273,6 +275,18 @@ class Responder:
         # The reader was trained on what the bare base makes of a text: the recital's own keys and values, of which the
         # upper layers' are the memory's, cost it 5 points of exact match (wiki2024 partition 6, n 144).
         return self.encode(recite(self.mix, record.text, RECALL_TOKENS, cancelled), into)
+
+    def _tell(self, record: Record) -> str:
+        """What *record*, whose text nobody holds, says of itself; "" where its adapter is damaged."""
+        if record.id not in self._told:
+            try:
+                cue = self._cue(record)
+                self._install(_Turn([record], [1.0], []), cue or self.prompt(prompts.RECALL_CUE))
+            except BankError as error:
+                _log.warning("%s says nothing: %s", record.id, error)
+                return ""
+            self._told[record.id] = recite(self.mix, "", RECALL_TOKENS).text
+        return self._told[record.id]
 
     def encode(self, recital: Recital, into: Context) -> Recital:
         """Make *into* hold *recital* as the bare base reads it, after the recall cue."""
