@@ -108,8 +108,8 @@ def merge(sources: Sequence[Bank | PackedBank], into: Bank, *, rename: bool = Fa
     One id with two texts is refused before anything is written, or, with *rename*, comes in under an id of its own. May
     be repeated. Raises InputError, BankError, BaseMismatchError.
     """
-    for source in sources:
-        _check_fits(source, into)
+    for bank in sources:
+        _check_fits(bank, into)
     opened = [_Source(source) for source in sources]
     texts = {record.text: record.id for record in into.records()}
     ids = {record.id.lower(): record.text for record in into.records()}

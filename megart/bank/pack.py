@@ -66,10 +66,13 @@ class _Found:
         return tuple(part.tobytes() for part in (*parts, *([] if self.vectors is None else [self.vectors[row]])))
 
     def rows(self, kept: list[int]) -> _Found:
-        vectors = None if self.vectors is None else self.vectors[kept]
-        lists = ([part[i] for i in kept] for part in (self.records, self.words, self.tokens))
-        records, words, tokens = lists
-        return _Found(records, self.keys[kept], words, tokens, vectors)
+        return _Found(
+            [self.records[row] for row in kept],
+            self.keys[kept],
+            [self.words[row] for row in kept],
+            [self.tokens[row] for row in kept],
+            None if self.vectors is None else self.vectors[kept],
+        )
 
 
 def write_pack(

@@ -12,9 +12,12 @@ import hashlib
 import json
 import math
 import mmap
+import os
 import struct
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,12 +126,13 @@ class PackedBank:
 
     def __init__(self, path: str | Path, model: str | Path | Model | None = None, *, verify_key: bytes | None = None):
         self.path = Path(path).expanduser().absolute()
+        self._lock = threading.Lock()  # of the place in the file
         try:
-            with open(self.path, "rb") as file:
-                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise BankError(f"cannot read the pack {self.path}: {getattr(error, 'strerror', None) or error}") from error
+            self._file = open(self.path, "rb", buffering=0)
+        except OSError as error:
+            raise self._unreadable(error) from error
         try:
+            self._size = os.fstat(self._file.fileno()).st_size
             self._open(verify_key)
             if model is not None:
                 self.check_base(resolve_model(model))
@@ -137,10 +141,10 @@ class PackedBank:
             raise
 
     def _open(self, verify_key: bytes | None) -> None:
-        data = self._data
-        if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
+        header = self._bytes(0, HEADER.size) if self._size >= HEADER.size else b""
+        if not header.startswith(MAGIC):
             raise BankError(f"{self.path} is no pack; expected a file made by megart pack")
-        _, version, _, at, size, digest, signature = HEADER.unpack_from(data)
+        _, version, _, at, size, digest, signature = HEADER.unpack(header)
         if version != VERSION:
             remedy = "pack the bank again" if version < VERSION else "upgrade megart"
             raise BankError(f"{self.path} is a pack of version {version}, this megart reads {VERSION}; {remedy}")
@@ -162,7 +166,7 @@ class PackedBank:
             self._check_inside(start, length)
             self._check_inside(column.hashes_at, 32 * column.blocks)
             self._columns[name.rstrip(b"\0").decode("ascii", "replace")] = column
-        self._rows = self._array("rows", ROW)
+        self._rows = np.frombuffer(self._column("rows"), ROW)
         if len(self._rows) != count:
             raise self._damaged(f"it has rows of {len(self._rows)} memories, expected {count}")
         try:
@@ -175,13 +179,32 @@ class PackedBank:
     def _damaged(self, why: str) -> BankError:
         return BankError(f"the pack {self.path} is damaged ({why}); get it again")
 
+    def _unreadable(self, error: Exception) -> BankError:
+        return BankError(f"cannot read the pack {self.path}: {getattr(error, 'strerror', None) or error}")
+
     def _check_inside(self, at: int, size: int) -> None:
-        if at + size > len(self._data):
+        if at + size > self._size:
             raise self._damaged("something in it lies beyond its end")
 
     def _bytes(self, at: int, size: int) -> bytes:
+        """A part of the file, read: what is mapped stays in memory as long as the pack is open."""
         self._check_inside(at, size)
-        return self._data[at : at + size]
+        try:
+            with self._lock:
+                self._file.seek(at)
+                data = self._file.read(size)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+        if len(data) != size:
+            raise self._damaged("it became shorter while it was read")
+        return data
+
+    @cached_property
+    def _mapped(self) -> mmap.mmap:
+        try:
+            return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
 
     def _check(self, name: str, at: int, size: int) -> _Column:
         """The column *name*, its blocks that hold [at, at + size) compared with their hashes. Raises BankError."""
@@ -197,17 +220,15 @@ class PackedBank:
             sure = self._sure[name] = np.zeros(column.blocks, bool)
         first, last = at // BLOCK, -(-(at + size) // BLOCK)
         for block in (first + np.flatnonzero(~sure[first:last])).tolist():
-            start, end = column.at + block * BLOCK, column.at + min((block + 1) * BLOCK, column.size)
-            hash_at = column.hashes_at + 32 * block
-            with memoryview(self._data)[start:end] as view:
-                if hashlib.sha256(view).digest() != self._data[hash_at : hash_at + 32]:
-                    raise self._damaged(f"its column {name} has another hash than its directory says")
+            data = self._bytes(column.at + block * BLOCK, min(BLOCK, column.size - block * BLOCK))
+            if hashlib.sha256(data).digest() != self._bytes(column.hashes_at + 32 * block, 32):
+                raise self._damaged(f"its column {name} has another hash than its directory says")
             sure[block] = True
         return column
 
     def _part(self, name: str, at: int, size: int) -> bytes:
         column = self._check(name, at, size)
-        return self._data[column.at + at : column.at + at + size]
+        return self._bytes(column.at + at, size)
 
     def _column(self, name: str) -> bytes:
         return self._part(name, 0, self._columns[name].size if name in self._columns else 0)
@@ -215,7 +236,7 @@ class PackedBank:
     def _array(self, name: str, dtype: Any) -> np.ndarray:
         """A whole column as numbers, mapped: nothing is copied."""
         column = self._check(name, 0, self._columns[name].size if name in self._columns else 0)
-        return np.frombuffer(self._data, dtype, column.size // np.dtype(dtype).itemsize, column.at)
+        return np.frombuffer(self._mapped, dtype, column.size // np.dtype(dtype).itemsize, column.at)
 
     def _matrix(self, name: str, dtype: str) -> np.ndarray:
         """A column as [N, D], mapped; [0, 0] in a pack without memories."""
@@ -227,11 +248,10 @@ class PackedBank:
         return flat.reshape(len(self), -1)
 
     def close(self) -> None:
-        self._rows = np.empty(0, ROW)
-        try:
-            self._data.close()
-        except BufferError:  # arrays of it are in use: closed when they are gone
-            pass
+        self._file.close()
+        if "_mapped" in self.__dict__:
+            with suppress(BufferError):  # arrays of it are in use: closed when they are gone
+                self._mapped.close()
 
     def __enter__(self) -> PackedBank:
         return self
@@ -352,7 +372,12 @@ class PackedBank:
         )
 
     def _sequences(self, rows: np.ndarray) -> list[np.ndarray | None]:
-        flat, starts, sizes = self._array("words", "<u4"), self._rows["words_at"] // 4, self._rows["words"] // 4
+        flat = np.frombuffer(self._column("words"), "u1")
+        flat, starts, sizes = (
+            flat[: len(flat) // 4 * 4].view("<u4"),
+            self._rows["words_at"] // 4,
+            self._rows["words"] // 4,
+        )
         ends = starts + sizes
         if len(ends) and int(ends.max()) > len(flat):
             raise self._damaged("a part of its column words lies beyond the end")
@@ -385,7 +410,7 @@ class PackedBank:
         """The bytes of key, words, token states and, where there are any, vector of each memory, by id."""
         keys, words, tokens = self._matrix("keys", "<f4"), self._sequences(np.arange(len(self))), self.tokens(self.ids)
         vectors = self._matrix("vectors", "<f2") if "vectors" in self._columns else None
-        parts = [keys, words, tokens, *([] if vectors is None else [vectors])]
+        parts: list[Any] = [keys, words, tokens, *([] if vectors is None else [vectors])]
         return {id: tuple(part[row].tobytes() for part in parts) for row, id in enumerate(self.ids)}
 
     def without_evidence(self) -> list[Record]:

@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with ExitStack() as opened:
-        sources = [opened.enter_context(common.open_path(path)) for path in args.sources]
+        sources: list[Bank | PackedBank] = []
+        for path in args.sources:
+            sources.append(common.open_path(path))
+            opened.callback(sources[-1].close)
         deltas = [s for s in sources if isinstance(s, PackedBank) and s.delta is not None]
         if deltas and len(sources) > 1:
             raise InputError(f"{deltas[0].path} holds only what changed since another pack; apply it alone")

@@ -150,7 +150,7 @@ class BankIndex:
             return False
         self._embedder = None
         self._complete()
-        columns, keys = self.bank.columns(), None
+        columns = self.bank.columns()
         if columns.keys is not None and self._of_other_keys(columns.keys):
             self.rekey(None)  # an older megart put the embedder's vectors in the keys' place
             columns = self.bank.columns()
@@ -158,13 +158,17 @@ class BankIndex:
         self.records, self._ids, self.index = columns.records, columns.ids, None
         if columns.ids:
             sequences = [self._words(columns, i) if w is None else w for i, w in enumerate(columns.words)]
-            if columns.keys is not None:
-                keys = self.keys.keys(columns.keys)
-                keys = keys if self.embedder == embedders.PAPER else keys.astype(np.float16)
+            keys = columns.ready if columns.keys is None else self._ready(columns.keys)
+            assert keys is not None
             family = self.text_embedder.family if self.text_embedder else ""
             vectors = self._vectors(columns)
-            self.index = gate.Index(sequences, columns.ready if keys is None else keys, self._tokens, vectors, family)
+            self.index = gate.Index(sequences, keys, self._tokens, vectors, family)
         return True
+
+    def _ready(self, stored: np.ndarray) -> np.ndarray:
+        """What the gate compares: float16 [N, D], the paper's as they are stored."""
+        keys = self.keys.keys(stored)
+        return keys if self.embedder == embedders.PAPER else keys.astype(np.float16)
 
     def told(self, record: Record) -> Record:
         """*record*, with what it recites as its text where the bank holds none (a pack without texts)."""

@@ -1,0 +1,132 @@
+"""How long a bank and a pack take to open, and how much memory they take, by how many memories they hold.
+
+    python tools/bench_bank.py [--sizes 10,1000,10000] [--folder DIR] [--out tools/results/bank.json]
+
+The memories are made up (50 words each of 5000), pending, with keys, words and token states as the gate has them; the base
+is smollm2, without a text embedder. Each row is of a process of its own, which has loaded the model and asked a pack of ten
+before it opens this one: what is reported comes on top of that. "opened": the bank is open; "ready": the gate can be asked;
+"asked": it was. Resident memory is what /proc/self/smaps_rollup says, "anonymous" what cannot be read again from the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+os.environ["MEGART_EMBEDDER"] = "default"
+ROUNDS = 5
+QUESTION = "What did word17 say of word4711?"
+
+
+def make(folder: Path, size: int) -> tuple[Path, Path]:
+    """A bank of *size* memories and its pack, made unless they are there."""
+    from megart import Bank, Memory, gate
+    from megart.bank.pack import write_pack
+    from megart.runtime.assistant import Assistant
+    from megart.runtime.embed import ready_keys
+
+    path, pack = folder / f"bank{size}", folder / f"bank{size}.megapack"
+    if pack.exists():
+        return path, pack
+    rng, draw = np.random.default_rng(size), random.Random(size)
+    with Bank.create(path, "smollm2") as bank:
+        with Assistant(bank) as assistant:
+            assistant.prepare()
+        bank._catalog.connection.execute("PRAGMA synchronous = OFF")
+        bank.set_state("embedder", b"default")
+        for number in range(size):
+            text = f"Note {number}. " + " ".join(f"word{draw.randrange(5000)}" for _ in range(50))
+            memory = Memory(text, id=f"note-{number}", title=f"Note {number}")
+            evidence = gate.sequence(text, memory.title), rng.integers(-127, 128, 40 * 64, np.int8)
+            bank.add(memory, key=rng.normal(size=576).astype(np.float32), evidence=evidence)
+        write_pack(bank, pack, ready=ready_keys(bank))
+    return path, pack
+
+
+def resident() -> dict[str, float]:
+    """MB of this process."""
+    found = {}
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("Rss", "Anonymous"):
+            found[name] = int(value.split()[0]) / 1000
+    return {"rss": found["Rss"], "anonymous": found["Anonymous"]}
+
+
+def measure(path: Path, small: Path) -> dict:
+    """One process's row; prints it."""
+    from megart import Bank
+    from megart.bank.packed import PackedBank
+    from megart.gate import GatePolicy
+    from megart.runtime.assistant import Assistant
+    from megart.runtime.opening import Opening
+
+    with PackedBank(small) as few, Assistant(few) as assistant:
+        assistant.gate(QUESTION)
+        responder = assistant.responder
+        before = resident()
+        started = time.perf_counter()
+        bank = PackedBank(path) if path.is_file() else Bank.open(path)
+        opened = time.perf_counter()
+        opening = Opening(bank, assistant.engine, lambda: responder.encoder, lambda: responder.reranker, GatePolicy())
+        assistant.on_model(opening.memories.refresh)
+        ready, at_ready = time.perf_counter(), resident()
+        assistant.on_model(lambda: opening.judge(QUESTION))
+        asked, at_asked = time.perf_counter(), resident()
+        return {
+            "opened_ms": (opened - started) * 1000,
+            "ready_ms": (ready - started) * 1000,
+            "asked_ms": (asked - started) * 1000,
+            **{f"ready_{name}_mb": at_ready[name] - before[name] for name in before},
+            **{f"asked_{name}_mb": at_asked[name] - before[name] for name in before},
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="10,1000,10000")
+    parser.add_argument("--folder", type=Path, help="where banks are made and kept (default: a temporary folder)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "bank.json")
+    parser.add_argument("--one", nargs=2, type=Path, metavar=("BANK", "SMALL"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        small = make(folder, 10)[1]
+        rows = {}
+        for size in map(int, args.sizes.split(",")):
+            for kind, path in zip(("bank", "pack"), make(folder, size), strict=True):
+                found = []
+                for _ in range(ROUNDS):
+                    command = [sys.executable, __file__, "--one", str(path), str(small)]
+                    done = subprocess.run(command, capture_output=True, text=True, check=True)
+                    found.append(json.loads(done.stdout.splitlines()[-1]))
+                row = {name: round(statistics.median(one[name] for one in found), 1) for name in found[0]}
+                files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+                row["bytes_a_memory"] = round(sum(p.stat().st_size for p in files) / size)
+                rows[f"{kind} {size}"] = row
+                print(kind, size, row, flush=True)
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    args.out.write_text(json.dumps({"machine": machine, "rounds": ROUNDS, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
