@@ -14,9 +14,11 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from megart.bank.locks import check_locks
 from megart.errors import BankError
 
 FILE_NAME = "catalog.sqlite"
+SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
@@ -179,6 +181,11 @@ class Catalog:
             finally:
                 self._roll_back()
 
+    @property
+    def format(self) -> int:
+        """The number of its schema: how many of `MIGRATIONS` it has had."""
+        return int(self.read("PRAGMA user_version")[0][0])
+
     def base(self) -> BaseInfo:
         rows = self.read("SELECT sha256, name, spec, gguf, hf FROM base")
         if len(rows) != 1:
@@ -294,7 +301,7 @@ def _damaged(path: Path, reason: str) -> str:
 
 
 # SQLite's primary result codes, and how Python 3.10, which hides them, words them
-_BUSY, _READONLY, _IO, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14
+_PERM, _BUSY, _READONLY, _IO, _FULL, _CANNOT_OPEN = 3, 5, 8, 10, 13, 14
 _WORDS = {
     "locked": _BUSY,
     "readonly": _READONLY,
@@ -313,7 +320,12 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _explain(error: sqlite3.Error, path: Path) -> str:
-    folder = path.parent
+    folder, code = path.parent, _code(error)
+    if code in (_PERM, _BUSY, _IO):  # so SQLite also calls a file system without locks
+        try:
+            check_locks(folder)
+        except BankError as lockless:
+            return str(lockless)
     texts = {
         _BUSY: f"the bank {folder} was locked by another process for {BUSY_SECONDS:g} s; try again when it is done",
         _FULL: f"cannot write to the bank {folder}: the disk is full; free some space and try again",
@@ -321,4 +333,4 @@ def _explain(error: sqlite3.Error, path: Path) -> str:
         _CANNOT_OPEN: f"cannot open the catalog {path}; check the permissions of its folder",
         _IO: f"cannot read or write the catalog {path}: {error}; check the disk",
     }
-    return texts.get(_code(error)) or _damaged(path, " ".join(str(error).split()))
+    return texts.get(code) or _damaged(path, " ".join(str(error).split()))

@@ -24,6 +24,7 @@ from megart.adapter import Adapter, read_adapter
 from megart.bank import check
 from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
 from megart.bank.files import AdapterFiles, is_adapter_name
+from megart.bank.locks import check_locks, check_mount
 from megart.bank.memory import Memory, Record, is_id, to_json
 from megart.bank.rows import (
     COLUMNS,
@@ -68,6 +69,7 @@ class Bank:
         base = resolve_model(model)
         row = _base_row(base)
         _make_folder(folder)
+        check_locks(folder)
         catalog = Catalog(folder / FILE_NAME, create=row)
         try:
             if not catalog.created and not exist_ok:
@@ -83,6 +85,7 @@ class Bank:
     def open(cls, path: str | Path, model: str | Path | Model | None = None) -> Bank:
         """The bank in the folder `path`. Raises BankError, BaseMismatchError when `model` is not its base."""
         folder = Path(path).expanduser().absolute()
+        check_mount(folder)
         catalog = Catalog(folder / FILE_NAME)
         try:
             bank = cls(folder, catalog)
@@ -126,7 +129,8 @@ class Bank:
             )
 
     def check_writable(self) -> None:
-        """Raises BankError when the bank is read-only or locked: before hours of teaching, not after."""
+        """Raises BankError when the bank is read-only, locked or has no locks: before hours of teaching, not after."""
+        check_locks(self.path)
         with self._catalog.hold():
             pass
         if not os.access(self._files.folder, os.W_OK):
@@ -136,6 +140,11 @@ class Bank:
     def revision(self) -> int:
         """A number that grows with every change of the bank, by whatever process."""
         return int(self._catalog.read("SELECT revision FROM counter")[0][0])
+
+    @property
+    def format(self) -> int:
+        """The number of the catalog's schema."""
+        return self._catalog.format
 
     def __len__(self) -> int:
         return int(self._catalog.read("SELECT count(*) FROM memory")[0][0])
