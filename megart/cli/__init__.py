@@ -39,6 +39,7 @@ VERBS = {
     "serve": "answer assistants over HTTP (OpenAI's and Ollama's way), and a page",
     "mcp": "give a bank to assistants as tools (Model Context Protocol)",
     "verify": "check that a bank is whole, and mend it",
+    "doctor": "print what a bug report needs, and check it",
     "eval": "measure recall, answers and forgetting, and write a report",
     "demo": "watch a real model learn facts and answer from them",
 }
