@@ -166,9 +166,10 @@ class PackedBank:
             self._check_inside(start, length)
             self._check_inside(column.hashes_at, 32 * column.blocks)
             self._columns[name.rstrip(b"\0").decode("ascii", "replace")] = column
-        self._rows = np.frombuffer(self._column("rows"), ROW)
-        if len(self._rows) != count:
-            raise self._damaged(f"it has rows of {len(self._rows)} memories, expected {count}")
+        rows = self._column("rows")
+        if len(rows) != count * ROW.itemsize:
+            raise self._damaged(f"its rows are {len(rows)} bytes, expected {count * ROW.itemsize}")
+        self._rows = np.frombuffer(rows, ROW)
         try:
             self.base = BaseInfo(**json.loads(self._column("base")))
         except (ValueError, TypeError, RecursionError) as error:

@@ -56,7 +56,11 @@ def main() -> None:
         write_peft(made["f16"], targets.HEADER, folder / "peft", "base")
         config, weights = ((folder / "peft" / name).read_bytes() for name in (CONFIG, WEIGHTS))
         keep("peft", "f16", config + targets.PARTS + weights)
-        patterns = {"alpha_pattern": {"up_proj": 3, "^model.layers.0.mlp.up_proj": 1}, "use_rslora": True, "lora_alpha": 4.5}
+        patterns = {
+            "alpha_pattern": {"up_proj": 3, "^model.layers.0.mlp.up_proj": 1},
+            "use_rslora": True,
+            "lora_alpha": 4.5,
+        }
         keep("peft", "patterns", json.dumps({**json.loads(config), **patterns}).encode() + targets.PARTS + weights)
         packs(folder, write_adapter(made["f32"]))
     for sql in sorted((HERE.parent / "banks").glob("format*.sql")):
@@ -68,9 +72,21 @@ def main() -> None:
             if sql.stem in ("format1", "format6"):
                 keep("catalog", sql.stem, path.read_bytes())
     keep("jsonl", "plain", '{"text": "Bo sails.", "id": "bo", "title": "Bo", "tags": ["sea"], "questions": ["Who?"]}\n')
-    keep("jsonl", "odd", '\ufeff{"text": "a\\u2028b \\ud83d\\ude00", "metadata": {"x": [1e308, null]}}\n\n{"text": "c"}\n')
-    keep("markdown", "front", "---\ntitle: Keys\ntags: [a, b]\ndate: 2026-01-02\n---\n# One\n\nBo sails.\n\n## Two\n- a\n- b\n")
-    keep("markdown", "blocks", "# A > B\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n> said\n\n1. [l](u) ![p](q) **b** `c`\n")
+    keep(
+        "jsonl",
+        "odd",
+        '\ufeff{"text": "a\\u2028b \\ud83d\\ude00", "metadata": {"x": [1e308, null]}}\n\n{"text": "c"}\n',
+    )
+    keep(
+        "markdown",
+        "front",
+        "---\ntitle: Keys\ntags: [a, b]\ndate: 2026-01-02\n---\n# One\n\nBo sails.\n\n## Two\n- a\n- b\n",
+    )
+    keep(
+        "markdown",
+        "blocks",
+        "# A > B\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n> said\n\n1. [l](u) ![p](q) **b** `c`\n",
+    )
     keep("markdown", "long", "# Long\n\n" + "One more sentence stands here, and it says little. " * 60)
     keep("text", "paragraphs", "Bo sails.\n\nAda keeps bees. " + "水車は止まっている。" * 30 + "\n\n" + "word " * 400)
     talk = {"title": "T", "create_time": 1700000000.5, "messages": [

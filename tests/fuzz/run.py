@@ -121,7 +121,9 @@ def main() -> int:
     sys.path[:0] = [str(HERE), str(ROOT)]
     names = [*sorted(path.name for path in (HERE / "corpus").iterdir()), "core"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=names, metavar="TARGET", help=f"of {', '.join(names)} (default: all)")
+    parser.add_argument(
+        "targets", nargs="*", default=names, metavar="TARGET", help=f"of {', '.join(names)} (default: all)"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each target runs (default: 60)")
     parser.add_argument("--seed", type=int, default=1, help="where chance begins (default: 1)")
     parser.add_argument("--no-atheris", action="store_true", help="only mutations of the corpus")

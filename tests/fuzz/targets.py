@@ -10,7 +10,6 @@ import os
 import shutil
 import struct
 import tempfile
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,10 +19,9 @@ import numpy as np
 from megart.adapter import read_adapter
 from megart.architecture import check_whole_header, scalar_keys
 from megart.bank import Bank, Memory
-from megart.bank.memory import is_id
+from megart.bank.packed import BLOCK, PackedBank
 from megart.bank.reading import read_memories
 from megart.bank.sources import read_sources
-from megart.cli.common import open_bank
 from megart.errors import MegartError
 from megart.train import peft
 
@@ -77,31 +75,44 @@ def gguf(data: bytes) -> None:
 
 
 def packed(data: bytes) -> None:
-    with open_bank(Namespace(bank=str(_file("bank.megapack", honest(data))))) as bank:
-        for record in bank.records():
-            assert is_id(record.id) and isinstance(record.text, str)
-        for read in (bank.keys, bank.words, bank.verify, lambda: bank.vectors("e5"), lambda: bank.get_state("strict")):
+    with PackedBank(_file("bank.megapack", honest(data))) as bank:
+        for read in (
+            bank.columns,
+            bank.keys,
+            bank.words,
+            bank.verify,
+            bank.found,
+            lambda: bank.delta,
+            lambda: bank.content,
+        ):
             with suppress(MegartError):
                 read()
-        for record in bank.records()[:4]:
-            with suppress(MegartError):
-                bank.tokens([record.id])
-            with suppress(MegartError):
-                bank.adapter(record.id)
+        with suppress(MegartError):
+            bank.vectors("e5")
+        for id in bank.ids[:4]:
+            for use in (bank.get, lambda id: bank.tokens([id]), bank.adapter):
+                with suppress(MegartError):
+                    use(id)
 
 
 def honest(data: bytes) -> bytes:
     """A pack with the hashes that its bytes have: who changes a pack on purpose changes them too."""
-    made, head = bytearray(data), struct.Struct("<8sIIQQ")
+    made = bytearray(data)
     if len(made) < 128:
         return data
-    *_, at, size = head.unpack_from(made)
+    at, size = struct.unpack_from("<QQ", made, 16)
     if not at + 8 <= at + size <= len(made):
         return data
     count = min(struct.unpack_from("<I", made, at + 4)[0], (size - 8) // 64)
     for entry in range(at + 8, at + 8 + 64 * count, 64):
         start, length = struct.unpack_from("<QQ", made, entry + 16)
-        made[entry + 32 : entry + 64] = hashlib.sha256(made[start : start + length]).digest()
+        if start + length > len(made):
+            continue
+        blocks = [made[part : min(part + BLOCK, start + length)] for part in range(start, start + length, BLOCK)]
+        hashes = b"".join(hashlib.sha256(block).digest() for block in blocks)
+        behind = start + length + -(start + length) % 64
+        made[behind : behind + len(hashes)] = hashes
+        made[entry + 32 : entry + 64] = hashlib.sha256(hashes).digest()
     made[32:64] = hashlib.sha256(made[at : at + size]).digest()
     return bytes(made)
 
