@@ -2,11 +2,13 @@
 // Built by run.py with g++ under ASan and UBSan, with inputs by chance; with clang also as a libFuzzer target:
 //   clang++ -std=c++17 -g -fsanitize=fuzzer,address,undefined -DLIBFUZZER -Icsrc tests/fuzz/core.cpp csrc/{gate,lexicon,mix,simd}.cpp
 // With -D_GLIBCXX_SANITIZE_VECTOR one value past a vector's size is seen, even within its capacity.
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -42,6 +44,15 @@ public:
         return made;
     }
 
+    // A number that should be refused, or nearly so: about `limit`, below 0, or as far off as there is.
+    template <class T>
+    T odd(std::size_t limit) {
+        const auto edge = static_cast<T>(limit);
+        const T some[] = {edge, static_cast<T>(edge + 1), static_cast<T>(edge - 1), static_cast<T>(-1),
+                          std::numeric_limits<T>::max(), std::numeric_limits<T>::lowest(), take<T>()};
+        return some[below(7)];
+    }
+
     bool rare() { return take<std::uint8_t>() < 16; }
 
 private:
@@ -57,7 +68,7 @@ std::vector<std::int64_t> starts_of(Input& in, std::size_t parts, std::size_t to
         starts.push_back(static_cast<std::int64_t>(before + in.below(total - before + 1)));
     }
     starts.back() = parts ? static_cast<std::int64_t>(total) : 0;
-    if (in.rare()) starts[in.below(starts.size())] = in.take<std::int64_t>();
+    if (in.rare()) starts[in.below(starts.size())] = in.odd<std::int64_t>(total);
     return starts;
 }
 
@@ -84,10 +95,10 @@ void lexicon(Input& in) {
     const std::size_t m = n ? in.below(4) : 0, rows = made.size() ? in.below(5) : 0;
     std::vector<std::int32_t> pairs(2 * m);
     for (auto& place : pairs) place = static_cast<std::int32_t>(in.below(n));
-    if (m && in.rare()) pairs[in.below(2 * m)] = in.take<std::int32_t>();
+    if (m && in.rare()) pairs[in.below(2 * m)] = in.odd<std::int32_t>(n);
     std::vector<std::int64_t> chosen(rows);
     for (auto& row : chosen) row = static_cast<std::int64_t>(in.below(made.size()));
-    if (rows && in.rare()) chosen[in.below(rows)] = in.take<std::int64_t>();
+    if (rows && in.rare()) chosen[in.below(rows)] = in.odd<std::int64_t>(made.size());
     std::vector<std::uint8_t> present(rows * n);
     std::vector<float> shares(rows * Lexicon::kShares);
     (void)made.match(asked.data(), idf.data(), n, pairs.data(), m, chosen.data(), rows, 0.8f, {present.data(), shares.data()});
@@ -140,7 +151,7 @@ void gated(Input& in) {
     std::vector<float> out(count);
     (void)scores(query.data(), width, all, 1, out.data());
     Opened opened;
-    (void)gate(query.data(), width, all, in.rare() ? in.take<std::int64_t>() : 3, in.rare() ? in.take<double>() : 1.0, 1, opened);
+    (void)gate(query.data(), width, all, in.rare() ? in.odd<std::int64_t>(count) : 3, in.rare() ? in.take<double>() : 1.0, 1, opened);
 }
 
 }  // namespace
