@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import re
 import sqlite3
 import threading
@@ -14,13 +15,14 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from megart.bank.locks import check_locks
+from megart.bank.locks import check_locks, writer
 from megart.errors import BankError
 
 FILE_NAME = "catalog.sqlite"
 SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
+_BETWEEN_LOOKS = (0.001, 0.004)  # seconds
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "sqlite_sequence"])
 # A statement that takes longer is not one of ours over a bank of ours.
@@ -161,7 +163,7 @@ class Catalog:
         with self.lock, self.translated():
             connection = self.connection
             self._late = math.inf
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield connection
                 connection.execute("UPDATE counter SET revision = revision + 1")
@@ -175,11 +177,31 @@ class Catalog:
         """The write lock without a write: nobody else can change the bank meanwhile."""
         with self.lock, self.translated():
             self._late = math.inf
-            self.connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self.connection
             finally:
                 self._roll_back()
+
+    def _begin(self) -> None:
+        """Take the write lock, in turn with other processes.
+
+        SQLite's own waiting looks every tenth of a second, and a busy writer leaves gaps of milliseconds: one that
+        waited so got no turn in ten seconds.
+        """
+        until = time.monotonic() + BUSY_SECONDS
+        self.connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self.connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if _code(error) != _BUSY or time.monotonic() > until:
+                        raise
+                time.sleep(random.uniform(*_BETWEEN_LOOKS))
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
     @property
     def format(self) -> int:
@@ -327,7 +349,7 @@ def _explain(error: sqlite3.Error, path: Path) -> str:
         except BankError as lockless:
             return str(lockless)
     texts = {
-        _BUSY: f"the bank {folder} was locked by another process for {BUSY_SECONDS:g} s; try again when it is done",
+        _BUSY: f"the bank {folder} was locked by {writer(path)} for {BUSY_SECONDS:g} s; try again when it is done",
         _FULL: f"cannot write to the bank {folder}: the disk is full; free some space and try again",
         _READONLY: f"cannot write to the bank {folder}: it is read-only; change its permissions or copy it",
         _CANNOT_OPEN: f"cannot open the catalog {path}; check the permissions of its folder",

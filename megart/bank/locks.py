@@ -20,6 +20,9 @@ _OF_ONE_MACHINE = {
 }
 _REFUSALS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 _MOUNTS = Path("/proc/self/mountinfo")
+_LOCKS = Path("/proc/locks")
+# Bytes of an SQLite file by whose locks its writer is known: PENDING and RESERVED.
+_WRITERS = {0x40000000, 0x40000001}
 _REMEDY = "put it on a local disk, or mount that file system with locks"
 
 
@@ -48,6 +51,24 @@ def check_locks(folder: Path) -> None:
         trial.unlink(missing_ok=True)
     if why:
         raise BankError(f"the file system of the bank {folder} has no locks ({why}); {_REMEDY}")
+
+
+def writer(catalog: Path) -> str:
+    """Who writes to the SQLite file *catalog* now, in words, as far as Linux tells."""
+    unknown = "another process"
+    try:
+        about = catalog.stat()
+        lines = [line.split() for line in _LOCKS.read_text().splitlines()]
+    except OSError:
+        return unknown
+    file = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    for fields in lines:  # 1: POSIX ADVISORY WRITE process file first last
+        if len(fields) == 8 and fields[3] == "WRITE" and fields[5] == file and int(fields[6]) in _WRITERS:
+            try:
+                return f"the process {fields[4]} ({Path(f'/proc/{fields[4]}/comm').read_text().strip()})"
+            except (OSError, ValueError):
+                return unknown
+    return unknown
 
 
 def _refusal(descriptor: int, trial: Path) -> str:

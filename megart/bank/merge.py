@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BankError, BaseMismatchError, InputError
+from .catalog import FILE_NAME
 from .memory import Memory, Record, record_json
 from .packed import STATES, Delta, PackedBank
 from .store import Bank
@@ -62,23 +64,40 @@ class _Source:
 
 
 def unpack(pack: PackedBank, folder: str | Path) -> Bank:
-    """A new bank in *folder* with all that *pack* holds. Raises BankError, InputError."""
+    """A new bank in *folder*, missing or empty, with all that *pack* holds. Raises BankError, InputError.
+
+    It is made beside its place, as .NAME.unpacking, until it is whole: a bank of some of the memories would look like one
+    of all. What a killed run left there the next one goes on with.
+    """
     if pack.delta is not None:
         raise InputError(
             f"{pack.path} holds only what changed since another pack; give the bank that was unpacked of it"
         )
-    source = _Source(pack)
-    bank = Bank.create(folder, pack.model)
+    target, source = Path(folder).expanduser().absolute(), _Source(pack)
+    new = target.with_name(f".{target.name}.unpacking")
     try:
-        bank.check_base(pack.model)
-        _take_states(bank, pack)
-        for record in pack.records():
-            source.give(record, bank, record.memory)
-        bank.set_state(HOLDS, pack.content.encode())
-    except BaseException:
-        bank.close()
-        raise
-    return bank
+        _check_free(target)
+        with Bank.create(new, pack.model, exist_ok=True) as bank:
+            for record in bank.records():
+                if pack.find(record.id) is None:
+                    bank.remove(record.id)
+            _take_states(bank, pack)
+            for record in pack.records():
+                source.give(record, bank, record.memory, over=True)
+            bank.set_state(HOLDS, pack.content.encode())
+        if target.is_dir():
+            target.rmdir()
+        os.rename(new, target)
+    except OSError as error:
+        raise BankError(f"cannot make a bank at {target}: {error.strerror or error}") from error
+    return Bank.open(target)
+
+
+def _check_free(folder: Path) -> None:
+    if (folder / FILE_NAME).exists():
+        raise BankError(f"there is a bank at {folder} already; choose another folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BankError(f"{folder} is there and not empty; choose an empty or a new folder")
 
 
 def _take_states(into: Bank, source: Bank | PackedBank) -> None:

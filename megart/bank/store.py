@@ -12,11 +12,11 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from megart.bank.rows import (
 from megart.errors import AdapterError, BankError, BaseMismatchError, ChangedError, InputError, MemoryNotFoundError
 from megart.models import DEFAULT_MODEL, Model, resolve_model
 
+T = TypeVar("T")
 ADAPTERS = "adapters"
 # In the state: a file that is to be deleted, its memory is forgotten.
 LEFTOVER = "leftover:"
@@ -277,19 +278,37 @@ class Bank:
 
     def adapter_bytes(self, id: str) -> bytes:
         """The adapter file of a learnt memory, whole: BankError when it is not what was committed."""
-        path = self._checked(id)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
+
+        def read() -> bytes:
+            path = self._checked(id)
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
+
+        return self._unless_replaced(id, read)
 
     def adapter(self, id: str) -> Adapter:
         """The adapter of a learnt memory, mapped. Raises BankError when its file is not what was committed."""
-        path = self._checked(id)
-        try:
-            return read_adapter(path)
-        except AdapterError as error:
-            raise BankError(f"the adapter of {id}: {error}; run: megart verify --repair") from None
+
+        def read() -> Adapter:
+            try:
+                return read_adapter(self._checked(id))
+            except AdapterError as error:
+                raise BankError(f"the adapter of {id}: {error}; run: megart verify --repair") from None
+
+        return self._unless_replaced(id, read)
+
+    def _unless_replaced(self, id: str, read: Callable[[], T]) -> T:
+        """What *read* makes of an adapter; once more where it failed because another process replaced it meanwhile."""
+        sql = "SELECT adapter_file, adapter_sha256 FROM memory WHERE id = ?"
+        while True:
+            before = self._catalog.read(sql, (str(id),))
+            try:
+                return read()
+            except BankError:
+                if self._catalog.read(sql, (str(id),)) == before:
+                    raise
 
     def _checked(self, id: str) -> Path:
         """Where the adapter lies, its bytes compared with the catalog: a flipped bit gives garbage without a word."""
