@@ -308,7 +308,8 @@ class PackedBank:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {id.lower(): number for number, id in enumerate(self.ids)}
+        lower = map(str.lower, self.ids)
+        return {id if id == low else low: number for number, (id, low) in enumerate(zip(self.ids, lower, strict=True))}
 
     def record_bytes(self, row: int) -> bytes:
         """The record of memory *row* as it was written: JSON with sorted keys."""
@@ -364,7 +365,7 @@ class PackedBank:
         embedder = self._embedder
         return Columns(
             self.ids if whole else [self.ids[row] for row in alive.tolist()],
-            Records(self, alive.tolist()),
+            Records(self, range(len(self)) if whole else alive.tolist()),
             self._matrix("keys", "<f4")[kept] if "ready" not in self._columns else None,
             self._sequences(alive),
             self._matrix("ready", "<f2")[kept] if "ready" in self._columns else None,
