@@ -73,6 +73,7 @@ def memorize(
     others are in the bank by then.
     """
     chosen = recipe_of(recipe)
+    bank.remove_expired()
     todo = plan(bank, memories, replace_existing)
     if todo.memories:
         bank.check_writable()

@@ -24,7 +24,7 @@ APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
 _BETWEEN_LOOKS = (0.001, 0.004)  # seconds
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "sqlite_sequence"])
+_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "sqlite_sequence"])
 # A statement that takes longer is not one of ours over a bank of ours.
 _MOST_SECONDS = 120.0
 _HEADER = b"SQLite format 3\0"
@@ -99,6 +99,14 @@ def _evidence_by_characters(connection: sqlite3.Connection) -> None:
     connection.executemany("DELETE FROM evidence WHERE seq = ?", changed)
 
 
+def _usage(connection: sqlite3.Connection) -> None:
+    """How often a memory answered, and when it last did."""
+    connection.execute(
+        "CREATE TABLE usage (seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE, "
+        "opened INTEGER NOT NULL, last TEXT NOT NULL)"
+    )
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _first_schema,
     _evidence,
@@ -106,6 +114,7 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _evidence_of_wider_hashes,
     _vectors,
     _evidence_by_characters,
+    _usage,
 ]
 
 
@@ -171,6 +180,22 @@ class Catalog:
             except BaseException:
                 self._roll_back()
                 raise
+
+    @contextmanager
+    def aside(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that changes nothing that is answered from: it waits for nobody, and the revision stays."""
+        with self.lock, self.translated():
+            connection = self.connection
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                self.commit()
+            except BaseException:
+                self._roll_back()
+                raise
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
     @contextmanager
     def hold(self) -> Iterator[sqlite3.Connection]:

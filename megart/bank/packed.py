@@ -54,7 +54,7 @@ _MOST_COLUMNS, _MOST_MEMORIES = 64, 10_000_000
 _READ_ONLY = "{} is a pack and cannot be changed; run: megart unpack {} FOLDER"
 _CHANGES = frozenset(
     ["add", "remove", "annotate", "set_state", "set_evidence", "set_vectors", "set_keys", "repair", "check_writable"]
-    + ["remove_expired", "note_use", "forget_use"]
+    + ["remove_expired", "note_use", "count_use"]
 )
 
 
@@ -163,6 +163,8 @@ class PackedBank:
         for number in range(columns):
             name, start, length, sha256 = COLUMN.unpack_from(directory, COUNTS.size + number * COLUMN.size)
             column = _Column(start, length, sha256)
+            if start % ALIGNMENT:
+                raise self._damaged(f"a column begins at {start}, expected a multiple of {ALIGNMENT}")
             self._check_inside(start, length)
             self._check_inside(column.hashes_at, 32 * column.blocks)
             self._columns[name.rstrip(b"\0").decode("ascii", "replace")] = column
@@ -234,19 +236,17 @@ class PackedBank:
     def _column(self, name: str) -> bytes:
         return self._part(name, 0, self._columns[name].size if name in self._columns else 0)
 
-    def _array(self, name: str, dtype: Any) -> np.ndarray:
-        """A whole column as numbers, mapped: nothing is copied."""
-        column = self._check(name, 0, self._columns[name].size if name in self._columns else 0)
-        return np.frombuffer(self._mapped, dtype, column.size // np.dtype(dtype).itemsize, column.at)
-
     def _matrix(self, name: str, dtype: str) -> np.ndarray:
-        """A column as [N, D], mapped; [0, 0] in a pack without memories."""
-        flat = self._array(name, dtype)
-        if len(self) == 0 or len(flat) % len(self):
-            if len(flat):
-                raise self._damaged(f"its column {name} does not fit {len(self)} memories")
+        """A column as [N, D], mapped: nothing is copied; [0, 0] in a pack without memories."""
+        column = self._check(name, 0, self._columns[name].size if name in self._columns else 0)
+        if not column.size and not len(self):
             return np.empty((0, 0), dtype)
-        return flat.reshape(len(self), -1)
+        each = np.dtype(dtype).itemsize
+        if not len(self) or column.size % (each * len(self)):
+            raise self._damaged(f"its column {name} does not fit {len(self)} memories")
+        if not column.size:
+            return np.empty((len(self), 0), dtype)
+        return np.frombuffer(self._mapped, dtype, column.size // each, column.at).reshape(len(self), -1)
 
     def close(self) -> None:
         self._file.close()
@@ -308,7 +308,8 @@ class PackedBank:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {id.lower(): number for number, id in enumerate(self.ids)}
+        lower = map(str.lower, self.ids)
+        return {id if id == low else low: number for number, (id, low) in enumerate(zip(self.ids, lower, strict=True))}
 
     def record_bytes(self, row: int) -> bytes:
         """The record of memory *row* as it was written: JSON with sorted keys."""
@@ -364,7 +365,7 @@ class PackedBank:
         embedder = self._embedder
         return Columns(
             self.ids if whole else [self.ids[row] for row in alive.tolist()],
-            Records(self, alive.tolist()),
+            Records(self, range(len(self)) if whole else alive.tolist()),
             self._matrix("keys", "<f4")[kept] if "ready" not in self._columns else None,
             self._sequences(alive),
             self._matrix("ready", "<f2")[kept] if "ready" in self._columns else None,
@@ -423,6 +424,8 @@ class PackedBank:
     def use(self) -> dict[str, tuple[int, str]]:
         """A pack counts nothing."""
         return {}
+
+    counts_use = False
 
     def adapter_bytes(self, id: str) -> bytes:
         """The adapter file of a learnt memory. Raises BankError when it is pending, or not what was packed."""

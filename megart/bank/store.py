@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from megart.adapter import Adapter, read_adapter
-from megart.bank import check
+from megart.bank import check, usage
 from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
 from megart.bank.files import AdapterFiles, is_adapter_name
 from megart.bank.locks import check_locks, check_mount
-from megart.bank.memory import Memory, Record, is_id, to_json
+from megart.bank.memory import FORGET_AFTER, Memory, Record, is_id, to_json
 from megart.bank.rows import (
     COLUMNS,
     Columns,
@@ -267,6 +267,22 @@ class Bank:
                 if value is not None:
                     connection.execute("INSERT INTO state VALUES (?, ?)", (name, value))
 
+    def use(self) -> dict[str, tuple[int, str]]:
+        """Of each memory that ever answered, how often and when it last did (UTC in ISO 8601), the most used first."""
+        return usage.counts(self._catalog)
+
+    def note_use(self, opened: Mapping[str, int]) -> None:
+        """Counts that memories answered, by id and how often. Does not wait: BankError where another process writes."""
+        usage.note(self._catalog, opened)
+
+    @property
+    def counts_use(self) -> bool:
+        return usage.is_counted(self._catalog)
+
+    def count_use(self, on: bool) -> None:
+        """Whether to count from now on; what was counted is forgotten where not."""
+        usage.switch(self._catalog, on)
+
     def adapter_path(self, id: str) -> Path:
         """The adapter file of a learnt memory. Raises MemoryNotFoundError, BankError when it is pending."""
         rows = self._catalog.read("SELECT adapter_file FROM memory WHERE id = ?", (id,)) if is_id(id) else []
@@ -416,6 +432,15 @@ class Bank:
                 "mend the folder's rights, then any megart command on this bank deletes it"
             )
         return to_record(rows[0])
+
+    def remove_expired(self) -> list[Record]:
+        """Forgets the memories that are past their time (``Record.expires``); whoever writes to the bank calls it."""
+        dated = self._catalog.read(f"SELECT {COLUMNS} FROM memory WHERE instr(metadata, ?)", (FORGET_AFTER,))
+        expired = [r for r in map(to_record, dated) if r.expires is not None and r.expires <= time.time()]
+        with suppress(MemoryNotFoundError):  # another process was faster
+            for record in expired:
+                self.remove(record.id)
+        return [record for record in expired if self.find(record.id) is None]
 
     def _sweep(self) -> list[str]:
         """Deletes the adapters of memories that were forgotten; returns those that stay."""

@@ -28,6 +28,7 @@ VERBS = {
     "list": "list the memories of a bank",
     "show": "show all about one memory",
     "forget": "remove memories from a bank",
+    "stats": "show how much a bank holds, and what of it is used",
     "export": "write a memory's adapter for llama.cpp or PEFT",
     "import": "take in an adapter that was trained elsewhere",
     "rekey": "make the keys of all memories anew, perhaps by another embedder",

@@ -25,6 +25,7 @@ from .opening import EVERYTHING, History, Judged, Scope
 from .respond import ANSWER_TOKENS, MODES, RECALL_TOKENS, Message, Question, Responder
 from .sampling import Options
 from .slot import MAX_RANK, TYPE
+from .usage import Usage
 from .worker import CancelledError, Stream, Worker
 
 T = TypeVar("T")
@@ -101,7 +102,8 @@ class Assistant:
             raise
         self.base, self.mix, self.slot = self.responder.base, self.responder.mix, self.responder.slot
         self.opening = self.responder.opening
-        self._worker = Worker(self.responder.idle)
+        self.usage = Usage(bank)
+        self._worker = Worker(self._idle)
 
     def __enter__(self) -> Assistant:
         return self
@@ -112,6 +114,7 @@ class Assistant:
     def close(self) -> None:
         """Free the model, once the questions that wait are answered; the bank stays open."""
         self._worker.close()
+        self.usage.tell(now=True)
         with self.engine.lock:
             self.responder.close()
 
@@ -203,9 +206,15 @@ class Assistant:
 
         def run(stream: Stream[Answer]) -> Answer:
             with self.engine.lock:
-                return self.responder.respond(asked, stream)
+                answer = self.responder.respond(asked, stream)
+            self.usage.note(answer)
+            return answer
 
         return self._worker.submit(run)
+
+    def _idle(self) -> bool:
+        self.usage.tell()
+        return self.responder.idle()
 
     def try_recall(self, adapter: Adapter, cue: str, *, activated: bool, max_tokens: int = RECALL_TOKENS) -> str:
         """What *adapter* alone, at gate 1, answers to the user turn *cue* (acceptance check)."""
