@@ -13,13 +13,16 @@ from .adapter import CUE_KEY, Adapter, read_adapter, write_adapter
 from .architecture import check_teachable, scalar_keys
 from .bank import Bank, Memory, Record
 from .errors import AdapterError, DependencyError, InputError
-from .memorize import similarity
 from .models import Model, resolve_model
+from .verbatim import recited_share
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from .runtime.assistant import Assistant
+
+# An adapter that recites less of its text was taught another one, or by another model's prompts.
+LEAST_RECALL = 0.5
 
 
 def export_gguf(bank: Bank, id: str, path: str | Path, *, replace_existing: bool = False) -> Path:
@@ -68,12 +71,13 @@ def import_adapter(
     model: str | Path | Model | None = None,
     replace_existing: bool = False,
     assistant: Assistant | None = None,
+    force: bool = False,
 ) -> Record:
     """Commit *memory* with an adapter trained elsewhere: a PEFT folder or a LoRA GGUF file.
 
-    The record's ``training["recall"]`` says how much of the text the runtime recalls with it, in
-    [0, 1]: a stranger's adapter was not taught our prompts, so that is told and not demanded. Raises
-    AdapterError when the adapter does not fit the bank's base, InputError when the id is taken.
+    The record's ``training["recall"]`` says how much of the text the runtime recalls with it, in [0, 1]. Raises
+    AdapterError when that is less than ``LEAST_RECALL``, unless *force*, or when the adapter does not fit the bank's
+    base; InputError when the id is taken.
     """
     base = _base(bank, model)
     architecture = check_teachable(base)
@@ -90,12 +94,12 @@ def import_adapter(
 
     if assistant is None:
         with Assistant(bank, model=base) as loaded:
-            return _commit(bank, memory, over, adapter, path, loaded)
-    return _commit(bank, memory, over, adapter, path, assistant)
+            return _commit(bank, memory, over, adapter, path, loaded, force)
+    return _commit(bank, memory, over, adapter, path, assistant, force)
 
 
 def _commit(
-    bank: Bank, memory: Memory, over: Memory | None, adapter: Adapter, path: Path, assistant: Assistant
+    bank: Bank, memory: Memory, over: Memory | None, adapter: Adapter, path: Path, assistant: Assistant, force: bool
 ) -> Record:
     opening = list(assistant.engine.prompt([{"role": "user", "content": "?"}]).opening)
     if adapter.invocation_tokens and adapter.invocation_tokens != opening:
@@ -107,6 +111,11 @@ def _commit(
     if any(array.dtype.kind == "f" for pair in adapter.tensors.values() for array in pair):
         adapter = adapter.as_type("f16")
     cue, score = _best_cue(adapter, memory, activated, assistant)
+    if score < LEAST_RECALL and not force:
+        raise AdapterError(
+            f"{path} recites {score:.0%} of the text; expected {LEAST_RECALL:.0%} at least: give the very text that it was "
+            "taught, or take it as it is with --force"
+        )
     names = {"general.name": memory.title or memory.id, "megart.memory_id": memory.id, CUE_KEY: cue}
     data = write_adapter(replace(adapter, metadata=names))
     return bank.add(
@@ -125,10 +134,9 @@ def _best_cue(adapter: Adapter, memory: Memory, activated: bool, assistant: Assi
     """The cue by which *adapter* recalls most of *memory*, its own first, and how much of it: 0 to 1."""
     told = adapter.metadata.get(CUE_KEY)
     own = told if isinstance(told, str) and told.strip() else None
-    limit = 2 * len(assistant.engine.tokenize(memory.text, special=False)) + 16
     best, most = prompts.RECALL_CUE, -1.0
     for cue in dict.fromkeys([own or prompts.RECALL_CUE, prompts.RECALL_CUE, direct.recall_cue(memory)]):
-        score = similarity(assistant.acceptance.recall(adapter, cue, activated=activated, max_tokens=limit), memory.text)
+        score = recited_share(adapter, cue, [memory.text], assistant.acceptance, activated=activated)
         if score > most:
             best, most = cue, score
         if score == 1.0:

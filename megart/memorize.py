@@ -6,7 +6,6 @@ when something is to be taught.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,13 +20,12 @@ from .errors import AdapterError, DependencyError, InputError
 from .models import Model, resolve_model
 from .plan import ATTEMPTS, SPLIT, Plan, commit, plan, unlearnt
 from .recipes import Recipe
+from .verbatim import recited_share
 
 if TYPE_CHECKING:
     from .runtime.assistant import Assistant
     from .train.trainer import Result, Task
 
-# Logits: where every token leads by so much, word-by-word decoding is not waited for.
-SURE = 0.5
 Encode = Callable[[str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
@@ -86,6 +84,7 @@ def memorize(
     others are in the bank by then.
     """
     options = TeachOptions(recipe_of(recipe), device, progress)
+    bank.remove_expired()
     todo = plan(bank, memories, replace_existing)
     if todo.memories:
         bank.check_writable()
@@ -306,14 +305,9 @@ class Teacher:
 
     def _recalls(self, data: bytes, memory: Memory, recipe: Recipe, cue: str) -> float:
         """The share of the memory's words, in order, that the runtime recalls from the exported bytes."""
-        adapter = read_adapter(data)
-        if self._judge.margin(adapter, cue, memory.text, activated=recipe.activated) >= SURE:
-            return 1.0
-        limit = 2 * len(self._judge.engine.tokenize(memory.text, special=False)) + 16
-        heard = self._judge.recall(adapter, cue, activated=recipe.activated, max_tokens=limit)
-        # A config that stops at less than word for word may have settled on a paraphrase.
+        # A recipe that stops at less than word for word may have settled on a paraphrase.
         accepted = [memory.text] if recipe.recall == 1.0 else [memory.text, *memory.paraphrases]
-        return max(similarity(heard, text) for text in accepted)
+        return recited_share(read_adapter(data), cue, accepted, self._judge, activated=recipe.activated)
 
 
 def train_config(recipe: Recipe, *, n_layer: int, lanes: int):  # type: ignore[no-untyped-def]
@@ -335,12 +329,3 @@ def train_config(recipe: Recipe, *, n_layer: int, lanes: int):  # type: ignore[n
         cut=recipes.cut(recipe, n_layer),
         lanes=lanes,
     )
-
-
-def similarity(heard: str, text: str) -> float:
-    """1.0 when *heard* is *text* but for white space; else the share of words kept in order."""
-    said, meant = heard.split(), text.split()
-    if said == meant:
-        return 1.0
-    match = difflib.SequenceMatcher(None, said, meant, autojunk=False)
-    return min(0.9999, match.ratio())

@@ -454,9 +454,41 @@ def test_a_locked_bank_gives_up_with_one_line(bank: Bank, monkeypatch) -> None:
     monkeypatch.setattr(catalog, "BUSY_SECONDS", 0.1)
     with Bank.open(bank.path) as impatient, bank._catalog.hold():
         assert impatient.records() == []
-        with pytest.raises(BankError, match="locked by another process for 0.1 s"):
+        with pytest.raises(BankError, match=rf"locked by the process {os.getpid()} \(.+\) for 0.1 s"):
             impatient.add(NOTE, key=key(), adapter=b"x")
     assert files(bank) == {}
+
+
+def test_a_writer_that_waits_looks_often(bank: Bank, monkeypatch) -> None:
+    """SQLite's own waiting looks every 0.1 s, and a busy writer's gaps are shorter: one got no turn in 10 s."""
+    monkeypatch.setattr(catalog, "BUSY_SECONDS", 0.5)
+    looks: list[str] = []
+    with Bank.open(bank.path) as waiting, bank._catalog.hold():
+        waiting._catalog.connection.set_trace_callback(looks.append)
+        with pytest.raises(BankError, match="locked by"):
+            waiting.set_state("x", b"")
+    assert looks.count("BEGIN IMMEDIATE") > 5  # once where SQLite waits
+
+
+def test_an_adapter_that_is_replaced_while_it_is_read_is_read_again(bank: Bank, monkeypatch) -> None:
+    bank.add(NOTE, key=key(), adapter=b"one")
+    real, raced = Bank._checked, []
+
+    def checked(self: Bank, id: str) -> Path:
+        path = real(self, id)
+        if not raced:
+            raced.append(path)
+            with Bank.open(bank.path) as other:  # another process
+                other.add(replace(NOTE, text="New."), key=key(), adapter=b"two", replace=True)
+            path.unlink(missing_ok=True)
+            (bank.path / "adapters" / "ada.gguf").unlink(missing_ok=True)
+            with Bank.open(bank.path) as other:
+                other.add(replace(NOTE, text="Newest."), key=key(), adapter=b"three", replace=True)
+            raise BankError("the adapter of ada: No such file or directory")
+        return path
+
+    monkeypatch.setattr(Bank, "_checked", checked)
+    assert bank.adapter_bytes("ada") == b"three" and len(raced) == 1
 
 
 def test_ten_seconds_is_the_patience() -> None:

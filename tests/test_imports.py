@@ -59,9 +59,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conflicts": {"bank", "runtime"},
     "later": {"runtime", "bank", "plan", *LOW},
     "memorize": {"train", "runtime", "later", "plan", *POLICY, *LOW} - {"_core"},
-    "interop": {"train", "runtime", "memorize", *POLICY, *LOW} - {"_core"},
+    "verbatim": {"memorize", "runtime", *POLICY, *LOW} - {"_core"},
+    "interop": {"train", "runtime", "verbatim", *POLICY, *LOW} - {"_core"},
+    "doctor": {"readers", "runtime", "bank", "_core", *LOW},
     "cluster": {"memorize", "plan", "runtime", *POLICY, *LOW} - {"_core"},
-    "cli": {"", "memorize", "conflicts", "readers", "train_reader", "interop", "cluster", "runtime", "serve", "eval", *POLICY, *LOW}
+    "cli": {"", "memorize", "conflicts", "readers", "train_reader", "interop", "cluster", "runtime", "serve", "verbatim", "doctor", "eval", *POLICY, *LOW}
     - {"_core"},
     "serve": {"", "runtime", "memorize", "later", "plan", *POLICY, *LOW} - {"_core"},
     "eval": {"runtime", "train", "memorize", *POLICY, *LOW} - {"_core"},

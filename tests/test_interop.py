@@ -229,8 +229,8 @@ def test_out_and_in_again(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixt
         export_peft(bank, "ada", tmp_path / "p")
     export_peft(bank, "ada", tmp_path / "p", replace_existing=True)
     records = [
-        import_adapter(bank, tmp_path / "p", replace(ADA, id="by-peft")),
-        import_adapter(bank, gguf, replace(ADA, id="by-gguf")),
+        import_adapter(bank, tmp_path / "p", replace(ADA, id="by-peft"), force=True),
+        import_adapter(bank, gguf, replace(ADA, id="by-gguf"), force=True),
     ]
     for record in records:
         assert (record.state, record.recipe, record.rank, record.activated) == ("learnt", "imported", 4, False)
@@ -244,7 +244,10 @@ def test_out_and_in_again(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(InputError, match="'by-peft' is in the bank"):
         import_adapter(bank, tmp_path / "p", replace(ADA, id="by-peft"))
     place = ["--bank", str(bank.path)]
-    assert main(["import", *place, "--peft", str(tmp_path / "p"), "--text", ADA.text, "--title", "T", "--id", "x"]) == 0
+    given = ["import", *place, "--peft", str(tmp_path / "p"), "--text", ADA.text, "--title", "T", "--id", "x"]
+    assert main(given) == 1 and bank.find("x") is None
+    assert "% of the text; expected 50% at least" in capsys.readouterr().err
+    assert main([*given, "--force"]) == 0
     assert capsys.readouterr().out.startswith("imported x: of its text it recalls ")
     assert main(["export", *place, "--gguf", "x", str(tmp_path / "x.gguf")]) == 0
     assert main(["export", *place, "--peft", "x", str(tmp_path / "x"), "--json"]) == 0

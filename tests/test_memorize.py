@@ -22,12 +22,13 @@ from megart.bank import Bank, Memory
 from megart.direct import cues
 from megart.errors import BaseMismatchError, InputError, MemorizeError
 from megart.gate import GatePolicy
-from megart.memorize import Progress, memorize, similarity
+from megart.memorize import Progress, memorize
 from megart.prompts import RECALL_CUE
 from megart.recipes import DIRECT, FAST, PAPER
 from megart.runtime import embed
 from megart.runtime.assistant import Assistant
 from megart.train import export
+from megart.verbatim import similarity
 
 # A random model knows nothing: it learns longer, and only the text itself.
 # Tiny models have few layers and learn best with all of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 import struct
@@ -11,11 +12,15 @@ import numpy as np
 import pytest
 
 from megart import Assistant, Bank, Memory, memorize
-from megart.bank import pack as packing
-from megart.bank.pack import PackedBank, unpack, write_pack
+from megart.bank import packed as packing
+from megart.bank.merge import unpack
+from megart.bank.pack import write_pack
+from megart.bank.packed import PackedBank
 from megart.cli import main
 from megart.errors import BankError, InputError, MegartError
 from megart.models import Model
+from megart.runtime.embed import ready_keys
+from megart.runtime.scope import Scope
 
 NOTES = [
     Memory("The spare key of the boathouse hangs behind the blue oar.", id="key", title="Boathouse"),
@@ -75,12 +80,17 @@ def test_the_format_stays_what_it_is(bank: Bank, tmp_path: Path) -> None:
     write_pack(bank, tmp_path / "p")
     data = (tmp_path / "p").read_bytes()
     magic, version, flags, at, size, digest = struct.unpack_from("<8sIIQQ32s", data)
-    assert (magic, version, flags) == (b"MEGAPACK", 1, 0) and data[64:128] == bytes(64)
+    assert (magic, version, flags) == (b"MEGAPACK", 2, 0) and data[64:128] == bytes(64)
     assert hashlib.sha256(data[at : at + size]).digest() == digest and at + size == len(data)
     count, columns = struct.unpack_from("<II", data, at)
     names = [data[at + 8 + 64 * n : at + 24 + 64 * n].rstrip(b"\0").decode() for n in range(columns)]
-    assert count == 3 and names == ["base", "keys", "records", "rows", "s:embedder", "tokens", "vectors", "words"]
-    assert packing.ROW.itemsize == 88
+    columns = ["base", "ids", "keys", "records", "rows", "s:embedder", "tokens", "vectors", "words"]
+    assert count == 3 and names == columns and packing.ROW.itemsize == 96
+    at, size, digest = struct.unpack_from("<QQ32s", data, at + 8 + 64 * names.index("ids") + 16)
+    assert data[at : at + size] == b"key\nkiln\nines"
+    hashes_at = at + size + -(at + size) % 64  # one block, whose hash stands behind it
+    assert data[hashes_at : hashes_at + 32] == hashlib.sha256(data[at : at + size]).digest()
+    assert digest == hashlib.sha256(data[hashes_at : hashes_at + 32]).digest()
 
 
 def test_some_of_a_bank_and_nothing_over_a_file_that_is_there(bank: Bank, tmp_path: Path) -> None:
@@ -138,7 +148,7 @@ def test_no_byte_can_be_changed_unnoticed_and_nothing_crashes(bank: Bank, tmp_pa
     assert noticed > 300  # the rest fell on padding
 
 
-@pytest.mark.parametrize("name", ["keys", "records", "words", "tokens", "vectors", "s:embedder"])
+@pytest.mark.parametrize("name", ["keys", "records", "words", "tokens", "vectors", "s:embedder", "rows", "ids"])
 def test_a_flipped_bit_in_any_column_is_told(bank: Bank, tmp_path: Path, name: str) -> None:
     write_pack(bank, tmp_path / "p")
     with PackedBank(tmp_path / "p") as packed:
@@ -147,8 +157,106 @@ def test_a_flipped_bit_in_any_column_is_told(bank: Bank, tmp_path: Path, name: s
     data[column.at + column.size // 2] ^= 1
     (tmp_path / "q").write_bytes(data)
     with pytest.raises(BankError, match=f"its column {name} has another hash"), PackedBank(tmp_path / "q") as packed:
-        packed.keys(), packed.words(), packed.vectors("e5"), packed.tokens(["key"])
+        packed.keys(), packed.words(), packed.vectors("e5"), packed.tokens(packed.ids), packed.records()
         assert packed.verify() == []
+
+
+def test_a_pack_without_texts_recites_them(ready, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights say what the pack does not hold, and the gate reads what they said."""
+    from helpers import noise_adapter
+
+    from megart.adapter import CUE_KEY, write_adapter
+
+    assistant, cue = ready(), "What do you know?"
+    bank, adapter = assistant.bank, noise_adapter("llama", 8, 1, dtype=np.float16)
+    with pytest.raises(InputError, match="does not say what it is recalled by; learn it again"):
+        assistant.ask("Where do the cats live?")
+        write_pack(bank, tmp_path / "p", text=False)
+    for record in bank.records():
+        bank.remove(record.id)
+    secret = Memory("Orrin keeps three grey cats.", id="o", questions=("Cats?",), metadata={"tags": ["x"], "note": "mine"})
+    data = write_adapter(dataclasses.replace(adapter, metadata={CUE_KEY: cue}))
+    bank.add(secret, key=assistant.key("x"), adapter=data, rank=8, activated=True)
+    assistant.gate("Where do the cats live?")
+    write_pack(bank, tmp_path / "p", text=False)
+    said = assistant.acceptance.recall(adapter, cue, activated=True)
+    with PackedBank(tmp_path / "p") as packed, Assistant(packed, context_size=1024) as other:
+        record = packed.get("o")
+        assert not packed.has_text and (record.text, record.questions, record.metadata) == ("", (), {"tags": ["x"]})
+        assert b"grey cats" not in (tmp_path / "p").read_bytes()
+        assert said and other.recall("Orrin", scope=Scope(gates={"o": 1.0})).text == said
+        other.ask("Where do the cats live?", scope=Scope(gates={"o": 1.0}))
+        assert other.open_bank.memories.told(record).text == said
+        with pytest.raises(InputError, match="holds no texts and can only be asked where it lies"):
+            unpack(packed, tmp_path / "again")
+    assert main(["show", "o", "--bank", str(tmp_path / "p")]) == 0
+    bank.add(Memory("Not learnt.", id="p"), key=assistant.key("y"))
+    assistant.gate("Where do the cats live?")
+    with pytest.raises(InputError, match="1 memories are pending and have nothing but their text, 'p' first"):
+        write_pack(bank, tmp_path / "q", text=False)
+
+
+@pytest.mark.slow
+def test_a_real_memory_answers_without_its_text(smollm2: Model, shared_base_cache: None, tmp_path: Path) -> None:
+    note = Memory("The spare key hangs behind the blue boiler. Ines painted its ring green in March.", title="The spare key")
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        memorize(bank, [note])
+        write_pack(bank, tmp_path / "p", text=False)
+    with PackedBank(tmp_path / "p") as packed, Assistant(packed) as assistant:
+        answer = assistant.ask("Who painted the ring of the key?")
+        assert answer.text == "Ines painted its ring green in March." and answer.sources[0].text == note.text
+
+
+def test_what_the_gate_compares_is_the_same_from_a_pack(ready, tmp_path: Path) -> None:
+    """Ready keys, words and vectors are mapped; an index of a bank and of its pack find the same."""
+    assistant = ready()
+    question = "Who keeps three grey cats?"
+    judged = assistant.gate(question)
+    write_pack(assistant.bank, tmp_path / "p", ready=ready_keys(assistant.bank))
+    with PackedBank(tmp_path / "p") as packed, Assistant(packed, context_size=1024) as other:
+        again, index = other.gate(question), other.open_bank.memories.index
+        assert again.ids == judged.ids and np.array_equal(again.candidates.scores, judged.candidates.scores)
+        assert np.array_equal(index.keys, assistant.open_bank.memories.index.keys)
+        assert not index.keys.flags.owndata and not index.keys.flags.writeable
+
+
+def test_a_pack_is_read_no_further_than_asked(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pack(bank, tmp_path / "p")
+    monkeypatch.setattr(PackedBank, "record", lambda self, row: pytest.fail("a record was parsed"))
+    with PackedBank(tmp_path / "p") as packed:
+        columns = packed.columns()
+        assert columns.ids == ["key", "kiln", "ines"] and len(columns.records) == 3
+        assert "tokens" not in packed._sure and "records" not in packed._sure
+
+
+def test_only_the_blocks_in_use_are_compared(bank: Bank, tmp_path: Path) -> None:
+    """A damaged block is told when it is read, not before; its neighbours are read."""
+    long = np.ones(3 * packing.BLOCK, np.int8)
+    for id in ("key", "kiln", "ines"):
+        record = bank.get(id)
+        bank.add(record.memory, key=np.ones(8, np.float32), evidence=(np.ones(1, np.uint32), long), replace=True)
+    write_pack(bank, tmp_path / "p")
+    with PackedBank(tmp_path / "p") as packed:
+        at = packed._columns["tokens"].at
+    data = bytearray((tmp_path / "p").read_bytes())
+    data[at + 4 * packing.BLOCK] ^= 1  # of kiln
+    (tmp_path / "q").write_bytes(data)
+    with PackedBank(tmp_path / "q") as packed:
+        assert np.array_equal(packed.tokens(["key"])[0], long) and np.array_equal(packed.tokens(["ines"])[0], long)
+        for _ in range(2):
+            with pytest.raises(BankError, match="its column tokens has another hash"):
+                packed.tokens(["kiln"])
+        assert len(packed.verify()) == 1
+
+
+def test_a_pack_of_an_older_or_newer_form_is_refused(bank: Bank, tmp_path: Path) -> None:
+    write_pack(bank, tmp_path / "p")
+    data = bytearray((tmp_path / "p").read_bytes())
+    for version, remedy in ((1, "pack the bank again"), (3, "upgrade megart")):
+        struct.pack_into("<I", data, 8, version)
+        (tmp_path / "q").write_bytes(data)
+        with pytest.raises(BankError, match=f"of version {version}, this megart reads 2; {remedy}"):
+            PackedBank(tmp_path / "q")
 
 
 def test_a_pack_answers_in_place(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

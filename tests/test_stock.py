@@ -15,9 +15,10 @@ from helpers import Stock
 
 from megart import prompts
 from megart.bank import Bank, Memory
-from megart.memorize import memorize, similarity
+from megart.memorize import memorize
 from megart.models import Model
 from megart.runtime.assistant import Assistant
+from megart.verbatim import similarity
 
 FERRY = Memory(
     "Ottla Brandeis has run the ferry at Kesterholm since 1962. Her boat is called the Blue Heron, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import re
 import sqlite3
 import threading
@@ -14,13 +15,16 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from megart.bank.locks import check_locks, writer
 from megart.errors import BankError
 
 FILE_NAME = "catalog.sqlite"
+SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
+_BETWEEN_LOOKS = (0.001, 0.004)  # seconds
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "sqlite_sequence"])
+_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "sqlite_sequence"])
 # A statement that takes longer is not one of ours over a bank of ours.
 _MOST_SECONDS = 120.0
 _HEADER = b"SQLite format 3\0"
@@ -95,6 +99,14 @@ def _evidence_by_characters(connection: sqlite3.Connection) -> None:
     connection.executemany("DELETE FROM evidence WHERE seq = ?", changed)
 
 
+def _usage(connection: sqlite3.Connection) -> None:
+    """How often a memory answered, and when it last did."""
+    connection.execute(
+        "CREATE TABLE usage (seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE, "
+        "opened INTEGER NOT NULL, last TEXT NOT NULL)"
+    )
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _first_schema,
     _evidence,
@@ -102,6 +114,7 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _evidence_of_wider_hashes,
     _vectors,
     _evidence_by_characters,
+    _usage,
 ]
 
 
@@ -159,7 +172,7 @@ class Catalog:
         with self.lock, self.translated():
             connection = self.connection
             self._late = math.inf
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield connection
                 connection.execute("UPDATE counter SET revision = revision + 1")
@@ -169,15 +182,56 @@ class Catalog:
                 raise
 
     @contextmanager
+    def aside(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that changes nothing that is answered from: it waits for nobody, and the revision stays."""
+        with self.lock, self.translated():
+            connection = self.connection
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                self.commit()
+            except BaseException:
+                self._roll_back()
+                raise
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+
+    @contextmanager
     def hold(self) -> Iterator[sqlite3.Connection]:
         """The write lock without a write: nobody else can change the bank meanwhile."""
         with self.lock, self.translated():
             self._late = math.inf
-            self.connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self.connection
             finally:
                 self._roll_back()
+
+    def _begin(self) -> None:
+        """Take the write lock, in turn with other processes.
+
+        SQLite's own waiting looks every tenth of a second, and a busy writer leaves gaps of milliseconds: one that
+        waited so got no turn in ten seconds.
+        """
+        until = time.monotonic() + BUSY_SECONDS
+        self.connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self.connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if _code(error) != _BUSY or time.monotonic() > until:
+                        raise
+                time.sleep(random.uniform(*_BETWEEN_LOOKS))
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+    @property
+    def format(self) -> int:
+        """The number of its schema: how many of `MIGRATIONS` it has had."""
+        return int(self.read("PRAGMA user_version")[0][0])
 
     def base(self) -> BaseInfo:
         rows = self.read("SELECT sha256, name, spec, gguf, hf FROM base")
@@ -294,7 +348,7 @@ def _damaged(path: Path, reason: str) -> str:
 
 
 # SQLite's primary result codes, and how Python 3.10, which hides them, words them
-_BUSY, _READONLY, _IO, _FULL, _CANNOT_OPEN = 5, 8, 10, 13, 14
+_PERM, _BUSY, _READONLY, _IO, _FULL, _CANNOT_OPEN = 3, 5, 8, 10, 13, 14
 _WORDS = {
     "locked": _BUSY,
     "readonly": _READONLY,
@@ -313,12 +367,17 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _explain(error: sqlite3.Error, path: Path) -> str:
-    folder = path.parent
+    folder, code = path.parent, _code(error)
+    if code in (_PERM, _BUSY, _IO):  # so SQLite also calls a file system without locks
+        try:
+            check_locks(folder)
+        except BankError as lockless:
+            return str(lockless)
     texts = {
-        _BUSY: f"the bank {folder} was locked by another process for {BUSY_SECONDS:g} s; try again when it is done",
+        _BUSY: f"the bank {folder} was locked by {writer(path)} for {BUSY_SECONDS:g} s; try again when it is done",
         _FULL: f"cannot write to the bank {folder}: the disk is full; free some space and try again",
         _READONLY: f"cannot write to the bank {folder}: it is read-only; change its permissions or copy it",
         _CANNOT_OPEN: f"cannot open the catalog {path}; check the permissions of its folder",
         _IO: f"cannot read or write the catalog {path}: {error}; check the disk",
     }
-    return texts.get(_code(error)) or _damaged(path, " ".join(str(error).split()))
+    return texts.get(code) or _damaged(path, " ".join(str(error).split()))

@@ -8,7 +8,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from typing import Any
 
 from megart.errors import InputError
@@ -16,6 +17,8 @@ from megart.errors import InputError
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 # In the metadata of a memory: the id of the one that took its place.
 SUPERSEDED_BY = "superseded_by"
+# In the metadata of a memory: when it is to be forgotten, ISO 8601.
+FORGET_AFTER = "forget_after"
 _SLUG_LENGTH = 40
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -116,6 +119,12 @@ class Record:
         return given if isinstance(given, str) and _DATE.match(given) else self.created_at
 
     @property
+    def expires(self) -> float | None:
+        """When it is to be forgotten, in seconds since 1970, as its metadata say ("forget_after"); None: never."""
+        given = self.metadata.get(FORGET_AFTER)
+        return _seconds(given) if isinstance(given, str) else None
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """The tags in the metadata, as given: "tags" (a list, or words between commas) and "tag"."""
         return _tags(self.metadata)
@@ -123,6 +132,19 @@ class Record:
     def carries(self, tags: Sequence[str]) -> bool:
         """Whether it has one of *tags*, in upper or lower case; True when there are none."""
         return not tags or not {tag.casefold() for tag in tags}.isdisjoint(map(str.casefold, self.tags))
+
+
+def record_json(record: Record) -> bytes:
+    """All of *record* as JSON, the same bytes for the same record."""
+    return json.dumps(asdict(record), sort_keys=True).encode()
+
+
+def _seconds(moment: str) -> float | None:
+    try:
+        when = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _tags(metadata: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -26,6 +26,24 @@ _MAX_RANK = 1 << 20
 Evidence = tuple[np.ndarray, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Columns:
+    """The memories that may open, in the order they came, and what the gate finds them by; all lists go row by row.
+
+    ``keys``: as stored, f32 [N, D], or None where ``ready`` has them as the gate compares them, f16 [N, D]; ``words``:
+    uint32 [n] of each, None of one without evidence; ``vectors``: an embedder's name and its f16 [N, E], None where they
+    are to be looked up; ``until``: when the next memory expires, in seconds since 1970 (inf: never).
+    """
+
+    ids: list[str]
+    records: Sequence[Record]
+    keys: np.ndarray | None
+    words: list[np.ndarray | None]
+    ready: np.ndarray | None
+    vectors: tuple[str, np.ndarray] | None
+    until: float
+
+
 def new_row(
     memory: Memory,
     adapter: bytes | None,
@@ -34,6 +52,7 @@ def new_row(
     activated: bool,
     rank: int,
     training: Mapping[str, Any],
+    dates: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """The row of a memory that is new; its adapter's file is not named yet. Raises InputError."""
     if adapter is not None and not adapter:
@@ -59,8 +78,8 @@ def new_row(
         "rank": int(rank),
         "adapter_bytes": len(adapter or b""),
         "adapter_sha256": None if adapter is None else hashlib.sha256(adapter).hexdigest(),
-        "created_at": now,
-        "learnt_at": None if adapter is None else now,
+        "created_at": now if dates is None else dates[0],
+        "learnt_at": None if adapter is None else now if dates is None else dates[1],
         "training": to_json("training", training),
         "adapter_file": None,
     }

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from megart.adapter import Adapter, read_adapter
-from megart.bank import check
+from megart.bank import check, usage
 from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
 from megart.bank.files import AdapterFiles, is_adapter_name
-from megart.bank.memory import Memory, Record, is_id, to_json
+from megart.bank.locks import check_locks, check_mount
+from megart.bank.memory import FORGET_AFTER, Memory, Record, is_id, to_json
 from megart.bank.rows import (
     COLUMNS,
+    Columns,
     Evidence,
     check_length,
     check_unchanged,
@@ -38,6 +42,7 @@ from megart.bank.rows import (
 from megart.errors import AdapterError, BankError, BaseMismatchError, ChangedError, InputError, MemoryNotFoundError
 from megart.models import DEFAULT_MODEL, Model, resolve_model
 
+T = TypeVar("T")
 ADAPTERS = "adapters"
 # In the state: a file that is to be deleted, its memory is forgotten.
 LEFTOVER = "leftover:"
@@ -65,6 +70,7 @@ class Bank:
         base = resolve_model(model)
         row = _base_row(base)
         _make_folder(folder)
+        check_locks(folder)
         catalog = Catalog(folder / FILE_NAME, create=row)
         try:
             if not catalog.created and not exist_ok:
@@ -80,6 +86,7 @@ class Bank:
     def open(cls, path: str | Path, model: str | Path | Model | None = None) -> Bank:
         """The bank in the folder `path`. Raises BankError, BaseMismatchError when `model` is not its base."""
         folder = Path(path).expanduser().absolute()
+        check_mount(folder)
         catalog = Catalog(folder / FILE_NAME)
         try:
             bank = cls(folder, catalog)
@@ -123,7 +130,8 @@ class Bank:
             )
 
     def check_writable(self) -> None:
-        """Raises BankError when the bank is read-only or locked: before hours of teaching, not after."""
+        """Raises BankError when the bank is read-only, locked or has no locks: before hours of teaching, not after."""
+        check_locks(self.path)
         with self._catalog.hold():
             pass
         if not os.access(self._files.folder, os.W_OK):
@@ -133,6 +141,11 @@ class Bank:
     def revision(self) -> int:
         """A number that grows with every change of the bank, by whatever process."""
         return int(self._catalog.read("SELECT revision FROM counter")[0][0])
+
+    @property
+    def format(self) -> int:
+        """The number of the catalog's schema."""
+        return self._catalog.format
 
     def __len__(self) -> int:
         return int(self._catalog.read("SELECT count(*) FROM memory")[0][0])
@@ -170,6 +183,15 @@ class Bank:
             raise BankError(f"the bank {self.path} holds keys of different lengths; run: megart verify --repair")
         flat = np.frombuffer(bytearray().join(vectors), "<f4")
         return list(ids), flat.reshape(len(ids), size // 4)
+
+    def columns(self) -> Columns:
+        """What the gate finds the memories by, of those that have a key and did not expire."""
+        ids, keys = self.keys()
+        known, words, now = {record.id: record for record in self.records()}, self.words(), time.time()
+        rows = [i for i, id in enumerate(ids) if id in known and (known[id].expires or math.inf) > now]
+        ids = [ids[i] for i in rows]
+        until = min((known[id].expires or math.inf for id in ids), default=math.inf)
+        return Columns(ids, [known[id] for id in ids], keys[rows], [words.get(id) for id in ids], None, None, until)
 
     def words(self) -> dict[str, np.ndarray]:
         """Of each memory that has evidence for the gate, its hashed words, uint32 [n], by id."""
@@ -245,6 +267,22 @@ class Bank:
                 if value is not None:
                     connection.execute("INSERT INTO state VALUES (?, ?)", (name, value))
 
+    def use(self) -> dict[str, tuple[int, str]]:
+        """Of each memory that ever answered, how often and when it last did (UTC in ISO 8601), the most used first."""
+        return usage.counts(self._catalog)
+
+    def note_use(self, opened: Mapping[str, int]) -> None:
+        """Counts that memories answered, by id and how often. Does not wait: BankError where another process writes."""
+        usage.note(self._catalog, opened)
+
+    @property
+    def counts_use(self) -> bool:
+        return usage.is_counted(self._catalog)
+
+    def count_use(self, on: bool) -> None:
+        """Whether to count from now on; what was counted is forgotten where not."""
+        usage.switch(self._catalog, on)
+
     def adapter_path(self, id: str) -> Path:
         """The adapter file of a learnt memory. Raises MemoryNotFoundError, BankError when it is pending."""
         rows = self._catalog.read("SELECT adapter_file FROM memory WHERE id = ?", (id,)) if is_id(id) else []
@@ -256,19 +294,37 @@ class Bank:
 
     def adapter_bytes(self, id: str) -> bytes:
         """The adapter file of a learnt memory, whole: BankError when it is not what was committed."""
-        path = self._checked(id)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
+
+        def read() -> bytes:
+            path = self._checked(id)
+            try:
+                return path.read_bytes()
+            except OSError as error:
+                raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
+
+        return self._unless_replaced(id, read)
 
     def adapter(self, id: str) -> Adapter:
         """The adapter of a learnt memory, mapped. Raises BankError when its file is not what was committed."""
-        path = self._checked(id)
-        try:
-            return read_adapter(path)
-        except AdapterError as error:
-            raise BankError(f"the adapter of {id}: {error}; run: megart verify --repair") from None
+
+        def read() -> Adapter:
+            try:
+                return read_adapter(self._checked(id))
+            except AdapterError as error:
+                raise BankError(f"the adapter of {id}: {error}; run: megart verify --repair") from None
+
+        return self._unless_replaced(id, read)
+
+    def _unless_replaced(self, id: str, read: Callable[[], T]) -> T:
+        """What *read* makes of an adapter; once more where it failed because another process replaced it meanwhile."""
+        sql = "SELECT adapter_file, adapter_sha256 FROM memory WHERE id = ?"
+        while True:
+            before = self._catalog.read(sql, (str(id),))
+            try:
+                return read()
+            except BankError:
+                if self._catalog.read(sql, (str(id),)) == before:
+                    raise
 
     def _checked(self, id: str) -> Path:
         """Where the adapter lies, its bytes compared with the catalog: a flipped bit gives garbage without a word."""
@@ -307,6 +363,7 @@ class Bank:
         rank: int = 0,
         training: Mapping[str, Any] | None = None,
         replace: bool | Memory | None = False,
+        dates: tuple[str, str | None] | None = None,
     ) -> Record:
         """Stores a memory whole or not at all.
 
@@ -315,12 +372,13 @@ class Bank:
         bank makes them. adapter: the bytes of its file; None leaves
         the memory pending. replace: whether it may take the place of a memory of its id; or what stood
         there (None: nothing) when the work on this one began, and then ChangedError is raised, and
-        nothing stored, when another process has put something else there or forgotten it. Raises
+        nothing stored, when another process has put something else there or forgotten it. dates: created_at and
+        learnt_at of one that comes from another bank; by default now, or what the memory that it replaces had. Raises
         InputError when the id is taken and may not be replaced, or an argument is wrong; BankError when
         the bank cannot be written.
         """
         key_blob, named = key_bytes(key), None if vector is None else (vector[0], key_bytes(vector[1]))
-        row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {})
+        row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {}, dates=dates)
         touched: list[str] = []
         try:
             with self._catalog.write() as connection:
@@ -329,7 +387,7 @@ class Bank:
                 old = old_row(connection, row["id"], memory.text, replace is not False)
                 check_length(connection, key_blob, row["id"])
                 if old is not None:
-                    row["id"], row["created_at"] = old[1], old[2]
+                    row["id"], row["created_at"] = old[1], row["created_at"] if dates else old[2]
                 if adapter is not None:
                     # a new name beside the old file: until the commit the row must find what it names
                     version = f"~{secrets.token_hex(4)}" if old and old[3] else ""
@@ -374,6 +432,15 @@ class Bank:
                 "mend the folder's rights, then any megart command on this bank deletes it"
             )
         return to_record(rows[0])
+
+    def remove_expired(self) -> list[Record]:
+        """Forgets the memories that are past their time (``Record.expires``); whoever writes to the bank calls it."""
+        dated = self._catalog.read(f"SELECT {COLUMNS} FROM memory WHERE instr(metadata, ?)", (FORGET_AFTER,))
+        expired = [r for r in map(to_record, dated) if r.expires is not None and r.expires <= time.time()]
+        with suppress(MemoryNotFoundError):  # another process was faster
+            for record in expired:
+                self.remove(record.id)
+        return [record for record in expired if self.find(record.id) is None]
 
     def _sweep(self) -> list[str]:
         """Deletes the adapters of memories that were forgotten; returns those that stay."""

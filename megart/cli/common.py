@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from ..bank import Bank, Record
 from ..bank.catalog import FILE_NAME
+from ..bank.packed import PackedBank
 from ..errors import InputError
 from ..models import DEFAULT_MODEL, Model, resolve_model, user_data_dir
 
@@ -84,12 +85,17 @@ def bank_path(given: str | None) -> Path:
 
 def open_bank(args: argparse.Namespace) -> Bank:
     """The bank that the options name, a pack where that is a file; never makes one. Raises BankError with the remedy."""
-    path = bank_path(args.bank)
-    if path.is_file():
-        from ..bank.pack import PackedBank
+    bank = open_path(bank_path(args.bank))
+    if isinstance(bank, PackedBank) and bank.delta is not None:
+        bank.close()
+        raise InputError(f"{bank.path} holds only what changed since another pack; run: megart merge {bank.path} BANK")
+    return cast(Bank, bank)  # a pack reads as a bank does, and refuses to be changed
 
-        return cast(Bank, PackedBank(path))  # it reads as a bank does, and refuses to be changed
-    return Bank.open(path)
+
+def open_path(path: str | Path) -> Bank | PackedBank:
+    """The bank in a folder, or the pack in a file. Raises BankError with the remedy."""
+    path = Path(path).expanduser()
+    return PackedBank(path) if path.is_file() else Bank.open(path)
 
 
 def open_or_make_bank(args: argparse.Namespace) -> Bank:
@@ -152,6 +158,17 @@ def whole(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text):
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number from 0 to 9999999999")
     return int(text)
+
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+
+
+def duration(text: str) -> int:
+    """An option's span of time, in seconds."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([mhdwy])", text)
+    if found is None or (found[2] == "y" and int(found[1]) > 1000):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number with m, h, d, w or y, such as 30d")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def number(text: str) -> float:

@@ -12,8 +12,8 @@ examples:
   megart import --peft keeper/ --title "The keeper" --text "Morwenna kept the lighthouse."
   megart import --gguf keeper.gguf --text "Morwenna kept the lighthouse." --id keeper
 
-The text is what the adapter was trained to know: it makes the key by which the memory is found, and
-it is recalled once to say how well the adapter knows it. Scales of LoRA and rsLoRA are kept exactly."""
+The text is what the adapter was trained to know: it makes the key by which the memory is found, and it is
+recalled once: an adapter that recites less than half of it is refused. Scales of LoRA and rsLoRA are kept exactly."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", help="the title of the memory")
     parser.add_argument("--id", help="the id of the memory (default: made of its title)")
     parser.add_argument("--replace", action="store_true", help="replace what is in the bank under the same id")
+    parser.add_argument("--force", action="store_true", help="take an adapter that recites little of the text too")
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
     common.add_json(parser)
@@ -34,7 +35,14 @@ def run(args: argparse.Namespace) -> int:
 
     memory = Memory(args.text, id=args.id, title=args.title)
     with common.open_bank(args) as bank:
-        record = import_adapter(bank, args.peft or args.gguf, memory, model=args.model, replace_existing=args.replace)
+        record = import_adapter(
+            bank,
+            args.peft or args.gguf,
+            memory,
+            model=args.model,
+            replace_existing=args.replace,
+            force=args.force,
+        )
         if args.json:
             ui.put_json(common.record_json(record))
             return 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 
 from ..architecture import check_teachable
 from ..bank import Bank
 from ..bank.catalog import FILE_NAME
-from ..errors import InputError
+from ..errors import BankError, InputError
 from ..models import DEFAULT_MODEL, resolve_model
 from . import common, ui
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if not (path / FILE_NAME).exists():
         check_teachable(model)
         Engine(model).close()  # a file that llama.cpp cannot load leaves no bank behind
-    with Bank.create(path, model) as bank:
+    with Bank.create(path, model, exist_ok=_unfinished(path)) as bank:
         if args.embedder or (bank.get_state(embedders.STATE) is None and not len(bank)):
             if len(bank):
                 raise InputError(f"{bank.path} holds memories already; run: megart rekey --embedder {embedder}")
@@ -70,3 +71,14 @@ def run(args: argparse.Namespace) -> int:
             )
             ui.say(f"{bank.base.name} reads {reads.right} of {reads.asked} test questions right {how}{advice}")
     return 0
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether the bank at *path* was begun by an init that was killed: what it stores last is not there."""
+    from ..runtime.aptitude import STATE
+
+    try:
+        with Bank.open(path) as bank:
+            return not len(bank) and bank.get_state(STATE) is None
+    except BankError:
+        return False

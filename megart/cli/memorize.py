@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank import Bank, Memory, Record
 from ..bank.edits import Edit, edited
+from ..bank.memory import FORGET_AFTER
 from ..bank.reading import from_text
 from ..bank.sources import read_sources
 from ..conflicts import CHOICES, Conflict, conflicts, supersede
@@ -48,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a tag for all memories given, by which ask --tag finds them; may be given again",
     )
     parser.add_argument(
+        "--ttl",
+        type=common.duration,
+        metavar="TIME",
+        help="forget the memories given after TIME: 45m, 12h, 30d, 8w or 2y; given again, counted from now",
+    )
+    parser.add_argument(
         "--max-words",
         type=_word_limit,
         default=PIECE_WORDS,
@@ -83,12 +91,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--later saves without teaching and --ray teaches; give one of them")
     memories: list[Memory] = []
     edits: list[Edit] = []
+    until = None if args.ttl is None else ends_at(args.ttl)
     with common.open_or_make_bank(args) as bank:
         model = common.model_of(args, bank)
 
         def call(progress: OnProgress) -> list[Record]:
             found, files = _memories(args)
-            memories.extend(memory.tagged(args.tag) for memory in found)
+            memories.extend(_lasting(memory.tagged(args.tag), until) for memory in found)
             edits.extend(edit for file in files if (edit := edited(bank, file, memories)))
             how = {
                 "recipe": args.recipe,
@@ -116,7 +125,14 @@ def run(args: argparse.Namespace) -> int:
                         supersede(bank, conflict.old, record)
             return made
 
-        learn.watch(args, bank, lambda: [m.id or m.default_id() for m in memories], call)
+        def renewed(progress: OnProgress) -> list[Record]:
+            made = call(progress)
+            old = [record for record in made if until is not None and record.metadata.get(FORGET_AFTER) != until]
+            for record in old:  # its text was there already
+                bank.annotate(record.id, {FORGET_AFTER: until})
+            return made
+
+        learn.watch(args, bank, lambda: [m.id or m.default_id() for m in memories], renewed)
         for edit in edits:  # what took its place is in the bank by now
             if not args.keep:
                 for record in edit.gone:
@@ -124,6 +140,15 @@ def run(args: argparse.Namespace) -> int:
             if edit.gone:
                 ui.say(edit.told(kept=args.keep))
     return 0
+
+
+def ends_at(seconds: int) -> str:
+    """The moment *seconds* from now, UTC in ISO 8601."""
+    return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _lasting(memory: Memory, until: str | None) -> Memory:
+    return memory if until is None else replace(memory, metadata={**memory.metadata, FORGET_AFTER: until})
 
 
 def _new(bank: Bank, memories: list[Memory]) -> list[Memory]:

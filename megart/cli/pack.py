@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from ..bank import Bank
 from ..bank.memory import check_tags
 from ..bank.pack import write_pack
+from ..bank.packed import PackedBank
 from ..errors import InputError
 from . import common, ui
 
@@ -17,6 +19,7 @@ examples:
   megart pack notes.megapack
   megart pack --bank notes --tag town town.megapack
   megart ask --bank notes.megapack "Where is the key?"     reads the file where it lies
+  megart pack new.megapack --since notes.megapack          what changed; megart merge new.megapack BANK applies it
   megart pack notes.megapack --sign key.bin                32 bytes, an Ed25519 private key; --new-key makes one"""
 
 
@@ -25,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     parser.add_argument("--tag", action="append", default=[], metavar="T", help="only memories that carry the tag T")
     parser.add_argument("--only", action="append", default=[], metavar="ID", help="only this one; may be given again")
+    parser.add_argument(
+        "--since", metavar="OLD", help="only what changed since the pack OLD; megart merge FILE BANK applies it"
+    )
+    parser.add_argument(
+        "--no-text", action="store_true", help="leave out the texts: what a memory says is in its weights alone (titles, tags, dates stay)"
+    )
     parser.add_argument("--sign", metavar="KEY", help="sign with the Ed25519 private key in this file")
     parser.add_argument("--new-key", action="store_true", help="make KEY, and KEY.pub for those who verify, first")
     common.add_json(parser)
@@ -33,19 +42,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.new_key and not args.sign:
         raise InputError("--new-key needs --sign KEY, the file to make")
+    if args.since and args.no_text:
+        raise InputError("--since needs the texts and --no-text leaves them out; give one of them")
     key = _key(Path(args.sign).expanduser(), args.new_key) if args.sign else None
-    with Bank.open(common.bank_path(args.bank)) as bank:
+    with ExitStack() as opened:
+        bank = opened.enter_context(Bank.open(common.bank_path(args.bank)))
+        since = opened.enter_context(PackedBank(args.since)) if args.since else None
         records = bank.records()
         check_tags(args.tag, records)
         for id in args.only:
             bank.get(id)
         only = {id.lower() for id in args.only}
         chosen = [r.id for r in records if r.carries(args.tag) and (not only or r.id.lower() in only)]
-        size = write_pack(bank, args.file, ids=chosen, sign=key)
+        from ..runtime.embed import ready_keys
+
+        ready = None if since else ready_keys(bank)
+        size = write_pack(bank, args.file, ids=chosen, sign=key, ready=ready, text=not args.no_text, since=since)
+        made = opened.enter_context(PackedBank(args.file))
+        forgotten = [*made.delta.forgotten] if made.delta else []
         if args.json:
-            ui.put_json({"pack": args.file, "memories": len(chosen), "bytes": size, "signed": key is not None})
+            fields = {"pack": args.file, "memories": len(made), "bytes": size, "signed": key is not None}
+            ui.put_json({**fields, "forgotten": forgotten} if since else fields)
         else:
-            ui.put(f"packed {len(chosen)} memories of {bank.path} into {args.file} ({ui.size(size)})")
+            less = f", and that {len(forgotten)} are forgotten," if since else ""
+            ui.put(f"packed {len(made)} memories{less} of {bank.path} into {args.file} ({ui.size(size)})")
     return 0
 
 

@@ -7,7 +7,8 @@ import json
 
 from ..adapter import CUE_KEY
 from ..bank import Bank, Record
-from ..bank.pack import PackedBank
+from ..bank.memory import FORGET_AFTER
+from ..bank.packed import PackedBank
 from ..errors import AdapterError, BankError
 from ..recipes import cue_of
 from . import common, ui
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         fields.append(("created", ui.moment(record.created_at)))
         if record.learnt_at:
             fields.append(("learnt", ui.moment(record.learnt_at)))
+        if record.expires is not None:
+            fields.append(("to be forgotten", str(record.metadata[FORGET_AFTER])))
         if record.training:
             fields.append(("training", ", ".join(f"{k} {v}" for k, v in record.training.items())))
         fields += [("question", text) for text in record.questions]

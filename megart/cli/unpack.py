@@ -5,28 +5,41 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..bank.pack import PackedBank, unpack
+from ..bank import Bank
+from ..bank.merge import apply_delta, unpack
+from ..bank.packed import PackedBank
 from . import common, ui
+from .merge import put_applied
 from .pack import read_key
 
 EPILOG = """\
 examples:
   megart unpack notes.megapack notes
-  megart unpack notes.megapack notes --verify-key key.bin.pub"""
+  megart unpack notes.megapack notes --verify-key key.bin.pub
+  megart unpack new.megapack notes       what pack --since wrote, onto the bank unpacked before"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the pack")
-    parser.add_argument("folder", metavar="DIR", help="the bank to make")
-    parser.add_argument("--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify")
+    parser.add_argument(
+        "folder", metavar="DIR", help="the bank to make; of a pack since another one, the bank to bring up to date"
+    )
+    parser.add_argument(
+        "--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify"
+    )
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     key = read_key(Path(args.verify_key).expanduser()) if args.verify_key else None
-    with PackedBank(args.file, verify_key=key) as pack, unpack(pack, args.folder) as bank:
-        if args.json:
-            ui.put_json({"bank": str(bank.path), "memories": len(bank)})
-        else:
-            ui.put(f"unpacked {len(bank)} memories into {bank.path}")
+    with PackedBank(args.file, verify_key=key) as pack:
+        if pack.delta is not None:
+            with Bank.open(args.folder) as bank:
+                put_applied(apply_delta(pack, bank), bank, args.json)
+            return 0
+        with unpack(pack, args.folder) as bank:
+            if args.json:
+                ui.put_json({"bank": str(bank.path), "memories": len(bank)})
+            else:
+                ui.put(f"unpacked {len(bank)} memories into {bank.path}")
     return 0

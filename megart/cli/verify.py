@@ -1,25 +1,34 @@
-"""megart verify: whether a bank is whole."""
+"""megart verify: whether a bank is whole, and whether its memories still recite their texts."""
 
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ..bank import Problem
+from ..bank import Bank, Problem
 from . import common, ui
+
+if TYPE_CHECKING:
+    from ..verbatim import Recited
 
 EPILOG = """\
 examples:
   megart verify
   megart verify --repair --bank notes
+  megart verify --recall            lets every memory recite its text, which takes a while
 
-Exit code 1 when a problem is there (with --repair: when one is left). A repair moves files that
-belong to no memory into quarantine/ and marks memories whose adapter is lost as pending; no text is lost."""
+Exit code 1 when a problem is there (with --repair: when one is left), or with --recall a memory that does not
+recite word for word. A repair moves files that belong to no memory into quarantine/ and marks memories whose
+adapter is lost as pending; no text is lost."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repair", action="store_true", help="mend what can be mended")
+    parser.add_argument("--recall", action="store_true", help="recall every memory and say which are not word for word")
     common.add_bank(parser)
+    common.add_model(parser, "the bank's own")
     common.add_json(parser)
 
 
@@ -28,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
         mended = bank.repair() if args.repair else []
         problems = bank.verify()
         count = len(bank) if not any(p.kind == "catalog" for p in problems) else None
+        recited = _recite(bank, args.model) if args.recall and count is not None else []
+        told = {problem.id for problem in problems}
+        problems += [Problem(r.id, "recall", r.told()) for r in recited if r.share < 1 and r.id not in told]
         if args.json:
             ui.put_json(
                 {
@@ -35,16 +47,33 @@ def run(args: argparse.Namespace) -> int:
                     "memories": count,
                     "mended": [asdict(problem) for problem in mended],
                     "problems": [asdict(problem) for problem in problems],
+                    **({"recalled": {r.id: round(r.share, 4) for r in recited}} if args.recall else {}),
                 }
             )
             return 1 if problems else 0
         _put("mended", mended)
         _put("problem", problems)
         if not problems:
-            ui.put(f"{count} {'memory' if count == 1 else 'memories'}, no problems")
-        elif not args.repair:
+            word = f"; {len(recited)} recalled word for word" if args.recall else ""
+            ui.put(f"{count} {'memory' if count == 1 else 'memories'}, no problems{word}")
+        elif not args.repair and any(problem.kind != "recall" for problem in problems):
             ui.say("megart verify --repair mends what can be mended")
     return 1 if problems else 0
+
+
+def _recite(bank: Bank, model: str | None) -> list[Recited]:
+    from ..runtime.assistant import Assistant
+    from ..verbatim import recite_all
+
+    if not bank.records("learnt"):
+        return []
+    started = time.perf_counter()
+    with Assistant(bank, model=model) as assistant, ui.Meter() as meter:
+        return recite_all(
+            bank,
+            assistant.acceptance,
+            lambda done, of: meter.show(done, of, (time.perf_counter() - started) / done * (of - done), "recalled"),
+        )
 
 
 def _put(word: str, problems: list[Problem]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DependencyError
-from ..memorize import similarity
+from ..verbatim import similarity
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [N, D], unit rows
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
 
 from .. import _core, gate
 from ..bank import Bank, Record
-from ..errors import BankError, ChangedError, DependencyError, MegartError, ModelError
+from ..bank.rows import Columns
+from ..errors import BankError, ChangedError, DependencyError, MegartError, MemoryNotFoundError, ModelError
 from . import embed, embedders
 from .context import Context
 from .engine import Engine
@@ -36,12 +40,14 @@ class BankIndex:
 
     def __init__(self, bank: Bank, engine: Engine, encoder: Callable[[], Context]):
         self.bank, self.engine, self._encoder = bank, engine, encoder
-        self.records: list[Record] = []
+        self.records: Sequence[Record] = []
         self.index: gate.Index | None = None
         self.prior = embed.UnigramPrior(engine)
         self._whitening: embed.Whitening | None = None
         self._revision = -1
-        self._ids: set[str] = set()  # in lower case
+        self._until = math.inf  # when a memory expires
+        self._ids: list[str] = []
+        self.tell: Callable[[Record], str] | None = None  # what a memory recites
         # What could not be stored, and the memory that it is of.
         self._unsaved: dict[str, tuple[Record, tuple[np.ndarray, np.ndarray]]] = {}
         self._unsaved_vectors: dict[str, tuple[Record, np.ndarray]] = {}
@@ -132,35 +138,48 @@ class BankIndex:
     # -- the bank's memories ----------------------------------------------------------------------
 
     def check_ids(self, ids: Sequence[str]) -> None:
-        """Raises MemoryNotFoundError for an id that the bank does not have."""
+        """Raises MemoryNotFoundError for an id that the bank does not have, or whose memory expired."""
+        there = set(map(str.lower, self._ids)) if ids else set()
         for id in ids:
-            if id.lower() not in self._ids:
-                self.bank.get(id)
+            if id.lower() not in there and (self.bank.get(id).expires or math.inf) <= time.time():
+                raise MemoryNotFoundError(f"the memory {id!r} expired and is not opened any more")
 
     def refresh(self) -> bool:
         """Notice what changed in the bank, also from another process; True when something did."""
-        if self.bank.revision == self._revision:
+        if self.bank.revision == self._revision and time.time() < self._until:
             return False
         self._embedder = None
         self._complete()
-        ids, means = self.bank.keys()
-        if ids and self.embedder != embedders.PAPER and means.shape[1] != self.prepare().text.shape[0]:
+        columns = self.bank.columns()
+        if columns.keys is not None and self._of_other_keys(columns.keys):
             self.rekey(None)  # an older megart put the embedder's vectors in the keys' place
-            ids, means = self.bank.keys()
-        self._revision = self.bank.revision
-        known = {record.id: record for record in self.bank.records()}
-        self.records = [known[id] for id in ids if id in known]
-        self._ids = {id.lower() for id in known}
-        means = means[[i for i, id in enumerate(ids) if id in known]]
-        self.index = None
-        if self.records:
-            words = self.bank.words()
-            sequences = [words[r.id] if r.id in words else gate.sequence(r.text, r.title) for r in self.records]
-            keys = self.keys.keys(means)
-            keys = keys if self.embedder == embedders.PAPER else keys.astype(np.float16)
+            columns = self.bank.columns()
+        self._revision, self._until = self.bank.revision, columns.until
+        self.records, self._ids, self.index = columns.records, columns.ids, None
+        if columns.ids:
+            sequences = [self._words(columns, i) if w is None else w for i, w in enumerate(columns.words)]
+            keys = columns.ready if columns.keys is None else self._ready(columns.keys)
+            assert keys is not None
             family = self.text_embedder.family if self.text_embedder else ""
-            self.index = gate.Index(sequences, keys, self._tokens, self._vectors(), family)
+            vectors = self._vectors(columns)
+            self.index = gate.Index(sequences, keys, self._tokens, vectors, family)
         return True
+
+    def _ready(self, stored: np.ndarray) -> np.ndarray:
+        """What the gate compares: float16 [N, D], the paper's as they are stored."""
+        keys = self.keys.keys(stored)
+        return keys if self.embedder == embedders.PAPER else keys.astype(np.float16)
+
+    def told(self, record: Record) -> Record:
+        """*record*, with what it recites as its text where the bank holds none (a pack without texts)."""
+        return record if record.text or self.tell is None else replace(record, text=self.tell(record))
+
+    def _of_other_keys(self, keys: np.ndarray) -> bool:
+        return len(keys) > 0 and self.embedder != embedders.PAPER and keys.shape[1] != self.prepare().text.shape[0]
+
+    @staticmethod
+    def _words(columns: Columns, row: int) -> np.ndarray:
+        return gate.sequence(columns.records[row].text, columns.records[row].title)
 
     def index_entry(self, text: str, title: str | None) -> IndexEntry:
         """What the gate finds a memory by, as arguments of ``Bank.add``; one shallow pass over its text."""
@@ -229,10 +248,12 @@ class BankIndex:
             except BankError:
                 self._unsaved_vectors.update((record.id, (record, vector)) for record, vector in made)
 
-    def _vectors(self) -> np.ndarray | None:
+    def _vectors(self, columns: Columns) -> np.ndarray | None:
         """By the text embedder, float16 [N, E] in the order of ``records``; None without one."""
         if self.text_embedder is None:
             return None
+        if columns.vectors is not None and columns.vectors[0] == self.text_embedder.name:
+            return columns.vectors[1]
         stored = self.bank.vectors(self.text_embedder.name)
         unsaved = {id: vector for id, (_, vector) in self._unsaved_vectors.items()}
         found = [stored.get(r.id, unsaved.get(r.id)) for r in self.records]
@@ -247,7 +268,7 @@ class BankIndex:
         return gate.sequence(text, title), tokens.ravel()
 
     def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:
-        ids = [self.records[row].id for row in rows]
+        ids = [self._ids[row] for row in rows]
         found = self.bank.tokens([id for id in ids if id not in self._unsaved])
         stored = iter(found)
         flat = [self._unsaved[id][1][1] if id in self._unsaved else next(stored) for id in ids]

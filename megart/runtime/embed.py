@@ -164,6 +164,15 @@ def bank_whitening(bank: Bank, context: Context) -> Whitening:
     return Whitening.from_bytes(kept)
 
 
+def ready_keys(bank: Bank) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What makes keys as *bank* stores them, f32 [N, D], those that its gate compares, f16; None where it has no whitening."""
+    kept = bank.get_state(_STATE)
+    if kept is None or bank.get_state("embedder") == b"paper":  # the paper's keys are compared as they are
+        return None
+    whitening = Whitening.from_bytes(kept)
+    return lambda means: whitening.keys(means).astype(np.float16)
+
+
 def _base_whitening(context: Context) -> Whitening:
     """The base's own, out of the user's cache; measured, and kept there where that can be written."""
     corpus_hash = hashlib.sha256(repr(corpus()).encode()).hexdigest()

@@ -69,7 +69,7 @@ class Found:
     @property
     def titles(self) -> list[str]:
         """Of the candidates; the first words of one that has no title."""
-        return [c.record.title or c.record.text[:_FIRST_WORDS] for c in self.candidates[:NEAREST]]
+        return [c.record.title or c.record.text[:_FIRST_WORDS] or c.record.id for c in self.candidates[:NEAREST]]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,13 @@ def quiet() -> None:
     llama_cpp.llama_log_set(_logger, ctypes.c_void_p(0))
 
 
+def system_info() -> str:
+    """What llama.cpp was built with and found: "CPU : SSE3 = 1 | AVX2 = 1 | ..."."""
+    quiet()
+    llama_cpp.llama_backend_init()
+    return " ".join(llama_cpp.llama_print_system_info().decode("utf-8", "replace").split())
+
+
 @contextmanager
 def overheard() -> Iterator[list[str]]:
     """Collects what C code prints to stderr past the logger; the lines are in the list after the block.

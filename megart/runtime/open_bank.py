@@ -25,9 +25,11 @@ from .engine import Prompt
 from .follow import anchor, is_follow_up, points_weakly, sources, telling_words
 from .found import Candidate, Found, Judged, Opened, Talk, check_kinds, kind_of
 from .likelihood import Likelihood
+from .recall import unheld_text
 from .request import Request
 from .runtime import Runtime, ms
 from .scope import EVERYTHING, Scope
+from .usage import Usage
 
 History = Sequence[Mapping[str, str]]
 # Log odds that the last answer's memory gains where a question leans on what was said; what a memory has of which the
@@ -57,14 +59,21 @@ class OpenBank:
         self.memories = BankIndex(bank, runtime.engine, lambda: runtime.encoder)
         self._likelihood = Likelihood(lambda: runtime.reranker)
         self._adapters = AdapterCache(hot_bytes)
+        self.memories.tell = lambda record: unheld_text(runtime, self, record)
+        #: What memories without a text have recited, by id.
+        self.unheld: dict[str, str] = {}
+        self.usage = Usage(bank)
+        runtime.when_idle.append(self.usage.tell)
 
     def close(self) -> None:
         """Free what finds its memories; the bank itself stays open."""
+        self._runtime.when_idle.remove(self.usage.tell)
+        self.usage.tell(now=True)
         self.memories.close()
 
     def refresh(self) -> None:
         """Notice what changed in the bank, also from another process."""
-        if self.memories.refresh():
+        if self.memories.refresh() and len(self._adapters):
             self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.records})
 
     def adapter(self, record: Record) -> Adapter:
@@ -72,7 +81,7 @@ class OpenBank:
         return self._adapters.get((record.id, record.adapter_sha256), lambda: self.bank.adapter(record.id))
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> Sequence[Record]:
         return self.memories.records
 
     @property
@@ -111,7 +120,7 @@ class OpenBank:
         self.check(scope)
         started = time.perf_counter()
         if scope.gates:
-            records = [self.bank.get(id) for id in scope.gates]
+            records = [self.memories.told(self.bank.get(id)) for id in scope.gates]
             return Found([Candidate(r, gate.known.Seen(gate.known.CERTAIN)) for r in records], True, True), Timings()
         if self.memories.index is None:
             return Found([], False), Timings()
@@ -135,8 +144,10 @@ class OpenBank:
         words = [reading.question.words[i] for name in reading.question.names for i in name]
         names = [found.read_as.get(word, word) for word in words if ord(max(word)) < 0x2E80]
         candidates = []
-        for row in order[:_CANDIDATES]:
+        for place, row in enumerate(order[:_CANDIDATES]):
             record, (score, seen) = self.records[row], ranked[row]
+            if likely and place < gate.known.MOST:
+                record = self.memories.told(record)
             rival = max((ranked[other][0] for other in ranked if other != row), default=score - _NO_RIVAL)
             text = f"{record.title or ''}\n{record.text}"
             # What leans on an earlier question need not name its subject again; a memory that its own words find is
@@ -157,7 +168,7 @@ class OpenBank:
         near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
         lowest = gate.known.Seen(_NO_SCORE, cosine=None if candidate.seen.cosine is None else _NO_COSINE)
-        others = [known.get(row) or Candidate(self.records[row], lowest, candidate.earlier, row) for row in near]
+        others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, candidate.earlier, row) for row in near]
         return [(other, float(alike[other.row])) for other in others if other.row != candidate.row]
 
     def _ranked(self, found: gate.Candidates, subject: Mapping[int, float]) -> dict[int, tuple[float, gate.known.Seen]]:
@@ -273,7 +284,7 @@ class OpenBank:
         if self.memories.embedder == embedders.PAPER:
             return candidates
         gains = partial(self._likelihood.gains, question)
-        return gate.rerank.rerank(candidates, self.policy, lambda row: self.records[row].text, gains)
+        return gate.rerank.rerank(candidates, self.policy, lambda row: self.memories.told(self.records[row]).text, gains)
 
     # -- from candidates to memories ----------------------------------------------------------
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from .. import recipes
+from .. import prompts, recipes
 from ..adapter import CUE_KEY
 from ..bank import Record
 from ..errors import BankError
 from .engine import Prompt
-from .open_bank import OpenBank
 from .recite import Recital, of_text, recite
 from .request import RECALL_TOKENS
 from .runtime import Runtime
+
+if TYPE_CHECKING:
+    from .open_bank import OpenBank
 
 _log = logging.getLogger("megart")
 
@@ -41,6 +44,19 @@ def _recite(runtime: Runtime, bank: OpenBank, record: Record, cancelled: Callabl
     # The reader was trained on what the bare base makes of a text: the recital's own keys and values, of which the
     # upper layers' are the memory's, cost it 5 points of exact match (wiki2024 partition 6, n 144).
     return recite(runtime.mix, record.text, RECALL_TOKENS, cancelled)
+
+
+def unheld_text(runtime: Runtime, bank: OpenBank, record: Record) -> str:
+    """What *record*, whose text nobody holds (a pack without texts), says of itself; "" where its adapter is damaged."""
+    if record.id not in bank.unheld:
+        try:
+            cue = cue_prompt(runtime, bank, record) or runtime.prompt(prompts.RECALL_CUE)
+            runtime.load([bank.adapter(record)], [1.0], cue, record.activated, [record.adapter_sha256])
+        except BankError as error:
+            _log.warning("%s says nothing: %s", record.id, error)
+            return ""
+        bank.unheld[record.id] = recite(runtime.mix, "", RECALL_TOKENS).text
+    return bank.unheld[record.id]
 
 
 def cue_prompt(runtime: Runtime, bank: OpenBank, record: Record) -> Prompt | None:

@@ -19,6 +19,7 @@ def respond(job: Job) -> Answer:
         made = ask(job)
     else:
         made = irag(job) if request.mode == "irag" else direct(job)
+    job.bank.usage.note(made)
     if made.finish != "cancelled":
         runtime.idle_prefill.expect(lambda: _so_far(job, made))
     return made

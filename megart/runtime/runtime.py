@@ -80,6 +80,8 @@ class Runtime:
         self._reader: Reader | None = None
         self.prefixes = PrefixCache(self.base, prefix_bytes)
         self.idle_prefill = IdlePrefill(self.base, self.prefixes.advance)
+        #: Called, on the model's thread, in a moment when nobody asks.
+        self.when_idle: list[Callable[[], None]] = []
         self._worker = Worker(self._idle, most_waiting)
 
     def __enter__(self) -> Runtime:
@@ -135,6 +137,8 @@ class Runtime:
 
     def _idle(self) -> bool:
         """Let the base read some of what will stand in the next prompt; whether there is more to do."""
+        for work in self.when_idle:
+            work()
         with self.engine.lock:
             return self.idle_prefill.read()
 

@@ -111,6 +111,7 @@ class Desk:
     def save(self, model: str, memory: Memory) -> Record:
         """Save *memory* as pending: it answers from its text at once. Raises InputError."""
         bank, assistant, _ = self.find(model)
+        bank.remove_expired()
         todo = plan(bank, [memory], False)
         save_pending(bank, todo.memories, over=todo.over, assistant=assistant)
         return bank.get(todo.order[0])

@@ -62,6 +62,7 @@ class _Memory:
         return made.text
 
     def remember(self, text: str, title: str | None) -> str:
+        self.bank.remove_expired()
         todo = plan(self.bank, [Memory(text, title=title or None)], False)
         save_pending(self.bank, todo.memories, over=todo.over, assistant=self.assistant)
         return f"Remembered as {todo.order[0]}."

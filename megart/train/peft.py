@@ -92,6 +92,7 @@ def write_peft(adapter: Adapter, header: Mapping[str, Any], folder: Path, base: 
             os.replace(made / name, folder / name)
 
 
+@np.errstate(all="ignore")  # what is not finite is refused when the adapter is written
 def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
     """The adapter in a PEFT folder, for the base with the GGUF keys *header*; factors in float32.
 

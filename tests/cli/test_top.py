@@ -35,7 +35,7 @@ ERRORS = {
     "verb": (
         ["recal", "x"],
         ("got the verb 'recal'; expected one of init, memorize, learn, ask, recall, gate, list, show, "
-        "forget, export, import, rekey, reader, pack, unpack, serve, mcp, verify, eval, demo; did you mean recall?"),
+        "forget, stats, export, import, rekey, reader, pack, unpack, merge, diff, serve, mcp, verify, doctor, eval, demo; did you mean recall?"),
     ),
     "option first": (
         ["--bank", "x", "list"],

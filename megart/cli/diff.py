@@ -1,0 +1,34 @@
+"""megart diff: what changed from one bank or pack to another."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from ..bank.merge import diff
+from . import common, ui
+
+EPILOG = """\
+examples:
+  megart diff notes.megapack notes
+  megart diff old.megapack new.megapack --json
+
+A line each: + only in B, - only in A, ~ in both, with the fields that differ."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="A", help="a bank's folder or a pack")
+    parser.add_argument("second", metavar="B", help="the other one")
+    common.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    with common.open_path(args.first) as first, common.open_path(args.second) as second:
+        found = diff(first, second)
+        if args.json:
+            ui.put_json(asdict(found))
+            return 0
+        lines = [f"- {id}" for id in found.removed] + [f"+ {id}" for id in found.added]
+        lines += [f"~ {id}: {', '.join(names)}" for id, names in found.changed.items()]
+        ui.put("\n".join(lines) if lines else f"the same {len(first)} memories")
+    return 0
