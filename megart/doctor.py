@@ -12,6 +12,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -80,7 +81,7 @@ def examine(path: Path) -> Report:
         report.tell("reader", lambda: _reader(base.sha256))
     for bank in opened:
         report.bank = {"path": at_home(str(path)), "disk_free_mib": shutil.disk_usage(path).free >> 20}
-        report.tell("bank is whole", lambda: _whole(bank, report))
+        report.tell("bank is whole", partial(_whole, bank, report))
         if path.is_dir():
             report.tell("locks", lambda: _locks(path))
             report.tell("private", lambda: _private(path))

@@ -117,7 +117,7 @@ def _sections(text: str, name: str | None, under: bool) -> list[_Section]:
             continue
         level = int(token.tag[1:])
         title, plain = _title(tokens[index + 1])
-        above = [(l, t) for l, t in above if l < level]
+        above = [(depth, heading) for depth, heading in above if depth < level]
         path = tuple(t for _, t in above)
         if name and (under or not path) and (under or level > 1):
             path = (name, *path)

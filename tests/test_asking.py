@@ -36,7 +36,7 @@ def decoded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
                 counts[name] += len(tokens)
         decode(self, tokens)
 
-    assistant.encoder
+    _ = assistant.encoder
     monkeypatch.setattr(Context, "decode", spy)
     return counts
 

@@ -7,10 +7,11 @@ import time
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megart import _core, reference
+from megart import _core
 
 BOTH = pytest.mark.parametrize("impl", [_core, reference], ids=["core", "reference"])
 

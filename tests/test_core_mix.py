@@ -7,10 +7,11 @@ import time
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megart import _core, quant, reference
+from megart import _core, quant
 
 BOTH = pytest.mark.parametrize("impl", [_core, reference], ids=["core", "reference"])
 KINDS = st.sampled_from(["f32", "f16", "q8_0", "q4_0"])  # of factors; blocks where rows are whole ones

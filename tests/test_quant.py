@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from helpers import Stock, noise_adapter, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megart import _core, quant, reference
+from megart import _core, quant
 from megart.adapter import Adapter, read_adapter, write_adapter
 from megart.errors import AdapterError
 from megart.runtime.context import Context

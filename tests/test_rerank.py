@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,8 @@ def candidates(*scores: float, partner: int | None = None) -> Candidates:
     return Candidates(rows, values, powers / everything, 1 / everything, parts, partner, ("a", "b"))
 
 
-def places(found: Candidates, policy: GatePolicy = GatePolicy()) -> list[int]:
-    return rerank.near(found, policy)
+def places(found: Candidates, policy: GatePolicy | None = None) -> list[int]:
+    return rerank.near(found, policy or GatePolicy())
 
 
 # -- which, and what of them ------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def test_what_is_remembered_of_texts_alone_is_bounded(assistant: Assistant, monk
     monkeypatch.setattr(likelihood_module, "KEPT", 2)
     bounded, free = (Likelihood(lambda: assistant.runtime.reranker) for _ in range(2))
     for pair in (texts[:2], texts[1:], texts[:1]):
-        found, expected = (assistant.on_model(lambda: one.gains("Who ran?", [pair], 48)) for one in (bounded, free))
+        found, expected = (assistant.on_model(partial(one.gains, "Who ran?", [pair], 48)) for one in (bounded, free))
         for nats, others in zip(found[0], expected[0], strict=True):
             assert nats == pytest.approx(others, abs=2e-3)
         assert len(bounded._alone) <= 2

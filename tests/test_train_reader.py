@@ -135,7 +135,7 @@ def test_llama_cpp_computes_what_torch_did(tiny, taught, exact, monkeypatch) -> 
     factors = training.train(base, before, readings, config)  # the same rows, seed and base
     lora = training.StackedLora(
         base,
-        [t for t in training.find_targets(base.network, "llama", training.ALL_ROLES)],
+        list(training.find_targets(base.network, "llama", training.ALL_ROLES)),
         1,
         CONFIG.rank,
         CONFIG.scale,

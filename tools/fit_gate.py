@@ -194,7 +194,7 @@ def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(ROUNDS):  # which candidate margins decides the features against all of them
         against = np.stack([row.evidence.against(row.evidence.features @ weights[:width]) for row in found])
 
-        def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        def loss(w: np.ndarray, against: np.ndarray = against) -> tuple[float, np.ndarray]:
             scores = features @ w[:width] + (against @ w[width:])[owner]
             top = np.maximum(np.maximum.reduceat(scores, starts), 0)
             powers = np.exp(scores - top[owner])

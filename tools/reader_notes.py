@@ -45,8 +45,13 @@ _SLOT = re.compile(r"\{([a-z]+)([0-9]?)\}")
 
 def value(kind: str, rng: random.Random) -> str:
     """A value for the slot *kind*."""
-    digits = lambda n: "".join(rng.choice("0123456789") for _ in range(n))
-    letters = lambda n: "".join(rng.choice("ABCDEFGHKLMPRSTVWX") for _ in range(n))
+
+    def digits(n: int) -> str:
+        return "".join(rng.choice("0123456789") for _ in range(n))
+
+    def letters(n: int) -> str:
+        return "".join(rng.choice("ABCDEFGHKLMPRSTVWX") for _ in range(n))
+
     made = {
         "name": lambda: rng.choice(FIRST) + (f" {rng.choice(LAST)}" if rng.random() < 0.5 else ""),
         "company": lambda: f"{rng.choice(FIRMS)} {rng.choice(KINDS)}" if rng.random() < 0.6 else rng.choice(FIRMS),

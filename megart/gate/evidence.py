@@ -1,7 +1,7 @@
 """What speaks for a memory, weighed into one probability, with "none of them" among the outcomes.
 
 A candidate's evidence is made of shares of the question (how much of its weight in words the memory
-holds, in all, in one sentence, side by side, by words of the same root), of names found whole or in part,
+holds, in all, side by side, by words of the same root), of names found whole or in part,
 and of likeness of the base's states (of the whole texts, and token by token). The same weights serve one
 memory and ten thousand; but among more memories more hold words of a question by chance, so their number
 speaks against all of them, and more so where the question names nothing. The weights are a conditional logit model (McFadden 1974) whose outside option
@@ -32,13 +32,12 @@ SMALL = 50
 PRIOR_MEMORIES = 20.0
 LEXICAL, DENSE = 32, 8
 # So many unknown words of a question are looked up as typos; a shorter word is like too many others.
-SLIPS, SHORTEST = 3, 5
+TYPOS, SHORTEST = 3, 5
 # Nats: a name that carries less (a year) does not stand for a memory of its own.
 _NAME = 4.0
 # Of each candidate, in the order of the columns of ``features``; fitted by tools/fit_gate.py.
 WEIGHTS = {
     "bm25": 6.406,
-    "sentence": 0.0,
     "pairs": 1.938,
     "related": 2.204,
     "tokens": 4.034,
@@ -180,13 +179,12 @@ class Index:
         rows = _best(bm25, dense, cosines, allowed)
         found, shares = self.lexicon.match(question.terms, idf, question.pairs, rows, KIN)
         present = (found == _ITSELF).astype(np.float64)
-        sentence, pairs, related = shares.T / total
+        _, pairs, related = shares.T / total
         covered = present @ idf
         names = _Names(question, present, idf, frequency)
         features = np.stack(
             [
                 bm25[rows] / (total * (K1 + 1)),
-                sentence,
                 pairs,
                 related,
                 *self._likeness(states, owner, idf, present, rows).T,
@@ -217,7 +215,7 @@ class Index:
         """*question* with words that nobody knows read as words of the bank that are one slip away, and which as what."""
         unknown = ~question.known & ~question.asking & (self.lexicon.df(question.terms) == 0)
         terms, read_as = question.terms.copy(), {}
-        for i in np.flatnonzero(unknown)[:SLIPS]:
+        for i in np.flatnonzero(unknown)[:TYPOS]:
             word = fold(question.words[i])
             if len(word) < SHORTEST or not word.isalpha():
                 continue

@@ -133,7 +133,7 @@ class OpenBank:
     def consider(self, reading: embed.Reading, found: gate.Candidates, talk: Talk | None) -> Found:
         """Which of the candidates *found* to read, and in what order, after what the conversation was about."""
         leans = talk is not None and is_follow_up(reading.question)
-        ranked = self._ranked(found, {row: 1.0 if leans else 0.2 for row in talk.rows} if talk else {})
+        ranked = self._ranked(found, dict.fromkeys(talk.rows, 1.0 if leans else 0.2) if talk else {})
         order = [*ranked]
         least = gate.known.READ_FROM if found.cosines is None else gate.known.READ_FROM_MEANING
         likely = bool(order) and (ranked[order[0]][0] >= least or leans)

@@ -34,7 +34,7 @@ with Bank.create(work / "bank", model) as bank:
         learnt = (
             {}
             if note.id == "mill"
-            else dict(adapter=b"GGUF " + note.id.encode(), recipe="fast", activated=True, rank=2, training={"steps": 9})
+            else {"adapter": b"GGUF " + note.id.encode(), "recipe": "fast", "activated": True, "rank": 2, "training": {"steps": 9}}
         )
         bank.add(note, key=np.arange(n, n + 4, dtype=np.float32), **learnt)
     bank.set_state("whitening", b"\x01\x02")

@@ -1,4 +1,4 @@
-"""Gate and mix in plain NumPy: what `megart._core` must compute, and what stands in without it.
+"""Gate and mix in plain NumPy: what `megart._core` must compute, the oracle of the tests.
 
 Same signatures, results and error types as the extension (see `_core.pyi`); no speed, and
 `threads` is checked but not used. Knows nothing of banks, files or llama.cpp.
