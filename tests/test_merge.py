@@ -21,6 +21,13 @@ KILN = Memory("The kiln reaches 1240 degrees.", id="kiln")
 INES = Memory("Ines takes her coffee with oat milk.", id="ines")
 
 
+@pytest.fixture(autouse=True)
+def model_beside_the_packs(tmp_path: Path, tiny) -> None:
+    """A pack names its model's file, not where it lies."""
+    for seed in (0, 1):
+        (tmp_path / tiny(seed=seed).gguf.name).symlink_to(tiny(seed=seed).gguf)
+
+
 @pytest.fixture
 def adapter() -> bytes:
     from helpers import noise_adapter

@@ -17,7 +17,7 @@ from megart.bank.merge import unpack
 from megart.bank.pack import write_pack
 from megart.bank.packed import PackedBank
 from megart.cli import main
-from megart.errors import BankError, InputError, MegartError
+from megart.errors import BankError, InputError, MegartError, ModelError
 from megart.models import Model
 from megart.runtime.embed import ready_keys
 from megart.runtime.scope import Scope
@@ -27,6 +27,13 @@ NOTES = [
     Memory("The kiln reaches 1240 degrees; its element is KL-4471.", id="kiln", metadata={"tags": ["clay"]}),
     Memory("Ines takes her coffee with oat milk.", id="ines"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def model_beside_the_packs(tmp_path: Path, tiny) -> None:
+    """A pack names its model's file, not where it lies."""
+    for seed in (0, 1):
+        (tmp_path / tiny(seed=seed).gguf.name).symlink_to(tiny(seed=seed).gguf)
 
 
 @pytest.fixture
@@ -272,3 +279,20 @@ def test_a_pack_answers_in_place(smollm2: Model, tmp_path: Path, capsys: pytest.
     assert main(["forget", "--bank", str(tmp_path / "p"), "key"]) == 1
     assert "is a pack and cannot be changed" in capsys.readouterr().err
     assert (tmp_path / "p").read_bytes() == before
+
+
+def test_a_pack_tells_nothing_of_the_machine_and_says_which_model_it_needs(
+    bank: Bank, tiny, tmp_path: Path, monkeypatch
+) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    write_pack(bank, away / "p")
+    assert str(tiny().gguf.parent).encode() not in (away / "p").read_bytes()
+    monkeypatch.chdir(away)
+    with PackedBank(away / "p") as packed:
+        with pytest.raises(ModelError, match=f"needs the model {tiny().gguf.name} .*beside the pack, or name it with --model"):
+            _ = packed.model
+        (away / tiny().gguf.name).symlink_to(tiny().gguf)
+        assert packed.model.sha256 == tiny().sha256
+    with PackedBank(away / "p", tiny().gguf) as packed:
+        assert packed.model.gguf == tiny().gguf

@@ -22,6 +22,13 @@ from megart.runtime.scope import Scope
 PAST, FUTURE = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 
 
+@pytest.fixture(autouse=True)
+def model_beside_the_packs(tmp_path: Path, tiny) -> None:
+    """A pack names its model's file, not where it lies."""
+    for seed in (0, 1):
+        (tmp_path / tiny(seed=seed).gguf.name).symlink_to(tiny(seed=seed).gguf)
+
+
 @pytest.fixture
 def bank(tmp_path: Path, tiny) -> Bank:
     with Bank.create(tmp_path / "bank", tiny()) as made:

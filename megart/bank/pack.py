@@ -15,6 +15,8 @@ import numpy as np
 
 from ..adapter import CUE_KEY
 from ..errors import InputError
+from ..models import DEFAULT_MODEL
+from .catalog import BaseInfo
 from .memory import FORGET_AFTER, Record, record_json
 from .packed import (
     ALIGNMENT,
@@ -183,7 +185,7 @@ class _Writer:
             "records": _strung(rows, "record", [record_json(r) for r in found.records]),
             "words": _strung(rows, "words", [words.tobytes() for words in found.words]),
             "tokens": _strung(rows, "tokens", [tokens.tobytes() for tokens in found.tokens]),
-            "base": json.dumps(asdict(bank.base), sort_keys=True).encode(),
+            "base": json.dumps(asdict(_elsewhere(bank.base)), sort_keys=True).encode(),
         }
         if found.vectors is not None:
             columns["vectors"] = found.vectors.tobytes()
@@ -231,6 +233,12 @@ def _strung(rows: np.ndarray, name: str, parts: list[bytes]) -> bytes:
         rows[f"{name}_at"] = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         rows["record_size" if name == "record" else name] = sizes
     return b"".join(parts)
+
+
+def _elsewhere(base: BaseInfo) -> BaseInfo:
+    """*base* as another machine may look for it: by its name or its file's, without this machine's folders."""
+    spec = base.spec if base.spec == DEFAULT_MODEL else Path(base.gguf).name
+    return replace(base, spec=spec, gguf=Path(base.gguf).name, hf=None)
 
 
 def _signer(key: bytes) -> Any:

@@ -26,8 +26,8 @@ from typing import Any, overload
 import numpy as np
 
 from ..adapter import Adapter, read_adapter
-from ..errors import AdapterError, BankError, BaseMismatchError, InputError, MemoryNotFoundError
-from ..models import Model, resolve_model
+from ..errors import AdapterError, BankError, BaseMismatchError, InputError, MemoryNotFoundError, ModelError
+from ..models import DEFAULT_MODEL, Model, resolve_model
 from .catalog import BaseInfo
 from .check import Problem
 from .memory import Record, is_id
@@ -127,6 +127,7 @@ class PackedBank:
     def __init__(self, path: str | Path, model: str | Path | Model | None = None, *, verify_key: bytes | None = None):
         self.path = Path(path).expanduser().absolute()
         self._lock = threading.Lock()  # of the place in the file
+        self._model: Model | None = None
         try:
             self._file = open(self.path, "rb", buffering=0)
         except OSError as error:
@@ -135,7 +136,8 @@ class PackedBank:
             self._size = os.fstat(self._file.fileno()).st_size
             self._open(verify_key)
             if model is not None:
-                self.check_base(resolve_model(model))
+                self._model = resolve_model(model)
+                self.check_base(self._model)
         except BaseException:
             self.close()
             raise
@@ -269,8 +271,16 @@ class PackedBank:
 
     @property
     def model(self) -> Model:
-        """The base model, found by the name or path it was packed with. Raises ModelError, DependencyError."""
-        return resolve_model(self.base.spec)
+        """The base model: by its name, or its file beside the pack or here. Raises ModelError, DependencyError."""
+        if self._model is not None or self.base.spec == DEFAULT_MODEL:
+            return self._model or resolve_model(self.base.spec)
+        for folder in (self.path.parent, Path.cwd()):
+            if (folder / self.base.gguf).is_file():
+                return resolve_model(folder / self.base.gguf)
+        raise ModelError(
+            f"the pack {self.path} needs the model {self.base.gguf} (sha256 {self.base.sha256[:12]}); put it beside the pack, "
+            "or name it with --model"
+        )
 
     def check_base(self, model: Model) -> None:
         """Raises BaseMismatchError unless *model* is the very file that the pack was made for."""

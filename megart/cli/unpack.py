@@ -27,12 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify"
     )
+    common.add_model(parser, "the pack's own")
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     key = read_key(Path(args.verify_key).expanduser()) if args.verify_key else None
-    with PackedBank(args.file, verify_key=key) as pack:
+    with PackedBank(args.file, args.model, verify_key=key) as pack:
         if pack.delta is not None:
             with Bank.open(args.folder) as bank:
                 put_applied(apply_delta(pack, bank), bank, args.json)
