@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megart.bank import Bank, Memory, catalog, check
+from megart.bank import Bank, Memory, catalog, check, locks
 from megart.errors import (
     BankError,
     BaseMismatchError,
@@ -468,6 +468,16 @@ def test_a_writer_that_waits_looks_often(bank: Bank, monkeypatch) -> None:
         with pytest.raises(BankError, match="locked by"):
             waiting.set_state("x", b"")
     assert looks.count("BEGIN IMMEDIATE") > 5  # once where SQLite waits
+
+
+def test_who_has_just_written_lets_the_next_go_first(bank: Bank, monkeypatch) -> None:
+    with locks.turn(bank.path, time.monotonic() + 9):  # somebody waits for the write lock
+        started = time.monotonic()
+        with locks.turn(bank.path, started + 0.2):
+            assert time.monotonic() - started >= 0.2
+    monkeypatch.setattr(catalog, "BUSY_SECONDS", 0.2)
+    with locks.turn(bank.path, time.monotonic() + 9):
+        bank.set_state("x", b"")  # manners, no safety: without its turn it goes on in the end
 
 
 def test_an_adapter_that_is_replaced_while_it_is_read_is_read_again(bank: Bank, monkeypatch) -> None:

@@ -99,7 +99,7 @@ def test_the_innermost_mount_counts(bank: Path, tmp_path: Path, monkeypatch: pyt
 def test_nothing_is_left_of_the_trial(bank: Path) -> None:
     with Bank.open(bank) as there:
         there.check_writable()
-    assert sorted(entry.name for entry in bank.iterdir()) == ["adapters", "catalog.sqlite"]
+    assert sorted(entry.name for entry in bank.iterdir()) == [".turn", "adapters", "catalog.sqlite"]
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import re
 import sqlite3
 import threading
@@ -15,14 +14,13 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from megart.bank.locks import check_locks, writer
+from megart.bank.locks import check_locks, pause, turn, writer
 from megart.errors import BankError
 
 FILE_NAME = "catalog.sqlite"
 SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
-_BETWEEN_LOOKS = (0.001, 0.004)  # seconds
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "sqlite_sequence"])
 # A statement that takes longer is not one of ours over a bank of ours.
@@ -217,14 +215,15 @@ class Catalog:
         until = time.monotonic() + BUSY_SECONDS
         self.connection.execute("PRAGMA busy_timeout = 0")
         try:
-            while True:
-                try:
-                    self.connection.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as error:
-                    if _code(error) != _BUSY or time.monotonic() > until:
-                        raise
-                time.sleep(random.uniform(*_BETWEEN_LOOKS))
+            with turn(self.path.parent, until):
+                while True:
+                    try:
+                        self.connection.execute("BEGIN IMMEDIATE")
+                        return
+                    except sqlite3.OperationalError as error:
+                        if _code(error) != _BUSY or time.monotonic() > until:
+                            raise
+                    pause()
         finally:
             self.connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
 import secrets
 import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from megart.errors import BankError
@@ -20,6 +24,7 @@ _OF_ONE_MACHINE = {
 }
 _REFUSALS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 _MOUNTS = Path("/proc/self/mountinfo")
+_TURN = ".turn"
 _LOCKS = Path("/proc/locks")
 # Bytes of an SQLite file by whose locks its writer is known: PENDING and RESERVED.
 _WRITERS = {0x40000000, 0x40000001}
@@ -51,6 +56,39 @@ def check_locks(folder: Path) -> None:
         trial.unlink(missing_ok=True)
     if why:
         raise BankError(f"the file system of the bank {folder} has no locks ({why}); {_REMEDY}")
+
+
+@contextmanager
+def turn(folder: Path, until: float) -> Iterator[None]:
+    """Be the next writer of the bank *folder*, for as long as the write lock is waited for.
+
+    Who has just written must come here too, and so cannot take the lock again before one that waits. Without a turn by
+    *until*, on the monotonic clock, or where there are no such locks, it goes on all the same: this is manners, no safety.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder / _TURN, os.O_RDWR | os.O_CREAT, 0o600)
+    except (ImportError, OSError):  # Windows; a bank that is read-only
+        yield
+        return
+    try:
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pause()
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def pause() -> None:
+    """Between two looks at a lock."""
+    time.sleep(random.uniform(0.001, 0.004))
 
 
 def writer(catalog: Path) -> str:

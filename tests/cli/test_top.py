@@ -155,6 +155,9 @@ def test_bad_input_is_one_line(words: list[str], expected: str, run: Run, empty:
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"title": "y"}\n')
     (tmp_path / "two.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n')
 
+    with Bank.open(empty) as there:
+        there.set_state("reading", b"{}")  # the last thing that init stores
+
     def at(text: str) -> str:
         return text.replace("{dir}", str(tmp_path))
 
