@@ -19,11 +19,11 @@ from megart.models import Model
 
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
-httpx = pytest.importorskip("httpx")
+httpx = pytest.importorskip("httpx2")
 
 import uvicorn  # noqa: E402
 
-from megart.serve import wire  # noqa: E402
+from megart.serve import side, wire  # noqa: E402
 from megart.serve.app import MOST_BODY, make_app  # noqa: E402
 from megart.serve.desk import Desk  # noqa: E402
 
@@ -118,7 +118,7 @@ def test_what_a_client_asks_for_itself_opens_nothing_and_is_short(served: Simple
     for headers, content in (({"X-OpenWebUI-Task": "title_generation"}, NOTES[0].text), ({}, text)):
         body = {"model": "smollm2:notes", "messages": [{"role": "user", "content": content}], "max_tokens": 4000}
         made = served.http.post("/v1/chat/completions", json=body, headers=headers).json()
-        assert made["megart"]["sources"] == [] and made["usage"]["completion_tokens"] <= wire.SIDE_TOKENS
+        assert made["megart"]["sources"] == [] and made["usage"]["completion_tokens"] <= side.TOKENS
 
 
 def test_ollamas_clients_find_and_ask(served: SimpleNamespace) -> None:

@@ -17,6 +17,7 @@ from . import hot
 from .answer import Answer
 from .ask import STRICT_STATE, STYLE, check_style
 from .bank_index import FoundBy
+from .complete import Completion, complete, tokens_of
 from .context import Context
 from .draft import LONGEST, MOST_GUESSES
 from .engine import Engine
@@ -204,6 +205,25 @@ class Assistant:
         def run(stream: Stream[Answer]) -> Answer:
             with self.engine.lock:
                 return self.responder.respond(asked, stream)
+
+        return self._worker.submit(run)
+
+    def complete(
+        self, prompt: str | Sequence[int], *, max_tokens: int = 16, logprobs: int | None = None, echo: bool = False,
+        **options: Any,
+    ) -> Stream[Completion]:  # fmt: skip
+        """Queue *prompt*, a text or token ids, for the bare base to continue as it is, without a chat template.
+
+        ``max_tokens`` may be 0. ``logprobs``: score each new token, with ``echo`` those of the prompt too, beside so
+        many likeliest ones. Raises InputError.
+        """
+        how = Options.of(max(1, max_tokens), options)
+        tokens = tokens_of(self.engine, prompt)
+
+        def run(stream: Stream[Completion]) -> Completion:
+            with self.engine.lock:
+                self.responder.idle_reader.expect(None)
+                return complete(self.base, tokens, max_tokens, how, stream, logprobs, echo)
 
         return self._worker.submit(run)
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from ..bank import Bank, Memory, Record
-from ..errors import InputError, MegartError, MemoryNotFoundError
+from ..bank.pack import PackedBank
+from ..errors import BankError, InputError, MegartError, MemoryNotFoundError
 from ..later import save_pending
 from ..plan import plan
 from ..runtime.answer import Answer
 from ..runtime.assistant import Assistant
+from ..runtime.complete import MOST_ALTERNATIVES, Completion
 from ..runtime.opening import Scope
 from ..runtime.worker import Stream
 from . import wire
+from .lessons import Lessons
+from .texts import Text
 
+T = TypeVar("T")
 MOST_WAITING = 32
 # What a message must say to become a memory: the rule that the README explains.
 _REMEMBER = re.compile(r"\s*(?:please[, ]+)?remember(?:\s+that|\s*:)\s+(?P<text>\S.*)", re.IGNORECASE | re.DOTALL)
@@ -28,30 +32,44 @@ class BusyError(MegartError):
     """More questions wait than are let in."""
 
 
-class Desk:
-    """Several banks of one or more bases; safe from several threads."""
+class ReadOnlyError(BankError):
+    """A pack is asked in place and cannot be changed."""
 
-    def __init__(self, banks: Sequence[Bank], *, remember: bool = True, waiting: int = MOST_WAITING, **how: Any):
+
+class Desk:
+    """Several banks of one or more bases; safe from several threads.
+
+    ``remember``: messages may save memories; ``teach``: what is saved is taught at once; ``waiting``: how many questions
+    may wait; ``how``: arguments of :class:`Assistant`.
+    """
+
+    def __init__(
+        self, banks: Sequence[Bank], *, remember: bool = True, teach: bool = False, waiting: int = MOST_WAITING, **how: Any
+    ):
         self._banks: dict[str, tuple[Bank, Assistant]] = {}
-        self.remembers, self._most = remember, waiting
-        self._streams: list[Stream[Answer]] = []
+        self._lessons: dict[str, Lessons] = {}
+        self.remembers, self._teaches, self._most = remember, teach, waiting
+        self._streams: list[Stream[Any]] = []
         self._lock = threading.Lock()
         try:
             for bank in banks:
                 name = self._name(bank)
                 self._banks[name] = bank, Assistant(bank, **how)
+                self._lessons[str(bank.path)] = Lessons(bank)
         except BaseException:
             self.close()
             raise
 
     def _name(self, bank: Bank) -> str:
-        plain = re.sub(r"[^\w.-]+", "-", bank.path.name).strip("-") or "bank"
+        plain = re.sub(r"[^\w.-]+", "-", bank.path.name.removesuffix(".megapack")).strip("-") or "bank"
         name, number = plain, 2
         while name in self._banks:
             name, number = f"{plain}-{number}", number + 1
         return name
 
     def close(self) -> None:
+        for lessons in self._lessons.values():
+            lessons.stop()
         for _, assistant in self._banks.values():
             assistant.close()
 
@@ -93,17 +111,29 @@ class Desk:
         if any(not isinstance(v, (list, tuple)) or not all(isinstance(i, str) for i in v) for v in lists.values()):
             raise InputError("got megart.only, without or tags that are no lists of texts")
         scope = Scope(**{name: tuple(values) for name, values in lists.items()})
+        return self._queued(lambda: assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options))
+
+    def complete(self, text: Text, prompt: str | list[int]) -> Stream[Completion]:
+        """Queue *prompt* for the bare model to continue. Raises BusyError, InputError."""
+        _, assistant, _ = self.find(text.model)
+        if text.logprobs is not None and text.logprobs > MOST_ALTERNATIVES:
+            raise InputError(f"got logprobs {text.logprobs}; expected at most {MOST_ALTERNATIVES}")
+        return self._queued(
+            lambda: assistant.complete(prompt, logprobs=text.logprobs, echo=text.echo, **text.options)
+        )
+
+    def _queued(self, start: Callable[[], Stream[T]]) -> Stream[T]:
         with self._lock:
             if self.waiting >= self._most:
                 raise BusyError(f"{self._most} questions wait already; try again in a few seconds")
-            stream = assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
+            stream = start()
             self._streams.append(stream)
         return stream
 
     @property
     def waiting(self) -> int:
-        """Questions whose answers are not whole."""
-        self._streams = [stream for stream in self._streams if not stream.is_done]
+        """Questions whose answers are not whole, and are still wanted."""
+        self._streams = [stream for stream in self._streams if not (stream.is_done or stream.is_cancelled)]
         return len(self._streams)
 
     def to_remember(self, ask: wire.Ask) -> str | None:
@@ -116,10 +146,30 @@ class Desk:
 
     def save(self, model: str, memory: Memory) -> Record:
         """Save *memory* as pending: it answers from its text at once. Raises InputError."""
-        bank, assistant, _ = self.find(model)
+        bank = self.writable(model)
         todo = plan(bank, [memory], False)
-        save_pending(bank, todo.memories, over=todo.over, assistant=assistant)
-        return bank.get(todo.order[0])
+        save_pending(bank, todo.memories, over=todo.over, assistant=self.find(model)[1])
+        record = bank.get(todo.order[0])
+        if self._teaches:
+            self.lessons(model).start(again=False)
+        return record
 
-    def path(self, model: str) -> Path:
-        return self.find(model)[0].path
+    def lessons(self, model: str) -> Lessons:
+        """The teaching of the bank of *model*."""
+        return self._lessons[str(self.find(model)[0].path)]
+
+    def forget(self, model: str, id: str) -> Record:
+        """Remove a memory for good. Raises MemoryNotFoundError, ReadOnlyError."""
+        return self.writable(model).remove(id)
+
+    def writable(self, model: str) -> Bank:
+        """The bank of *model*. Raises ReadOnlyError for a pack."""
+        bank = self.find(model)[0]
+        if isinstance(bank, PackedBank):
+            raise ReadOnlyError(f"{bank.path.name} is a pack and cannot be changed; run: megart unpack {bank.path.name} FOLDER")
+        return bank
+
+    def about(self, model: str) -> dict[str, Any]:
+        """What a page has to know of a model's bank: how many memories it has (None: it opens none), and if it is a pack."""
+        bank, _, opens = self.find(model)
+        return {"memories": len(bank) if opens else None, "read_only": isinstance(bank, PackedBank)}
