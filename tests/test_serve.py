@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx2")
 
-import uvicorn  # noqa: E402
+from serving import listening  # noqa: E402
 
 from megart.serve import side, wire  # noqa: E402
 from megart.serve.app import MOST_BODY, make_app  # noqa: E402
@@ -38,20 +37,8 @@ def served(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     bank = Bank.create(tmp_path_factory.mktemp("serve") / "notes", smollm2)
     memorize(bank, NOTES, later=True)
     desk = Desk([bank])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_app(desk), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, timeout=120) as http:
+    with listening(desk) as url, httpx.Client(base_url=url, timeout=120) as http:
         yield SimpleNamespace(bank=bank, desk=desk, url=url, http=http)
-    server.should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
     bank.close()
 
 

@@ -58,10 +58,11 @@ class Lessons:
         said: list[str] = []
         listener = threading.Thread(target=_last_line, args=(process.stderr, said), daemon=True)
         listener.start()
-        for _ in process.stdout:  # a line for each memory that was learnt
-            self._done += 1
-        code = process.wait()
-        listener.join()
+        with process:
+            for _ in process.stdout:  # a line for each memory that was learnt
+                self._done += 1
+            listener.join()
+        code = process.returncode
         with self._lock:
             self._process = None
             self._error = "" if code == 0 else (said[0] if said else f"megart learn ended with exit code {code}")
