@@ -75,7 +75,7 @@ async def remembered(desk: Desk, ask: wire.Ask) -> Answer | None:
     text = desk.to_remember(ask)
     if text is None:
         return None
-    record = await anyio.to_thread.run_sync(desk.save, ask.model, Memory(text[0].upper() + text[1:]))
+    record = await anyio.to_thread.run_sync(desk.save, ask.model, Memory(text))
     title = (record.title or record.text[:60]).rstrip(". ")
     return Answer(f"Saved: {title}. It answers from now on.", "ask", known=None)
 

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from ..bank import Bank, Memory, Record
 from ..bank.pack import PackedBank
 from ..errors import BankError, InputError, MegartError, MemoryNotFoundError
-from ..later import save_pending
-from ..plan import plan
+from ..later import save_one
 from ..runtime.answer import Answer
 from ..runtime.assistant import Assistant
 from ..runtime.complete import MOST_ALTERNATIVES, Completion
@@ -26,6 +25,13 @@ MOST_WAITING = 32
 # What a message must say to become a memory: the rule that the README explains.
 _REMEMBER = re.compile(r"\s*(?:please[, ]+)?remember(?:\s+that|\s*:)\s+(?P<text>\S.*)", re.IGNORECASE | re.DOTALL)
 MODES = ("ask", "direct", "recall", "irag", "bare")
+
+
+def to_remember(message: str) -> str | None:
+    """The memory that *message* asks to keep ("Remember that ..."), as a sentence; None where it asks for none."""
+    found = _REMEMBER.fullmatch(message)
+    text = found["text"].strip() if found else ""
+    return text[0].upper() + text[1:] if text else None
 
 
 class BusyError(MegartError):
@@ -139,17 +145,13 @@ class Desk:
     def to_remember(self, ask: wire.Ask) -> str | None:
         """What the last message asks to remember; None where it does not, or the server does not."""
         _, _, opens = self.find(ask.model)
-        found = _REMEMBER.fullmatch(ask.messages[-1]["content"])
-        return found["text"].strip() if found and opens and self.remembers and not ask.side else None
+        return to_remember(ask.messages[-1]["content"]) if opens and self.remembers and not ask.side else None
 
     # -- memories ------------------------------------------------------------------------------
 
     def save(self, model: str, memory: Memory) -> Record:
         """Save *memory* as pending: it answers from its text at once. Raises InputError."""
-        bank = self.writable(model)
-        todo = plan(bank, [memory], False)
-        save_pending(bank, todo.memories, over=todo.over, assistant=self.find(model)[1])
-        record = bank.get(todo.order[0])
+        record = save_one(self.writable(model), memory, self.find(model)[1])
         if self._teaches:
             self.lessons(model).start(again=False)
         return record
