@@ -35,7 +35,7 @@ NOTES = [
 def served(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     with Bank.create(tmp_path_factory.mktemp("clients") / "notes", smollm2) as bank:
         memorize(bank, NOTES, later=True)
-        with listening(Desk([bank])) as url, httpx.Client(base_url=url, timeout=120) as http:
+        with listening(Desk([bank], threads=1)) as url, httpx.Client(base_url=url, timeout=120) as http:
             yield SimpleNamespace(http=http)
 
 

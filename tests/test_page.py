@@ -53,7 +53,7 @@ def served(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         memorize(bank, NOTES, later=True)
         memorize(other, [Memory("The ferry to Skerrow leaves at 7:40.", id="ferry", title="Ferry")], later=True)
         write_pack(other, folder / "old.megapack")
-        with PackedBank(folder / "old.megapack") as packed, listening(Desk([bank, packed])) as url:
+        with PackedBank(folder / "old.megapack") as packed, listening(Desk([bank, packed], threads=1)) as url:
             yield SimpleNamespace(bank=bank, url=url)
 
 

@@ -36,7 +36,7 @@ NOTES = [
 def served(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     bank = Bank.create(tmp_path_factory.mktemp("serve") / "notes", smollm2)
     memorize(bank, NOTES, later=True)
-    desk = Desk([bank])
+    desk = Desk([bank], threads=1)
     with listening(desk) as url, httpx.Client(base_url=url, timeout=120) as http:
         yield SimpleNamespace(bank=bank, desk=desk, url=url, http=http)
     bank.close()

@@ -35,7 +35,7 @@ def served(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         memorize(bank, [KEY], later=True)
         write_pack(bank, folder / "old.megapack")
         with PackedBank(folder / "old.megapack") as pack:
-            desk = Desk([bank, pack])
+            desk = Desk([bank, pack], threads=1)
             with listening(desk, metrics=True) as url, httpx.Client(base_url=url, timeout=120) as http:
                 yield SimpleNamespace(http=http, desk=desk, url=url, assistant=desk.find("")[1])
 

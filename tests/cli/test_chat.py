@@ -32,7 +32,7 @@ def notes(smollm2: Model, tmp_path: Path) -> Path:
 def talk(run: Run, notes: Path, monkeypatch: pytest.MonkeyPatch):
     def call(*lines: str, options: tuple[str, ...] = ()) -> tuple[str, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-        return run("chat", "--bank", notes, *options)[1:]
+        return run("chat", "--bank", notes, "--threads", "1", *options)[1:]
 
     return call
 
@@ -117,7 +117,7 @@ def test_in_a_terminal_keys_stop_and_end_and_lines_are_kept_only_if_asked(notes:
     if child == 0:
         os.execv(
             sys.executable,
-            [sys.executable, "-c", PROGRAM, "chat", "--bank", str(notes), "--history", str(lines)],
+            [sys.executable, "-c", PROGRAM, "chat", "--bank", str(notes), "--threads", "1", "--history", str(lines)],
         )
     seen = ""
 
