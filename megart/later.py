@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .bank import Bank, Memory
+from .bank import Bank, Memory, Record
 from .errors import InputError
 from .models import Model
 
@@ -58,3 +58,13 @@ def save_pending(
         if on_saved:
             on_saved(memory, time.perf_counter() - started, done, len(memories))
     return None
+
+
+def save_one(bank: Bank, memory: Memory, assistant: Assistant) -> Record:
+    """Save *memory* as pending; one with the same text that is there already stays. Raises as :func:`save_pending`."""
+    from .plan import plan
+
+    bank.remove_expired()
+    todo = plan(bank, [memory], False)
+    save_pending(bank, todo.memories, over=todo.over, assistant=assistant)
+    return bank.get(todo.order[0])

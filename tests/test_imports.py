@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interop": {"train", "runtime", "verbatim", *POLICY, *LOW} - {"_core"},
     "doctor": {"readers", "runtime", "bank", "_core", *LOW},
     "cluster": {"memorize", "plan", "runtime", *POLICY, *LOW} - {"_core"},
-    "cli": {"", "memorize", "conflicts", "readers", "train_reader", "interop", "cluster", "runtime", "serve", "verbatim", "doctor", "eval", *POLICY, *LOW}
+    "cli": {"", "memorize", "later", "conflicts", "readers", "train_reader", "interop", "cluster", "runtime", "serve", "verbatim", "doctor", "eval", *POLICY, *LOW}
     - {"_core"},
     "serve": {"", "runtime", "memorize", "later", "plan", *POLICY, *LOW} - {"_core"},
     "eval": {"runtime", "train", "memorize", *POLICY, *LOW} - {"_core"},

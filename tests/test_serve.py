@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ from megart.models import Model
 
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
-httpx = pytest.importorskip("httpx")
+httpx = pytest.importorskip("httpx2")
 
-import uvicorn  # noqa: E402
+from serving import listening  # noqa: E402
 
-from megart.serve import wire  # noqa: E402
+from megart.serve import side, wire  # noqa: E402
 from megart.serve.app import MOST_BODY, make_app  # noqa: E402
 from megart.serve.desk import Desk  # noqa: E402
 
@@ -37,21 +36,9 @@ NOTES = [
 def served(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     bank = Bank.create(tmp_path_factory.mktemp("serve") / "notes", smollm2)
     memorize(bank, NOTES, later=True)
-    desk = Desk([bank])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_app(desk), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, timeout=120) as http:
+    desk = Desk([bank], threads=1)
+    with listening(desk) as url, httpx.Client(base_url=url, timeout=120) as http:
         yield SimpleNamespace(bank=bank, desk=desk, url=url, http=http)
-    server.should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
     bank.close()
 
 
@@ -118,7 +105,7 @@ def test_what_a_client_asks_for_itself_opens_nothing_and_is_short(served: Simple
     for headers, content in (({"X-OpenWebUI-Task": "title_generation"}, NOTES[0].text), ({}, text)):
         body = {"model": "smollm2:notes", "messages": [{"role": "user", "content": content}], "max_tokens": 4000}
         made = served.http.post("/v1/chat/completions", json=body, headers=headers).json()
-        assert made["megart"]["sources"] == [] and made["usage"]["completion_tokens"] <= wire.SIDE_TOKENS
+        assert made["megart"]["sources"] == [] and made["usage"]["completion_tokens"] <= side.TOKENS
 
 
 def test_ollamas_clients_find_and_ask(served: SimpleNamespace) -> None:

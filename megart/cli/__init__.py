@@ -23,6 +23,7 @@ VERBS = {
     "memorize": "teach the model memories and save them in a bank",
     "learn": "teach the model the memories that were saved for later",
     "ask": "answer a question from the memories that it opens",
+    "chat": "talk with a bank in the terminal",
     "recall": "say a whole memory again from a cue",
     "gate": "show which memories a question opens, and why",
     "list": "list the memories of a bank",

@@ -8,7 +8,6 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..bank import Bank
 from ..errors import DependencyError, InputError
 from . import common, ui
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bank",
         action="append",
         metavar="DIR",
-        help="a bank's folder; may be given again (default: $MEGART_BANK, else in the user's data directory)",
+        help="a bank's folder, or a pack; may be given again (default: $MEGART_BANK, else in the user's data directory)",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="A", help="the address to listen on (default: 127.0.0.1)"
@@ -47,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without an API key")
     parser.add_argument("--no-remember", action="store_true", help='"Remember that ..." saves nothing')
+    parser.add_argument("--learn", action="store_true", help="teach what is saved at once (needs megart[train])")
+    parser.add_argument("--metrics", action="store_true", help="count requests at /metrics, for Prometheus")
     parser.add_argument("--threads", type=common.positive, metavar="N", help="(default: the cores that are free)")
 
 
@@ -56,6 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
         from ..serve.app import make_app
         from ..serve.desk import Desk
+        from ..serve.lessons import can_teach
+
+        if args.metrics:
+            import prometheus_client  # noqa: F401
     except ImportError as error:
         raise DependencyError(f"serving needs {error.name}; run: pip install 'megart[serve]'") from error
     key = _key(args.key_file)
@@ -63,13 +68,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"{args.host} can be reached from other machines; set MEGART_API_KEY or --key-file, or say --insecure"
         )
+    if args.learn and not can_teach():
+        raise DependencyError("--learn needs torch; run: pip install 'megart[train]'")
     if not 0 < args.port < 1 << 16:
         raise InputError(f"got the port {args.port}; expected 1 to 65535")
     with ExitStack() as stack:
         paths = args.bank or [None]
-        banks = [stack.enter_context(Bank.open(common.bank_path(path))) for path in paths]
-        desk = Desk(banks, remember=not args.no_remember, threads=args.threads)
-        app = make_app(desk, key=key, hosts=[*args.name, args.host], origins=args.cors)
+        banks = [stack.enter_context(common.open_bank(argparse.Namespace(bank=path))) for path in paths]
+        desk = Desk(banks, remember=not args.no_remember, teach=args.learn, threads=args.threads)
+        app = make_app(desk, key=key, hosts=[*args.name, args.host], origins=args.cors, metrics=args.metrics)
         config = uvicorn.Config(
             app, host=args.host, port=args.port, log_level="warning", access_log=False, timeout_graceful_shutdown=20
         )

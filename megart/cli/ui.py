@@ -22,7 +22,7 @@ from .. import sentences
 
 if TYPE_CHECKING:
     from ..memorize import Progress
-    from ..runtime.answer import Answer
+    from ..runtime.answer import Answer, Source
 
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
 _STEERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -277,6 +277,13 @@ def put_marked(answer: Answer) -> None:
             print(paint(safe(source.words, sys.stdout), "1", sys.stdout), end="", flush=True)
             at = start + len(source.words)
     stream(text[at:])
+
+
+def put_source(source: Source) -> None:
+    """The text of a source with the answer's words in bold."""
+    start, end = source.span
+    before, words, after = (safe(text, sys.stdout) for text in (source.text[:start], source.words, source.text[end:]))
+    print(f"{before}{paint(words, '1', sys.stdout)}{after}", flush=True)
 
 
 def trace(answer: Answer) -> None:

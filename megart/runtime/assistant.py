@@ -17,6 +17,7 @@ from .acceptance import Acceptance
 from .answer import Answer
 from .ask import STRICT_STATE
 from .bank_index import IndexEntry
+from .complete import Completion, complete, tokens_of
 from .context import Context
 from .conversation import Conversation
 from .draft import LONGEST, MOST_GUESSES
@@ -204,6 +205,24 @@ class Assistant:
         options = Options.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
         request = Request(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)
         return self.runtime.submit(lambda stream: respond(Job(self.runtime, self.open_bank, request, stream)))
+
+    def complete(
+        self, prompt: str | Sequence[int], *, max_tokens: int = 16, logprobs: int | None = None, echo: bool = False,
+        **options: Any,
+    ) -> Stream[Completion]:  # fmt: skip
+        """Queue *prompt*, a text or token ids, for the bare base to continue as it is, without a chat template.
+
+        ``max_tokens`` may be 0. ``logprobs``: score each new token, with ``echo`` those of the prompt too, beside so
+        many likeliest ones. Raises InputError.
+        """
+        how = Options.of(max(1, max_tokens), options)
+        tokens = tokens_of(self.engine, prompt)
+
+        def run(stream: Stream[Completion]) -> Completion:
+            self.runtime.idle_prefill.expect(None)
+            return complete(self.base, tokens, max_tokens, how, stream, logprobs, echo)
+
+        return self.runtime.submit(run)
 
     def key(self, text: str, title: str | None = None) -> np.ndarray:
         """The context key of a memory: float32 [D], as stored in the bank."""

@@ -124,7 +124,8 @@ class Worker:
 
     def __init__(self, idle: Callable[[], bool] = lambda: False, most: int = MOST_WAITING):
         self._queue: queue.SimpleQueue[Stream | None] = queue.SimpleQueue()
-        self._idle, self._most, self._waiting = idle, most, 0
+        self._idle, self._most = idle, most
+        self._streams: list[Stream] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -139,9 +140,9 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise MegartError("the assistant is closed; make a new one")
-            if self._waiting >= self._most:
+            if self._wanted() >= self._most:
                 raise BusyError(f"{self._most} questions wait already; try again in a few seconds")
-            self._waiting += 1
+            self._streams.append(stream)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="megart-worker", daemon=True)
                 self._thread.start()
@@ -150,8 +151,13 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Streams that are not done, the one at work among them."""
-        return self._waiting
+        """Streams that are not done and still wanted, the one at work among them."""
+        with self._lock:
+            return self._wanted()
+
+    def _wanted(self) -> int:
+        self._streams = [stream for stream in self._streams if not (stream.is_done or stream.is_cancelled)]
+        return len(self._streams)
 
     def call(self, work: Callable[[], T]) -> T:
         """Run *work* on the thread, in its turn, and wait for what it returns. Raises MegartError after close."""
@@ -171,13 +177,8 @@ class Worker:
                 continue
             if stream is None:
                 return
-            stream.work(self._end)
+            stream.work(release_team)
             wait = IDLE_AFTER
-
-    def _end(self) -> None:
-        with self._lock:
-            self._waiting -= 1
-        release_team()
 
     def _idle_work(self) -> bool:
         """What fails while nobody asks is nobody's answer, and the next question has to find the thread alive."""

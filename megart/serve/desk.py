@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..bank import Bank, Memory, Record
-from ..errors import InputError, MemoryNotFoundError
-from ..later import save_pending
-from ..plan import plan
+from ..bank.pack import PackedBank
+from ..errors import BankError, InputError, MemoryNotFoundError
+from ..later import save_one
 from ..runtime.answer import Answer
 from ..runtime.assistant import Assistant
+from ..runtime.complete import MOST_ALTERNATIVES, Completion
 from ..runtime.runtime import Runtime
 from ..runtime.scope import Scope
 from ..runtime.worker import Stream
 from . import wire
+from .lessons import Lessons
+from .texts import Text
 
 MOST_WAITING = 32
 # What a message must say to become a memory: the rule that the README explains.
@@ -24,31 +26,52 @@ _REMEMBER = re.compile(r"\s*(?:please[, ]+)?remember(?:\s+that|\s*:)\s+(?P<text>
 MODES = ("ask", "direct", "recall", "irag", "bare")
 
 
-class Desk:
-    """Several banks; those of one base share a runtime. Safe from several threads. ``how``: options of a Runtime."""
+def to_remember(message: str) -> str | None:
+    """The memory that *message* asks to keep ("Remember that ..."), as a sentence; None where it asks for none."""
+    found = _REMEMBER.fullmatch(message)
+    text = found["text"].strip() if found else ""
+    return text[0].upper() + text[1:] if text else None
 
-    def __init__(self, banks: Sequence[Bank], *, remember: bool = True, waiting: int = MOST_WAITING, **how: Any):
+
+class ReadOnlyError(BankError):
+    """A pack is asked in place and cannot be changed."""
+
+
+class Desk:
+    """Several banks; those of one base share a runtime. Safe from several threads.
+
+    ``remember``: messages may save memories; ``teach``: what is saved is taught at once; ``waiting``: how many questions
+    may wait; ``how``: options of a :class:`Runtime`.
+    """
+
+    def __init__(
+        self, banks: Sequence[Bank], *, remember: bool = True, teach: bool = False, waiting: int = MOST_WAITING, **how: Any
+    ):
         self._banks: dict[str, tuple[Bank, Assistant]] = {}
         self._runtimes: dict[str, Runtime] = {}  # by the hash of their base
-        self.remembers = remember
+        self._lessons: dict[str, Lessons] = {}
+        self.remembers, self._teaches = remember, teach
         try:
             for bank in banks:
                 base = bank.model
                 if base.sha256 not in self._runtimes:
                     self._runtimes[base.sha256] = Runtime(base, most_waiting=waiting, **how)
                 self._banks[self._name(bank)] = bank, Assistant(bank, runtime=self._runtimes[base.sha256])
+                self._lessons[str(bank.path)] = Lessons(bank)
         except BaseException:
             self.close()
             raise
 
     def _name(self, bank: Bank) -> str:
-        plain = re.sub(r"[^\w.-]+", "-", bank.path.name).strip("-") or "bank"
+        plain = re.sub(r"[^\w.-]+", "-", bank.path.name.removesuffix(".megapack")).strip("-") or "bank"
         name, number = plain, 2
         while name in self._banks:
             name, number = f"{plain}-{number}", number + 1
         return name
 
     def close(self) -> None:
+        for lessons in self._lessons.values():
+            lessons.stop()
         for _, assistant in self._banks.values():
             assistant.close()
         for runtime in self._runtimes.values():
@@ -95,26 +118,48 @@ class Desk:
         scope = Scope(only, without, tags)
         return assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
 
+    def complete(self, text: Text, prompt: str | list[int]) -> Stream[Completion]:
+        """Queue *prompt* for the bare model to continue. Raises BusyError, InputError."""
+        _, assistant, _ = self.find(text.model)
+        if text.logprobs is not None and text.logprobs > MOST_ALTERNATIVES:
+            raise InputError(f"got logprobs {text.logprobs}; expected at most {MOST_ALTERNATIVES}")
+        return assistant.complete(prompt, logprobs=text.logprobs, echo=text.echo, **text.options)
+
     @property
     def waiting(self) -> int:
-        """Questions whose answers are not whole."""
+        """Questions whose answers are not whole, and are still wanted."""
         return sum(runtime.waiting for runtime in self._runtimes.values())
 
     def to_remember(self, ask: wire.Ask) -> str | None:
         """What the last message asks to remember; None where it does not, or the server does not."""
         _, _, opens = self.find(ask.model)
-        found = _REMEMBER.fullmatch(ask.messages[-1]["content"])
-        return found["text"].strip() if found and opens and self.remembers and not ask.side else None
+        return to_remember(ask.messages[-1]["content"]) if opens and self.remembers and not ask.side else None
 
     # -- memories ------------------------------------------------------------------------------
 
     def save(self, model: str, memory: Memory) -> Record:
         """Save *memory* as pending: it answers from its text at once. Raises InputError."""
-        bank, assistant, _ = self.find(model)
-        bank.remove_expired()
-        todo = plan(bank, [memory], False)
-        save_pending(bank, todo.memories, over=todo.over, assistant=assistant)
-        return bank.get(todo.order[0])
+        record = save_one(self.writable(model), memory, self.find(model)[1])
+        if self._teaches:
+            self.lessons(model).start(again=False)
+        return record
 
-    def path(self, model: str) -> Path:
-        return self.find(model)[0].path
+    def lessons(self, model: str) -> Lessons:
+        """The teaching of the bank of *model*."""
+        return self._lessons[str(self.find(model)[0].path)]
+
+    def forget(self, model: str, id: str) -> Record:
+        """Remove a memory for good. Raises MemoryNotFoundError, ReadOnlyError."""
+        return self.writable(model).remove(id)
+
+    def writable(self, model: str) -> Bank:
+        """The bank of *model*. Raises ReadOnlyError for a pack."""
+        bank = self.find(model)[0]
+        if isinstance(bank, PackedBank):
+            raise ReadOnlyError(f"{bank.path.name} is a pack and cannot be changed; run: megart unpack {bank.path.name} FOLDER")
+        return bank
+
+    def about(self, model: str) -> dict[str, Any]:
+        """What a page has to know of a model's bank: how many memories it has (None: it opens none), and if it is a pack."""
+        bank, _, opens = self.find(model)
+        return {"memories": len(bank) if opens else None, "read_only": isinstance(bank, PackedBank)}

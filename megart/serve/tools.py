@@ -10,8 +10,7 @@ from mcp.server import MCPServer
 from .. import __version__
 from ..bank import Bank, Memory, Record
 from ..errors import InputError, MemoryNotFoundError
-from ..later import save_pending
-from ..plan import plan
+from ..later import save_one
 from ..runtime.assistant import Assistant
 
 _INSTRUCTIONS = (
@@ -62,10 +61,7 @@ class _Memory:
         return made.text
 
     def remember(self, text: str, title: str | None) -> str:
-        self.bank.remove_expired()
-        todo = plan(self.bank, [Memory(text, title=title or None)], False)
-        save_pending(self.bank, todo.memories, over=todo.over, assistant=self.assistant)
-        return f"Remembered as {todo.order[0]}."
+        return f"Remembered as {save_one(self.bank, Memory(text, title=title or None), self.assistant).id}."
 
     def forget(self, id: str) -> str:
         return f"Forgot {self.bank.remove(id).id}."

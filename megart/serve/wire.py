@@ -5,26 +5,28 @@ Lenient in what it takes: clients send parts, nulls and roles that a small model
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 from ..runtime.answer import Answer
+from . import side
 
 MOST_CHOICES = 8
-SIDE_TOKENS = 128  # of a title, a tag, a suggestion that a client wants for itself
 _SYSTEM = ("system", "developer")
-_TASKS = ("### Task:", "<task>")
 
 
 @dataclass(frozen=True)
 class Ask:
     """What a client wants: ``messages``, the last one a user's; ``options`` of the answer; ``megart``: our own fields.
 
-    ``side``: the client asks for itself (a title, tags), so no memory opens.
+    ``side``: no memory opens, because the client asks for itself (a title, tags) or brings documents.
     """
 
     model: str
@@ -40,13 +42,10 @@ class Ask:
 def chat(body: Mapping[str, Any], task: str | None = None) -> Ask:
     """A request to /v1/chat/completions. *task*: what Open WebUI's header says it is for. Raises InputError."""
     messages = merged(body.get("messages"))
-    side = bool(task) or messages[-1]["content"].lstrip().startswith(_TASKS)
-    options = _options(body)
-    if side:
-        options["max_tokens"] = min(options.get("max_tokens") or SIDE_TOKENS, SIDE_TOKENS)
-    choices = body.get("n") or 1
-    if not isinstance(choices, int) or not 1 <= choices <= MOST_CHOICES:
-        raise InputError(f"got n {choices!r}; expected 1 to {MOST_CHOICES}")
+    last = messages[-1]["content"]
+    own, options = side.is_side(last, task), options_of(body)
+    if own:
+        options["max_tokens"] = min(options.get("max_tokens") or side.TOKENS, side.TOKENS)
     ours = body.get("megart") or {}
     if not isinstance(ours, dict):
         raise InputError("got a megart field that is no object; see docs/server.md")
@@ -57,8 +56,8 @@ def chat(body: Mapping[str, Any], task: str | None = None) -> Ask:
         options=options,
         stream=bool(body.get("stream")),
         usage=isinstance(wants, dict) and bool(wants.get("include_usage")),
-        choices=choices,
-        side=side,
+        choices=choices_of(body),
+        side=own or side.has_documents(last),
         megart=ours,
     )
 
@@ -97,7 +96,14 @@ def content(value: object) -> str:
     raise InputError(f"got content of the type {type(value).__name__}; expected text or parts of text")
 
 
-def _options(body: Mapping[str, Any]) -> dict[str, Any]:
+def choices_of(body: Mapping[str, Any]) -> int:
+    choices = body.get("n") or 1
+    if not isinstance(choices, int) or not 1 <= choices <= MOST_CHOICES:
+        raise InputError(f"got n {choices!r}; expected 1 to {MOST_CHOICES}")
+    return choices
+
+
+def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The options of runtime.sampling that *body* names; what a small model has no use for is passed over."""
     made: dict[str, Any] = {}
     tokens = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -110,6 +116,8 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
             made[name] = body[name]
     if made.get("seed") is not None and isinstance(made["seed"], int):
         made["seed"] %= 1 << 32
+    if made.get("top_k") == -1:  # as vLLM's clients say "all"
+        made["top_k"] = 0
     if made.get("top_p") == 0:
         made["top_p"] = 1e-6
     stop = body.get("stop")
@@ -137,6 +145,20 @@ def usage(answers: Sequence[Answer]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
+def timings(answers: Sequence[Answer]) -> dict[str, float | int]:
+    """Of the last answer, as llama.cpp's own server names them."""
+    last = answers[-1].timings
+    read, written = last.first_token_ms, max(0.0, last.total_ms - last.first_token_ms)
+    return {
+        "prompt_n": last.prompt_tokens,
+        "prompt_ms": round(read, 3),
+        "prompt_per_second": round(last.prompt_tokens * 1000 / read, 3) if read else 0.0,
+        "predicted_n": last.completion_tokens,
+        "predicted_ms": round(written, 3),
+        "predicted_per_second": round(last.completion_tokens * 1000 / written, 3) if written else 0.0,
+    }
+
+
 def ours(answer: Answer) -> dict[str, Any]:
     """The vendor object of an answer: what ``megart ask --json`` prints, but for the text."""
     return {name: value for name, value in answer.to_dict().items() if name not in ("answer", "mode")}
@@ -159,6 +181,7 @@ def whole(id: str, model: str, answers: Sequence[Answer]) -> dict[str, Any]:
             for number, answer in enumerate(answers)
         ],
         "usage": usage(answers),
+        "timings": timings(answers),
         "megart": ours(answers[0]),
     }
 
@@ -182,7 +205,7 @@ def chunk(
         ],
     }
     if end is not None:
-        made["usage"], made["megart"] = usage([end]), ours(end)
+        made["usage"], made["timings"], made["megart"] = usage([end]), timings([end]), ours(end)
     return made
 
 
@@ -190,20 +213,9 @@ def finish(answer: Answer) -> str:
     return "length" if answer.finish == "length" else "stop"
 
 
-def completion(id: str, model: str, answers: Sequence[Answer], echo: str = "") -> dict[str, Any]:
-    """An answer of /v1/completions."""
-    return {
-        "id": id,
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [
-            {"index": n, "text": echo + a.text, "logprobs": None, "finish_reason": finish(a)}
-            for n, a in enumerate(answers)
-        ],
-        "usage": usage(answers),
-        "megart": ours(answers[0]),
-    }
+def vector(values: np.ndarray, encoding: object) -> list[float] | str:
+    """An embedding, float32 [D], as a client asks for it: numbers, or its bytes in base64."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode() if encoding == "base64" else values.tolist()
 
 
 def error(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_help_of_every_verb(run: Run) -> None:
 ERRORS = {
     "verb": (
         ["recal", "x"],
-        ("got the verb 'recal'; expected one of init, memorize, learn, ask, recall, gate, list, show, "
+        ("got the verb 'recal'; expected one of init, memorize, learn, ask, chat, recall, gate, list, show, "
         "forget, stats, export, import, rekey, reader, pack, unpack, merge, diff, serve, mcp, verify, doctor, eval, demo; did you mean recall?"),
     ),
     "option first": (

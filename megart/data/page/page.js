@@ -1,7 +1,9 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const history = [];
+let talk = []; // the messages so far
+const banks = new Map(); // model id -> what the server says of its bank
 let running = null;
+let watching = false;
 
 // Text from elsewhere only ever becomes a text node.
 function made(tag, text, kind) {
@@ -34,8 +36,9 @@ function tell(error) {
   $("problem").textContent = error ? error.message || String(error) : "";
 }
 
-function marked(source) {
+function marked(source, answer) {
   const node = made("details");
+  node.open = source.text.trim() !== answer.trim();
   node.append(made("summary", `from ${source.title}${source.created ? `, ${source.created.slice(0, 10)}` : ""}`));
   const [start, end] = source.span;
   // Offsets count characters, not UTF-16 units.
@@ -44,11 +47,15 @@ function marked(source) {
   return node;
 }
 
-function about(item, megart) {
-  if (megart.known === false) item.append(made("p", "Not in memory: the model itself answers.", "about unknown"));
-  for (const source of megart.sources || []) item.append(marked(source));
+function about(item, megart, answer) {
+  if (megart.known === false) {
+    const near = megart.nearest?.length ? ` The nearest notes: ${megart.nearest.join(", ")}.` : "";
+    const who = $("strict").checked ? "" : "Not in memory: the model itself answered.";
+    item.append(made("p", who + near, "about unknown"));
+  }
+  for (const source of megart.sources || []) item.append(marked(source, answer));
   for (const source of megart.older || []) {
-    const old = marked(source);
+    const old = marked(source, answer);
     old.firstChild.textContent = `an older note, ${source.created.slice(0, 10)}`;
     item.append(old);
   }
@@ -56,11 +63,13 @@ function about(item, megart) {
   for (const memory of megart.memories || []) {
     const bar = made("meter");
     bar.value = memory.gate;
-    bar.title = `gate ${memory.gate.toFixed(2)}`;
-    line.append(bar, ` ${memory.title} `);
+    bar.setAttribute("aria-label", `${memory.title} opened`);
+    const opened = made("span", undefined, "opened");
+    opened.append(bar, `${memory.title} ${memory.gate.toFixed(2)}${memory.pending ? " (not learnt yet)" : ""}`);
+    line.append(opened);
   }
   const times = megart.timings;
-  line.append(`first word ${Math.round(times.first_token_ms)} ms, whole ${Math.round(times.total_ms)} ms`);
+  line.append(made("span", `first word ${Math.round(times.first_token_ms)} ms, whole ${Math.round(times.total_ms)} ms`, "times"));
   item.append(line);
 }
 
@@ -71,8 +80,10 @@ async function ask(question) {
   const words = made("span", "…");
   item.append(words);
   list.append(item);
+  $("hello").hidden = true;
   item.scrollIntoView({ block: "end" });
-  history.push({ role: "user", content: question });
+  const mine = talk; // a new talk may begin before this answer ends
+  mine.push({ role: "user", content: question });
   running = new AbortController();
   $("send").textContent = "Stop";
   let text = "";
@@ -83,7 +94,7 @@ async function ask(question) {
       signal: running.signal,
       body: JSON.stringify({
         model: $("model").value,
-        messages: history,
+        messages: mine,
         stream: true,
         megart: { style: $("style").value, strict: $("strict").checked },
       }),
@@ -111,11 +122,49 @@ async function ask(question) {
   running = null;
   $("send").textContent = "Ask";
   words.textContent = text || "(no answer)";
-  if (text) history.push({ role: "assistant", content: text });
-  else history.pop();
-  if (megart) about(item, megart);
+  if (text) mine.push({ role: "assistant", content: text });
+  else mine.pop();
+  if (megart) about(item, megart, text);
   item.scrollIntoView({ block: "end" });
-  if (/^\s*(please[, ]+)?remember/i.test(question)) list_memories();
+  if (/^\s*(please[, ]+)?remember/i.test(question)) show_bank();
+}
+
+// Which parts of the page a bank has: the model alone none, a pack no way to change it.
+async function show_bank() {
+  const bank = banks.get($("model").value);
+  $("bank").hidden = bank.memories === null;
+  $("pack").hidden = !bank.read_only;
+  $("add").hidden = bank.read_only;
+  if (bank.memories === null) return;
+  await list_memories();
+  await show_lessons();
+}
+
+// How far teaching is; looks again each second while it goes on.
+async function show_lessons() {
+  const model = $("model").value;
+  if (banks.get(model).read_only) return void ($("lessons").hidden = true);
+  let state;
+  try {
+    state = await (await call(`v1/learn?${new URLSearchParams({ model })}`)).json();
+  } catch (error) {
+    return tell(error);
+  }
+  $("lessons").hidden = !(state.running || state.error || (state.pending && state.can_teach));
+  $("learn").hidden = state.running;
+  $("progress").hidden = !state.running;
+  $("progress").max = state.total || 1;
+  $("progress").value = state.done;
+  $("lesson").textContent = state.running
+    ? `learning, ${state.done} of ${state.total} done`
+    : state.error || `${state.pending} not learnt yet; they answer from their text`;
+  if (!state.running || watching) return;
+  watching = true;
+  setTimeout(async () => {
+    watching = false;
+    await list_memories();
+    await show_lessons();
+  }, 1000);
 }
 
 async function list_memories() {
@@ -143,13 +192,15 @@ function shown(memory) {
     } catch (error) {
       tell(error);
     }
-    list_memories();
+    await show_bank();
+    $("search").focus();
   });
-  item.append(forget);
+  if (!banks.get($("model").value).read_only) item.append(forget);
   if (memory.title) item.append(made("strong", memory.title));
   item.append(made("span", memory.text));
   const tags = memory.tags.length ? `, ${memory.tags.join(", ")}` : "";
-  item.append(made("p", `${memory.created.slice(0, 10)}, ${memory.state}${tags}`, "about"));
+  const state = memory.state === "pending" ? "not learnt yet" : memory.state;
+  item.append(made("p", `${memory.created.slice(0, 10)}, ${state}${tags}`, "about"));
   return item;
 }
 
@@ -168,9 +219,14 @@ $("question").addEventListener("keydown", (event) => {
     $("ask").requestSubmit();
   }
 });
-$("new").addEventListener("click", () => {
-  history.length = 0;
+function start_anew() {
+  running?.abort();
+  talk = [];
   $("talk").replaceChildren();
+  $("hello").hidden = false;
+}
+$("new").addEventListener("click", () => {
+  start_anew();
   $("question").focus();
 });
 $("add").addEventListener("submit", async (event) => {
@@ -180,7 +236,8 @@ $("add").addEventListener("submit", async (event) => {
   try {
     await call("v1/memories", { method: "POST", body: JSON.stringify(body) });
     $("add").reset();
-    await list_memories();
+    await show_bank();
+    $("text").focus();
   } catch (error) {
     tell(error);
   }
@@ -190,13 +247,31 @@ $("search").addEventListener("input", () => {
   clearTimeout(wait);
   wait = setTimeout(list_memories, 150);
 });
-$("model").addEventListener("change", list_memories);
+$("model").addEventListener("change", () => {
+  start_anew();
+  show_bank();
+});
+$("learn").addEventListener("click", async () => {
+  try {
+    await call("v1/learn", { method: "POST", body: JSON.stringify({ model: $("model").value }) });
+  } catch (error) {
+    tell(error);
+  }
+  show_lessons();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && running) running.abort();
+});
 
 (async () => {
   try {
     const models = await (await call("v1/models")).json();
-    for (const model of models.data) $("model").append(new Option(model.id, model.id));
-    await list_memories();
+    for (const model of models.data) {
+      banks.set(model.id, model.megart);
+      const alone = model.megart.memories === null;
+      $("model").append(new Option(alone ? `${model.id}, no memory` : model.id, model.id));
+    }
+    await show_bank();
     $("question").focus();
   } catch (error) {
     tell(error);

@@ -1,0 +1,95 @@
+"""What the routes share: a request's body, an answer waited for or streamed, and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from ..bank import Memory
+from ..errors import InputError, MegartError, MemoryNotFoundError
+from ..runtime.answer import Answer
+from ..runtime.worker import BusyError, Stream
+from . import wire
+from .desk import Desk, ReadOnlyError
+
+T = TypeVar("T")
+PING_SECONDS = 15  # a comment in a stream that waits so long, so that nobody on the way closes it
+_LOOK_SECONDS = 0.25  # how often it is asked whether the client is still there
+
+
+def failed(error: MegartError) -> JSONResponse:
+    """*error* as an HTTP answer in OpenAI's shape."""
+    if isinstance(error, BusyError):
+        return JSONResponse(wire.error(str(error), "server_error", "busy"), 503, {"Retry-After": "3"})
+    if isinstance(error, MemoryNotFoundError):
+        return JSONResponse(wire.error(str(error), "invalid_request_error", "not_found"), 404)
+    if isinstance(error, InputError):
+        return JSONResponse(wire.error(str(error), "invalid_request_error"), 400)
+    if isinstance(error, ReadOnlyError):
+        return JSONResponse(wire.error(str(error), "invalid_request_error", "read_only"), 403)
+    return JSONResponse(wire.error(str(error), "server_error"), 500)
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object of a request. Raises InputError."""
+    try:
+        found = json.loads(await request.body() or b"{}")
+    except (ValueError, RecursionError):
+        raise InputError("the request is no JSON") from None
+    if not isinstance(found, dict):
+        raise InputError("the request is no JSON object")
+    return found
+
+
+async def whole(stream: Stream[T], request: Request) -> T:
+    """The whole answer; cancelled when the client goes away."""
+    try:
+        waiting = asyncio.ensure_future(anyio.to_thread.run_sync(lambda: stream.answer, abandon_on_cancel=True))
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
+            if not waiting.done() and await request.is_disconnected():
+                stream.cancel()
+        return waiting.result()
+    finally:
+        stream.cancel()
+
+
+async def parts(stream: Stream[T]) -> AsyncIterator[str]:
+    """The text of *stream* as it comes; cancelled when nobody listens any more, also while it waits for its turn."""
+    coming = iter(stream)
+    try:
+        while (part := await anyio.to_thread.run_sync(next, coming, None, abandon_on_cancel=True)) is not None:
+            yield part
+    finally:
+        stream.cancel()
+
+
+async def remembered(desk: Desk, ask: wire.Ask) -> Answer | None:
+    """Where the message says to remember something: done, and told."""
+    text = desk.to_remember(ask)
+    if text is None:
+        return None
+    record = await anyio.to_thread.run_sync(desk.save, ask.model, Memory(text))
+    title = (record.title or record.text[:60]).rstrip(". ")
+    return Answer(f"Saved: {title}. It answers from now on.", "ask", known=None)
+
+
+def event(value: dict[str, Any]) -> dict[str, str]:
+    """A server-sent event."""
+    return {"data": json.dumps(value)}
+
+
+async def telling(events: AsyncIterator[dict[str, str]]) -> AsyncIterator[dict[str, str]]:
+    """*events*, and an error in OpenAI's shape where one comes after the stream has begun."""
+    try:
+        async for made in events:
+            yield made
+    except MegartError as error:
+        yield event(json.loads(bytes(failed(error).body)))
+        yield {"data": "[DONE]"}

@@ -1,0 +1,91 @@
+"""As much of Ollama's API as clients need to find a model and chat with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from .. import __version__
+from ..runtime.answer import Answer
+from . import answers, wire
+from .desk import Desk
+
+
+def add_routes(app: FastAPI, desk: Desk) -> None:
+    def about(id: str) -> dict[str, Any]:
+        details = {
+            "format": "gguf",
+            "family": "megart",
+            "families": ["megart"],
+            "parameter_size": "",
+            "quantization_level": "",
+        }
+        return {
+            "name": id,
+            "model": id,
+            "modified_at": "1970-01-01T00:00:00Z",
+            "size": 0,
+            "digest": "",
+            "details": details,
+        }
+
+    @app.get("/api/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @app.get("/api/tags")
+    async def tags() -> dict[str, Any]:
+        return {"models": [about(id) for id in desk.models]}
+
+    @app.post("/api/show")
+    async def show(request: Request) -> dict[str, Any]:
+        body = await answers.body_of(request)
+        id = str(body.get("model") or body.get("name") or "")
+        desk.find(id)
+        return {**about(id), "template": "", "capabilities": ["completion"], "model_info": {}}
+
+    def to_ask(body: dict[str, Any], messages: object) -> wire.Ask:
+        options = body.get("options") if isinstance(body.get("options"), dict) else {}
+        named = {**options, "max_tokens": options.get("num_predict"), "messages": messages}
+        return wire.chat({**named, "model": body.get("model"), "megart": body.get("megart")})
+
+    async def respond(request: Request, body: dict[str, Any], messages: object, name: str) -> Response:
+        ask = to_ask(body, messages)
+        model = ask.model or desk.models[0]
+
+        def line(text: str, end: Answer | None = None) -> dict[str, Any]:
+            said: Any = {"role": "assistant", "content": text} if name == "message" else text
+            made = {"model": model, "created_at": "1970-01-01T00:00:00Z", name: said, "done": end is not None}
+            if end is None:
+                return made
+            read = wire.usage([end])
+            counts = {"prompt_eval_count": read["prompt_tokens"], "eval_count": read["completion_tokens"]}
+            return {**made, "done_reason": wire.finish(end), **counts, "megart": wire.ours(end)}
+
+        saved = await answers.remembered(desk, ask)
+        if body.get("stream") is False or saved:
+            answer = saved or await answers.whole(desk.start(ask), request)
+            return JSONResponse(line(answer.text, answer))
+        stream = desk.start(ask)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for part in answers.parts(stream):
+                yield json.dumps(line(part)).encode() + b"\n"
+            yield json.dumps(line("", stream.answer)).encode() + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    @app.post("/api/chat")
+    async def chat(request: Request) -> Response:
+        body = await answers.body_of(request)
+        return await respond(request, body, body.get("messages"), "message")
+
+    @app.post("/api/generate")
+    async def generate(request: Request) -> Response:
+        body = await answers.body_of(request)
+        system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+        return await respond(request, body, [*system, {"role": "user", "content": body.get("prompt")}], "response")

@@ -1,0 +1,117 @@
+"""OpenAI's API over a desk: models, chat, responses, embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from sse_starlette import EventSourceResponse
+
+from ..errors import InputError, MegartError
+from ..runtime.answer import Answer
+from . import answers, responses, wire
+from .desk import Desk
+
+
+def add_routes(app: FastAPI, desk: Desk) -> None:
+    _add_models(app, desk)
+    _add_chat(app, desk)
+    _add_responses(app, desk)
+
+
+def _add_models(app: FastAPI, desk: Desk) -> None:
+    def shown(id: str) -> dict[str, Any]:
+        return {"id": id, "object": "model", "created": 0, "owned_by": "megart", "megart": desk.about(id)}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [shown(id) for id in desk.models]}
+
+    @app.get("/v1/models/{id:path}")
+    async def model(id: str) -> dict[str, Any]:
+        return shown(id)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        body = await answers.body_of(request)
+        given = body.get("input")
+        texts = [given] if isinstance(given, str) else given
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+            raise InputError("got no input; expected a text or a list of texts")
+        _, assistant, _ = desk.find(str(body.get("model") or ""))
+        vectors = await anyio.to_thread.run_sync(lambda: [assistant.embed(text) for text in texts])
+        rows = [
+            {"object": "embedding", "index": n, "embedding": wire.vector(v, body.get("encoding_format"))}
+            for n, v in enumerate(vectors)
+        ]
+        return JSONResponse({"object": "list", "data": rows, "model": body.get("model"), "usage": wire.usage([])})
+
+
+def _add_chat(app: FastAPI, desk: Desk) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        ask = wire.chat(await answers.body_of(request), request.headers.get("x-openwebui-task"))
+        id, model = wire.new_id("chatcmpl"), ask.model or desk.models[0]
+        saved = await answers.remembered(desk, ask)
+        if not ask.stream:
+            found = [saved] if saved else [await answers.whole(desk.start(ask), request) for _ in range(ask.choices)]
+            return JSONResponse(wire.whole(id, model, found))
+        first = None if saved else desk.start(ask)  # refused before the stream begins
+
+        async def events() -> AsyncIterator[dict[str, str]]:
+            found: list[Answer] = []
+            for index in range(1 if saved else ask.choices):
+                yield answers.event(wire.chunk(id, model, {"role": "assistant", "content": ""}, index=index))
+                if saved:
+                    yield answers.event(wire.chunk(id, model, {"content": saved.text}))
+                    found.append(saved)
+                else:
+                    stream = first if index == 0 and first else desk.start(ask)
+                    async for part in answers.parts(stream):
+                        yield answers.event(wire.chunk(id, model, {"content": part}, index=index))
+                    found.append(stream.answer)
+                yield answers.event(wire.chunk(id, model, index=index, end=found[-1]))
+            if ask.usage:
+                counts = {"usage": wire.usage(found), "timings": wire.timings(found)}
+                yield answers.event({**wire.chunk(id, model), "choices": [], **counts})
+            yield {"data": "[DONE]"}
+
+        return EventSourceResponse(answers.telling(events()), ping=answers.PING_SECONDS)
+
+
+def _add_responses(app: FastAPI, desk: Desk) -> None:
+    @app.post("/v1/responses")
+    async def respond(request: Request) -> Response:
+        body = await answers.body_of(request)
+        ask = responses.ask_of(body, request.headers.get("x-openwebui-task"))
+        id, model = wire.new_id("resp"), ask.model or desk.models[0]
+        saved = await answers.remembered(desk, ask)
+        if not ask.stream:
+            answer = saved or await answers.whole(desk.start(ask), request)
+            return JSONResponse(responses.made(id, model, body, answer, wire.new_id("msg")))
+        stream = None if saved else desk.start(ask)
+
+        async def events() -> AsyncIterator[dict[str, str]]:
+            made = responses.Events(id, model, body)
+            try:
+                for event in made.begin():
+                    yield named(event)
+                if stream is None:
+                    assert saved is not None
+                    yield named(made.delta(saved.text))
+                else:
+                    async for part in answers.parts(stream):
+                        yield named(made.delta(part))
+                for event in made.end(saved or stream.answer):  # type: ignore[union-attr]
+                    yield named(event)
+            except MegartError as error:
+                yield named(made.failed(json.loads(bytes(answers.failed(error).body))["error"]))
+
+        return EventSourceResponse(events(), ping=answers.PING_SECONDS)
+
+    def named(event: dict[str, Any]) -> dict[str, str]:
+        return {"event": event["type"], **answers.event(event)}
