@@ -107,7 +107,7 @@ def _versions() -> dict[str, str | None]:
 
 def _machine() -> dict[str, Any]:
     name, flags = _processor()
-    made = {
+    made: dict[str, Any] = {
         "system": platform.platform(),
         "processor": name or platform.processor() or platform.machine(),
         "features": " ".join(sorted(_FEATURES & flags)),

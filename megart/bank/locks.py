@@ -116,7 +116,7 @@ def _refusal(descriptor: int, trial: Path) -> str:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.strerror if error.errno in _REFUSALS else ""
+        return str(error.strerror) if error.errno in _REFUSALS else ""
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return ""
     # A lock of an open file, not of a process, sees the one above: type, whence, start, length, process.

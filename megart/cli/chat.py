@@ -70,7 +70,7 @@ class Talk:
 
     def __init__(self, bank: Bank, assistant: Assistant, style: str, strict: bool | None):
         self.bank, self.assistant, self.style, self.strict = bank, assistant, style, strict
-        self.said: list[dict[str, str]] = []
+        self.conversation = assistant.conversation()
         self.last: Answer | None = None
 
     def take(self, line: str) -> None:
@@ -100,8 +100,8 @@ class Talk:
             ui.not_known(known, nearest)
             bare = True
 
-        made = self.assistant.ask(
-            question, history=self.said, style=self.style, strict=self.strict, on_known=told,
+        made = self.conversation.ask(
+            question, style=self.style, strict=self.strict, on_known=told,
             on_text=lambda text: ui.stream(text) if bare else None,
         )  # fmt: skip
         if not bare:
@@ -109,7 +109,6 @@ class Talk:
         ui.stream("\n")
         ui.trace(made)
         self.last = made
-        self.said += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -155,12 +154,15 @@ class Talk:
         ui.explain(self.last)
 
     def use_style(self, name: str) -> None:
-        from ..runtime.ask import check_style
+        from ..runtime.request import STYLES
 
-        self.style = check_style(name)
+        if name not in STYLES:
+            raise InputError(f"got the style {name!r}; expected one of {', '.join(STYLES)}")
+        self.style = name
 
     def begin(self, _: str) -> None:
-        self.said, self.last = [], None
+        self.conversation.forget()
+        self.last = None
 
 
 @contextlib.contextmanager

@@ -147,7 +147,7 @@ class Run:
             seconds = time.perf_counter() - started - (self._spent["learn"] - learning)
             row: Any = found
             if unit.many:
-                for (method, item), one in found.items():
+                for (method, item), one in row.items():
                     key = (self.options.suite, unit.partition, unit.stage, method, item)
                     self.ledger.add(key, {**one, "of": [unit.method, unit.item]})
                 row = {"rows": len(found)}

@@ -94,9 +94,9 @@ def examples(rows: Sequence[Row], names: dict[str, str], count: int = 8) -> Tabl
         first = next(iter(by_method.values()))
         cells = [first["q"], " / ".join(first.get("answers", [])[:2])]
         for name in present:
-            row: Row | None = by_method.get(name)
-            mark = "" if row is None or "correct" not in row else ("✓ " if row["correct"] else "✗ ")
-            cells.append("–" if row is None else mark + " ".join(row["text"].split())[:160])
+            said = by_method.get(name)
+            mark = "" if said is None or "correct" not in said else ("✓ " if said["correct"] else "✗ ")
+            cells.append("–" if said is None else mark + " ".join(said["text"].split())[:160])
         lines.append(cells)
     return Table(["question", "right", *(names[name] for name in present)], lines, "Examples")
 

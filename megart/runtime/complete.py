@@ -106,7 +106,7 @@ def _unscored(engine: Engine, token: int) -> Scored:
     return Scored(token, engine.piece(token).decode("utf-8", "replace"), None)
 
 
-def _score(base: Context, tokens: list[int], first: int, best: int, stream: Stream[Completion]) -> Iterator[Scored]:
+def _score(base: Context, tokens: Sequence[int], first: int, best: int, stream: Stream[Completion]) -> Iterator[Scored]:
     """Each of *tokens* from number *first* (at least 1) on; ends early where *stream* is cancelled."""
     if first >= len(tokens):
         return
@@ -122,8 +122,8 @@ def _score(base: Context, tokens: list[int], first: int, best: int, stream: Stre
 
 def _scored(base: Context, at: int, token: int, best: int) -> Scored:
     logits = base.logits(at)
-    likely = np.argpartition(-logits, best)[:best] if best else ()
-    likely = sorted(map(int, likely), key=lambda other: -logits[other])
+    nearest = np.argpartition(-logits, best)[:best].tolist() if best else []
+    likely = sorted(nearest, key=lambda other: -logits[other])
     texts = ((base.engine.piece(other).decode("utf-8", "replace"), log_probability(logits, other)) for other in likely)
     return Scored(token, base.engine.piece(token).decode("utf-8", "replace"), log_probability(logits, token), tuple(texts))
 

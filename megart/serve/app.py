@@ -60,7 +60,7 @@ def make_app(
         return {"status": "ok"}
 
     for route in app.routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
 
     @app.middleware("http")

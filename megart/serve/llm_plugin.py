@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import llm
 
@@ -33,7 +33,7 @@ class BankModel(llm.Model):
     """One bank; its base is loaded at the first prompt, and stays for the process."""
 
     can_stream = True
-    Options = Options
+    Options: Any = Options
 
     def __init__(self, model_id: str, path: Path):
         self.model_id, self._path = model_id, path
@@ -48,7 +48,7 @@ class BankModel(llm.Model):
             from ..runtime.assistant import Assistant
 
             is_pack = self._path.is_file()
-            bank = self._opened.enter_context(PackedBank(self._path) if is_pack else Bank.open(self._path))
+            bank: Any = self._opened.enter_context(PackedBank(self._path) if is_pack else Bank.open(self._path))
             self._assistant = self._opened.enter_context(Assistant(bank))
         return self._assistant
 
@@ -72,7 +72,7 @@ def _messages(prompt: llm.Prompt, conversation: llm.Conversation | None) -> list
     for before in conversation.responses if conversation else ():
         said += [
             {"role": "user", "content": before.prompt.prompt or ""},
-            {"role": "assistant", "content": before.text_or_raise()},
+            {"role": "assistant", "content": cast(Any, before).text_or_raise()},
         ]
     return [*said, {"role": "user", "content": prompt.prompt or ""}]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -26,7 +27,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
     memories = Gauge("megart_memories", "Memories of a bank.", ("model",), registry=registry)
     for id in desk.models:
         if desk.about(id)["memories"] is not None:
-            memories.labels(id).set_function(lambda id=id: desk.about(id)["memories"])
+            memories.labels(id).set_function(partial(_count, desk, id))
 
     @app.middleware("http")
     async def count(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -41,3 +42,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _count(desk: Desk, id: str) -> float:
+    return float(desk.about(id)["memories"] or 0)

@@ -49,7 +49,8 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         return {**about(id), "template": "", "capabilities": ["completion"], "model_info": {}}
 
     def to_ask(body: dict[str, Any], messages: object) -> wire.Ask:
-        options = body.get("options") if isinstance(body.get("options"), dict) else {}
+        given = body.get("options")
+        options: dict[str, Any] = given if isinstance(given, dict) else {}
         named = {**options, "max_tokens": options.get("num_predict"), "messages": messages}
         return wire.chat({**named, "model": body.get("model"), "megart": body.get("megart")})
 
@@ -68,7 +69,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
 
         saved = await answers.remembered(desk, ask)
         if body.get("stream") is False or saved:
-            answer = saved or await answers.whole(desk.start(ask), request)
+            answer = saved if saved is not None else await answers.whole(desk.start(ask), request)
             return JSONResponse(line(answer.text, answer))
         stream = desk.start(ask)
 

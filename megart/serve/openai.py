@@ -91,7 +91,7 @@ def _add_responses(app: FastAPI, desk: Desk) -> None:
         id, model = wire.new_id("resp"), ask.model or desk.models[0]
         saved = await answers.remembered(desk, ask)
         if not ask.stream:
-            answer = saved or await answers.whole(desk.start(ask), request)
+            answer = saved if saved is not None else await answers.whole(desk.start(ask), request)
             return JSONResponse(responses.made(id, model, body, answer, wire.new_id("msg")))
         stream = None if saved else desk.start(ask)
 

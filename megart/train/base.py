@@ -109,7 +109,7 @@ def load_base(
     if model.hf is None:
         check_whole_header(model.gguf)
     with _quiet():
-        network = _network(model, kind, cache)
+        network: Any = _network(model, kind, cache)
     try:
         network.to(where).eval().requires_grad_(False)
     except (RuntimeError, AssertionError) as error:  # no such device, or not enough memory there
