@@ -56,15 +56,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"bank", "errors"},
     "conflicts": {"bank", "runtime"},
     "later": {"runtime", "bank", "plan", *LOW},
-    "memorize": {"train", "runtime", "later", "plan", *POLICY, *LOW} - {"_core"},
-    "verbatim": {"memorize", "runtime", *POLICY, *LOW} - {"_core"},
+    "memorize": {"train", "runtime", "later", "plan", "verbatim", *POLICY, *LOW} - {"_core"},
+    "verbatim": {"runtime", *POLICY, *LOW} - {"_core"},
     "interop": {"train", "runtime", "verbatim", *POLICY, *LOW} - {"_core"},
     "doctor": {"readers", "runtime", "bank", "_core", *LOW},
     "cluster": {"memorize", "plan", "runtime", *POLICY, *LOW} - {"_core"},
     "cli": {"", "memorize", "later", "conflicts", "readers", "train_reader", "interop", "cluster", "runtime", "serve", "verbatim", "doctor", "eval", *POLICY, *LOW}
     - {"_core"},
     "serve": {"", "runtime", "memorize", "later", "plan", *POLICY, *LOW} - {"_core"},
-    "eval": {"runtime", "train", "memorize", *POLICY, *LOW} - {"_core"},
+    "eval": {"runtime", "train", "memorize", "verbatim", *POLICY, *LOW} - {"_core"},
     "__main__": {"cli"},
     "": {"bank", "errors", "memorize", "openmp", "runtime"},
 }

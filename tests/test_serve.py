@@ -196,11 +196,12 @@ def test_a_key_is_asked_for(served: SimpleNamespace) -> None:
 
 
 def test_a_full_queue_says_when_to_come_again(served: SimpleNamespace) -> None:
-    served.desk._most, kept = 0, served.desk._most
+    (runtime,) = served.desk._runtimes.values()
+    runtime._worker._most, kept = 0, runtime._worker._most
     try:
         answer = served.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}]})
     finally:
-        served.desk._most = kept
+        runtime._worker._most = kept
     assert answer.status_code == 503 and answer.headers["retry-after"]
     assert served.desk.waiting == 0
 

@@ -86,16 +86,20 @@ def test_a_turn_is_asked_with_those_before_it_until_a_new_talk(empty: Path) -> N
 
     from megart.cli.chat import Talk
     from megart.runtime.answer import Answer
+    from megart.runtime.conversation import Conversation
 
     asked = []
 
-    def ask(question: str, *, history: list, **how: object) -> Answer:
-        asked.append((question, [turn["content"] for turn in history], how["style"]))
+    def chat(messages: list, *, on_text: object, subject: object, **how: object) -> Answer:
+        *history, question = (turn["content"] for turn in messages)
+        asked.append((question, history, how["style"]))
         if question == "stop":
             raise KeyboardInterrupt
         return Answer(f"to {question}", "ask")
 
-    talk = Talk(None, SimpleNamespace(ask=ask), "short", None)  # type: ignore[arg-type]
+    assistant = SimpleNamespace(chat=chat)
+    assistant.conversation = lambda: Conversation(assistant)  # type: ignore[arg-type]
+    talk = Talk(None, assistant, "short", None)  # type: ignore[arg-type]
     for line in ("one", "stop", "two", "/new", "three"):
         talk.take(line)
     assert asked == [
