@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--fills", type=int, default=2, help="how often a template with slots is filled")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", choices=("train", "held"), help="all but every sixth template, or these")
+    parser.add_argument("--templates", type=int, default=9999, help="filled templates, drawn at random")
+    parser.add_argument("--questions", type=int, default=99, help="of a note, those in other words first")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     folder = Path(__file__).with_name("reader_notes")
@@ -162,17 +164,20 @@ def main() -> None:
 
     talk = (folder / "general.txt").read_text(encoding="utf-8").splitlines()
     general = [line for number, line in enumerate(talk) if mine(number)]
+    rows = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-            if not mine(number):
-                continue
-            row = json.loads(line)
-            for _ in range(args.fills if _SLOT.search(line) else 1):
-                print(json.dumps(fill(row, rng, general), ensure_ascii=False))
+            if mine(number):
+                row = json.loads(line)
+                rows += [fill(row, rng, general) for _ in range(args.fills if _SLOT.search(line) else 1)]
+    rows = rng.sample(rows, min(args.templates, len(rows)))
     for path in sorted((folder / "banks").glob("*.jsonl")):
         if not args.part or (path.stem in HELD) == (args.part == "held"):
-            for row in bank(path, rng, general):
-                print(json.dumps(row, ensure_ascii=False))
+            rows += bank(path, rng, general)
+    for row in rows:
+        asked = rng.sample(row["qa"], len(row["qa"]))
+        asked.sort(key=lambda qa: qa.get("kind") != "synonym")  # those in other words are what is hard
+        print(json.dumps({**row, "qa": asked[: args.questions]}, ensure_ascii=False))
 
 
 if __name__ == "__main__":

