@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .memorize import learn, memorize
     from .runtime.assistant import Assistant
+    from .runtime.runtime import Runtime
 
     __version__: str
 
@@ -45,6 +46,7 @@ __all__ = [
     "Memory",
     "MemoryNotFoundError",
     "ModelError",
+    "Runtime",
     "__version__",
     "learn",
     "memorize",
@@ -53,6 +55,7 @@ _HOMES = {
     "Assistant": "megart.runtime.assistant",
     "Bank": "megart.bank",
     "Memory": "megart.bank",
+    "Runtime": "megart.runtime.runtime",
     "learn": "megart.memorize",
     "memorize": "megart.memorize",
 }

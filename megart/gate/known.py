@@ -26,7 +26,7 @@ ALIKE, ALIKE_MEANING = 0.2, 0.84
 CERTAIN = 8.0
 WEIGHTS = {
     "always": 0.187,
-    "gate": -0.019,
+    "gate": 0.0,  # fitted as -0.02: beside the words that are lacking it says nothing more
     "reader": 0.633,
     "span": 0.509,
     "lacking": -3.078,
