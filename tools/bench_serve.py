@@ -222,6 +222,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
             "megart": [sys.executable, "-m", "megart", "serve", "--bank", f"{folder}/one", "--threads", threads,
                        "--port", str(ports["megart"])],
             "llama_cpp.server": [sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--n_ctx", "2048",
+                                 "--interrupt_requests", "False",  # else a new request ends the one at work
                                  "--n_threads", threads, "--n_threads_batch", threads, "--port", str(ports["llama_cpp.server"])],
         }  # fmt: skip
         with contextlib.ExitStack() as stack:
