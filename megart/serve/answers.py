@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import anyio
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from sse_starlette import EventSourceResponse
 
 from ..bank import Memory
 from ..errors import InputError, MegartError, MemoryNotFoundError
@@ -20,6 +21,7 @@ from .desk import Desk, ReadOnlyError
 
 T = TypeVar("T")
 PING_SECONDS = 15  # a comment in a stream that waits so long, so that nobody on the way closes it
+GRACE_SECONDS = 15  # less than uvicorn waits, see cli/serve.py
 _LOOK_SECONDS = 0.25  # how often it is asked whether the client is still there
 
 
@@ -68,6 +70,11 @@ async def parts(stream: Stream[T]) -> AsyncIterator[str]:
             yield part
     finally:
         stream.cancel()
+
+
+def event_stream(events: AsyncIterator[Any]) -> EventSourceResponse:
+    """*events* as they come; those under way when the server ends get some seconds to become whole."""
+    return EventSourceResponse(events, ping=PING_SECONDS, shutdown_grace_period=GRACE_SECONDS)
 
 
 async def remembered(desk: Desk, ask: wire.Ask) -> Answer | None:

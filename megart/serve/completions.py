@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from sse_starlette import EventSourceResponse
 
 from ..errors import InputError
 from ..runtime.complete import Completion, tokenizer_info, tokens_of
@@ -54,7 +53,7 @@ def stream_of(id: str, model: str, text: texts.Text, stream: Stream[Any]) -> Res
         yield answers.event(texts.chunk(id, model, 0, "", end))
         yield {"data": "[DONE]"}
 
-    return EventSourceResponse(answers.telling(events()), ping=answers.PING_SECONDS)
+    return answers.event_stream(answers.telling(events()))
 
 
 def _add_tokenizer(app: FastAPI, desk: Desk) -> None:

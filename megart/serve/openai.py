@@ -9,7 +9,6 @@ from typing import Any
 import anyio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from sse_starlette import EventSourceResponse
 
 from ..errors import InputError, MegartError
 from ..runtime.answer import Answer
@@ -80,7 +79,7 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
                 yield answers.event({**wire.chunk(id, model), "choices": [], **counts})
             yield {"data": "[DONE]"}
 
-        return EventSourceResponse(answers.telling(events()), ping=answers.PING_SECONDS)
+        return answers.event_stream(answers.telling(events()))
 
 
 def _add_responses(app: FastAPI, desk: Desk) -> None:
@@ -111,7 +110,7 @@ def _add_responses(app: FastAPI, desk: Desk) -> None:
             except MegartError as error:
                 yield named(made.failed(json.loads(bytes(answers.failed(error).body))["error"]))
 
-        return EventSourceResponse(events(), ping=answers.PING_SECONDS)
+        return answers.event_stream(events())
 
     def named(event: dict[str, Any]) -> dict[str, str]:
         return {"event": event["type"], **answers.event(event)}
