@@ -1,4 +1,4 @@
-"""The second look: which memories get one, what it reads of them, what it changes, and that it changes nothing else."""
+"""The reranker: which memories it reads, what of them, what it changes, and that it changes nothing else."""
 
 from __future__ import annotations
 

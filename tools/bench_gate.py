@@ -46,7 +46,7 @@ def share(hits: Sequence[bool]) -> dict[str, float | int | list[float]]:
 
 
 def _two_open(once: Sequence[gate.Candidates], twice: Sequence[gate.Candidates]) -> dict:
-    """How many of some questions get a second look, and to how many two memories open, with it and without."""
+    """How many of some questions are reranked, and to how many two memories open, with it and without."""
 
     def two(found: Sequence[gate.Candidates]) -> dict:
         return share([len(gate.decide(one, gate.GatePolicy())) > 1 for one in found])
@@ -342,7 +342,7 @@ class Bench:
         return result
 
     def looks(self) -> dict:
-        """Milliseconds of a second look at TOFU's memories, the first and a later one, against a prefill of the question.
+        """Milliseconds of reranking TOFU's memories, first and later, against a prefill of the question.
 
         Medians of 30 questions, the system prompt cached for all three; and how many tokens are read after the question.
         """

@@ -7,7 +7,7 @@ quadratic penalty; a weight may only speak in its own direction. Rows: wiki2024 
 about; all together; among half of the distractors of bench_gate.py), SQuAD's and TOFU's questions about
 memories at even places, our own questions about fictional partition 2, mmlu_dev, questions to the banks of
 other partitions, made ones about a common word, and the compositional questions of partitions 0-4. Partitions 5-9,
-odd places, MMLU and facts_mcq are reported and never read here. --reading fits the weight of the second look
+odd places, MMLU and facts_mcq are reported and never read here. --reading fits the weight of the reranker
 (megart/gate/rerank.py) instead, on SQuAD's and TOFU's questions about memories at even places.
 """
 
@@ -235,7 +235,7 @@ def fit_partner(found: Sequence[Row], weights: np.ndarray) -> np.ndarray:
 
 
 def fit_reading(bench: Bench) -> None:
-    """Print the weight of a second look under which the right memories are likeliest, and what it changes."""
+    """Print the reranker's weight under which the right memories are likeliest, and what it changes."""
     looked: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     asked: dict[str, list[bool]] = {}
     for name, (texts, questions, owners) in {"squad": bench.squad(), "tofu": bench.tofu()}.items():

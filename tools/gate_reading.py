@@ -87,7 +87,7 @@ class Reader:
 
     @cached_property
     def small(self) -> Context:
-        """What a second look reads in."""
+        """What the reranker reads in."""
         return Context(self.engine, size=READER_TOKENS, batch=READER_BATCH)
 
     def _paper(self, text: str) -> np.ndarray:
@@ -183,7 +183,7 @@ class Bank:
         return bm25 if method == "bm25" else _standard(bm25) + _standard(self.texts.minilm @ asked.minilm)
 
     def find_once(self, asked: Asked) -> gate.Candidates:
-        """The default gate's candidates without a second look."""
+        """The default gate's candidates before the reranker."""
         return self.index.find(*asked.reading.parts)
 
     def find(self, asked: Asked) -> gate.Candidates:
