@@ -45,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--style", default="sentence", choices=("short", "sentence", "passage"), help="the answers' form (default: sentence)"
     )
     parser.add_argument(
-        "--strict", action="store_true", default=None, help="where no memory answers, say only that"
-    )
+        "--strict", action=argparse.BooleanOptionalAction, default=True,
+        help="where the question is one for the notes and none answers, say only that (default), or let the model guess",
+    )  # fmt: skip
     parser.add_argument(
         "--history", metavar="FILE", help="keep the lines that you type in FILE (default: nothing is kept)"
     )
@@ -93,6 +94,8 @@ class Talk:
         return self.remember(note) if note else self.ask(words)
 
     def ask(self, question: str) -> None:
+        from ..runtime.ask import NOT_KNOWN
+
         bare = not ui.is_live(sys.stdout)
 
         def told(known: bool | None, nearest: list[str]) -> None:
@@ -102,11 +105,12 @@ class Talk:
 
         made = self.conversation.ask(
             question, style=self.style, strict=self.strict, on_known=told,
-            on_text=lambda text: ui.stream(text) if bare else None,
+            on_text=lambda text: ui.stream(text) if bare and text != NOT_KNOWN else None,
         )  # fmt: skip
-        if not bare:
-            ui.put_marked(made)
-        ui.stream("\n")
+        if made.text != NOT_KNOWN:  # told above, with the nearest notes
+            if not bare:
+                ui.put_marked(made)
+            ui.stream("\n")
         ui.trace(made)
         self.last = made
 

@@ -150,3 +150,24 @@ def test_in_a_terminal_keys_stop_and_end_and_lines_are_kept_only_if_asked(notes:
     os.close(terminal)
     assert "spare key" in lines.read_text() and "half" not in lines.read_text()
     assert stat.S_IMODE(lines.stat().st_mode) == 0o600
+
+
+def test_what_is_not_known_is_told_once(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from types import SimpleNamespace
+
+    from megart.cli.chat import Talk
+    from megart.runtime.answer import Answer
+    from megart.runtime.ask import NOT_KNOWN
+    from megart.runtime.conversation import Conversation
+
+    def chat(messages: list, *, on_text, on_known, strict: bool, **how: object) -> Answer:
+        assert strict
+        on_known(False, ["Boathouse"])
+        on_text(NOT_KNOWN)
+        return Answer(NOT_KNOWN, "ask", known=False)
+
+    assistant = SimpleNamespace(chat=chat)
+    assistant.conversation = lambda: Conversation(assistant)  # type: ignore[arg-type]
+    Talk(None, assistant, "sentence", True).take("Where is my passport?")  # type: ignore[arg-type]
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("Not in memory") == 1
