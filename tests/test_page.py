@@ -153,6 +153,7 @@ def test_a_pack_is_only_asked_and_the_model_alone_has_no_bank(page) -> None:
     choice = page.get_by_label("Ask", exact=True)
     choice.select_option("smollm2:old")
     playwright.expect(page.get_by_text("This bank is a pack")).to_be_visible()
+    playwright.expect(page.locator("#memories li")).to_have_count(1)  # the other bank's list is gone
     playwright.expect(page.locator("#memories li")).to_contain_text("Skerrow")
     assert page.locator("#memories button:visible, #add:visible, #lessons:visible").count() == 0
     assert "7:40" in ask(page, "When does the ferry to Skerrow leave?").inner_text()
