@@ -21,6 +21,7 @@ from . import cores, readers
 from .bank import Bank
 from .bank.catalog import MIGRATIONS, SQLITE
 from .bank.locks import check_locks
+from .bank.pack import open_path
 from .bank.packed import VERSION, PackedBank
 from .errors import BankError, MegartError, ModelError
 from .models import Model, resolve_model
@@ -145,7 +146,7 @@ def _llama(report: Report) -> str:
 
 
 def _open(path: Path, opened: list[Bank]) -> str:
-    opened.append(cast(Bank, PackedBank(path)) if path.is_file() else Bank.open(path))
+    opened.append(cast(Bank, open_path(path)))
     return "opens"
 
 

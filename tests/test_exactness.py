@@ -16,7 +16,6 @@ from megart.adapter import Adapter, read_adapter, write_adapter
 from megart.models import Model
 from megart.recipes import RECIPES, Recipe
 from megart.runtime.context import Context
-from megart.runtime.embed import advance
 from megart.runtime.engine import Engine
 from megart.runtime.slot import Slot
 
@@ -88,7 +87,7 @@ def in_llama_cpp(
             slot.install([adapter], [1.0])
         mix.truncate(0)
         if given.prompt:
-            advance(base, given.prompt)
+            base.advance(given.prompt)
             base.copy_to(mix)
         rows = []
         # Opening in one batch as in use; its last logits predict the first token of the target.

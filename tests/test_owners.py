@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,13 @@ from helpers import NOTHING, wait_idle
 from megart.bank import Bank, Memory
 from megart.errors import BaseMismatchError, InputError, MegartError
 from megart.runtime.assistant import Assistant
+from megart.runtime.context import Context
+from megart.runtime.engine import Engine
 from megart.runtime.prefix_cache import LEAST, PrefixCache
+from megart.runtime.recite import of_text
+from megart.runtime.request import Request
 from megart.runtime.runtime import Runtime
+from megart.runtime.sampling import Options
 from megart.runtime.scope import Scope
 from megart.runtime.worker import BusyError
 
@@ -131,7 +137,7 @@ def test_prefixes_are_kept_within_the_budget_and_the_oldest_go(runtime: Runtime)
         for tokens in prompts:
             prefixes.advance(tokens)
         assert [saved.tokens for saved in prefixes._kept] == prompts[:2]
-        prefixes.budget = prefixes._kept[1].nbytes
+        prefixes.budget = len(prompts[1])
         prefixes.advance(tuple(range(50, 50 + LEAST)))
         assert [saved.tokens for saved in prefixes._kept] == prompts[2:]
         prefixes.budget = 10
@@ -141,6 +147,37 @@ def test_prefixes_are_kept_within_the_budget_and_the_oldest_go(runtime: Runtime)
     runtime.call(run)
 
 
+def test_recitals_do_not_drive_out_what_clients_said(runtime: Runtime) -> None:
+    talk, recital = runtime.engine.prompt([{"role": "user", "content": LONG}]).tokens, of_text(runtime.engine, OTHER)
+
+    def run():
+        runtime.prefixes.advance(talk)
+        for _ in range(2):
+            runtime.hold(recital, runtime.mix)
+            runtime.prefixes.advance(tuple(range(5, 5 + 2 * LEAST)), keep=False)
+        assert [saved.tokens for saved in runtime.prefixes._kept] == [talk]
+
+    runtime.call(run)
+
+
+def test_what_a_bank_holds_of_a_model_is_freed_before_it(tiny, tmp_path: Path, monkeypatch) -> None:
+    freed = []
+    for owner in (Engine, Context):
+        close = owner.close
+        monkeypatch.setattr(owner, "close", lambda self, close=close: freed.append(type(self)) or close(self))
+    for shared in (False, True):
+        with Bank.create(tmp_path / f"bank{shared}", tiny("llama")) as bank:
+            runtime = Runtime(tiny("llama"), threads=1) if shared else None
+            assistant = Assistant(bank, runtime=runtime) if runtime else Assistant(bank, threads=1)
+            assistant.rekey("paper")
+            assistant.key("Ada keeps cats.")  # a context of the embedder's own
+            freed.clear()
+            (runtime or assistant).close()
+            assert freed.count(Context) == 4 and freed[-1] is Engine
+            assistant.close()
+            assert freed.count(Engine) == 1
+
+
 def test_a_full_queue_refuses(tiny) -> None:
     with Runtime(tiny("llama"), threads=1, most_waiting=2) as runtime:
         go = threading.Event()
@@ -148,7 +185,8 @@ def test_a_full_queue_refuses(tiny) -> None:
         assert runtime.waiting == 2
         with pytest.raises(BusyError, match="2 questions wait"):
             runtime.submit(lambda _: None)
-        go.set()
+        threading.Timer(0.2, go.set).start()
+        assert runtime.call(lambda: 5) == 5  # who waits for it is not refused
         assert [stream.answer for stream in streams] == [True, True]
         assert runtime.call(lambda: 7) == 7 and runtime.waiting == 0
 
@@ -171,3 +209,17 @@ def test_a_conversation_is_about_what_its_answers_came_from(ready, monkeypatch) 
     assert seen[1][1] == ("orrin",) and len(seen[1][0]) == 3
     talk.forget()
     assert talk.history == []
+
+
+def test_the_subject_is_told_by_the_sources_where_the_answer_does_not(ready) -> None:
+    assistant = ready()
+    said = [{"role": "user", "content": "Zebras?"}, {"role": "assistant", "content": "Striped ones."}]
+    asked = Request("ask", "And where?", said, Options(max_tokens=4))
+
+    def rows(subject):
+        assistant.open_bank.refresh()
+        talk = assistant.open_bank._talk(replace(asked, subject=subject))
+        return talk and [assistant.open_bank.records[row].id for row in talk.rows]
+
+    assert assistant.on_model(lambda: [rows(("vess",)), rows(("orrin",))]) == [["vess"], ["orrin"]]
+    assert assistant.on_model(lambda: rows(None)) != ["vess"]

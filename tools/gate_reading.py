@@ -132,7 +132,7 @@ class Reader:
             readings = []
             for text in questions:
                 prompt = embed.text_prompt(self.engine, text)
-                embed.advance(self.context, prompt.body)
+                self.context.advance(prompt.body)
                 readings.append(embed.read(self.context, prompt, self.whitening, self.prior))
             vectors = np.asarray(self._minilm(questions))
             old = [self._paper(text) if paper else None for text in questions]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megart.errors import BankError
+from ..errors import BankError
 
 # Mounted so, locks bind the programs of one machine only, while others see the same files.
 _OF_ONE_MACHINE = {

@@ -247,3 +247,9 @@ def _signer(key: bytes) -> Any:
     except ImportError as error:
         raise InputError("signing needs the package cryptography; run: pip install cryptography") from error
     return Ed25519PrivateKey.from_private_bytes(key)
+
+
+def open_path(path: str | Path) -> Bank | PackedBank:
+    """The bank in a folder, or the pack in a file. Raises BankError with the remedy."""
+    path = Path(path).expanduser()
+    return PackedBank(path) if path.is_file() else Bank.open(path)

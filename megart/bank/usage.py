@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-from megart.bank.catalog import Catalog
+from .catalog import Catalog
 
 # In the state of a bank: b"0" where nothing is counted.
 STATE = "usage"

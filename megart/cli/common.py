@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from ..bank import Bank, Record
 from ..bank.catalog import FILE_NAME
-from ..bank.packed import PackedBank
+from ..bank.pack import PackedBank, open_path
 from ..errors import InputError
 from ..models import DEFAULT_MODEL, Model, resolve_model, user_data_dir
 
@@ -90,12 +90,6 @@ def open_bank(args: argparse.Namespace) -> Bank:
         bank.close()
         raise InputError(f"{bank.path} holds only what changed since another pack; run: megart merge {bank.path} BANK")
     return cast(Bank, bank)  # a pack reads as a bank does, and refuses to be changed
-
-
-def open_path(path: str | Path) -> Bank | PackedBank:
-    """The bank in a folder, or the pack in a file. Raises BankError with the remedy."""
-    path = Path(path).expanduser()
-    return PackedBank(path) if path.is_file() else Bank.open(path)
 
 
 def open_or_make_bank(args: argparse.Namespace) -> Bank:

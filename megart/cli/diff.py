@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from ..bank.merge import diff
+from ..bank.pack import open_path
 from . import common, ui
 
 EPILOG = """\
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with common.open_path(args.first) as first, common.open_path(args.second) as second:
+    with open_path(args.first) as first, open_path(args.second) as second:
         found = diff(first, second)
         if args.json:
             ui.put_json(asdict(found))

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..bank import Bank
 from ..bank.catalog import FILE_NAME
 from ..bank.merge import Applied, apply_delta, merge
+from ..bank.pack import open_path
 from ..bank.packed import PackedBank
 from ..errors import InputError
 from . import common, ui
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as opened:
         sources: list[Bank | PackedBank] = []
         for path in args.sources:
-            sources.append(common.open_path(path))
+            sources.append(open_path(path))
             opened.callback(sources[-1].close)
         deltas = [s for s in sources if isinstance(s, PackedBank) and s.delta is not None]
         if deltas and len(sources) > 1:

@@ -104,8 +104,7 @@ class Assistant:
         self._closed = True
         if self._owns_runtime:
             self.runtime.close()
-            self.open_bank.close()
-        else:
+        elif self.open_bank in self.runtime.guests:  # else the runtime was closed before
             self.runtime.call(self.open_bank.close)
 
     def prepare(self) -> None:
@@ -172,7 +171,7 @@ class Assistant:
         Iterate over what comes back for the text as it is decoded; its ``answer`` is the whole one.
         ``mode``: "ask", "direct", "recall", "irag" or "bare".
         """
-        if mode not in MODES:
+        if mode not in (*MODES,):
             raise InputError(f"got the mode {mode!r}; expected one of {', '.join(MODES)}")
         if not isinstance(question, str):
             messages = [*question]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
@@ -143,6 +143,10 @@ class BankIndex:
         for id in ids:
             if id.lower() not in there and (self.bank.get(id).expires or math.inf) <= time.time():
                 raise MemoryNotFoundError(f"the memory {id!r} expired and is not opened any more")
+
+    def rows(self, ids: Collection[str]) -> list[int]:
+        """The rows of those memories that there are."""
+        return [row for row, id in enumerate(self._ids) if id in ids]
 
     def refresh(self) -> bool:
         """Notice what changed in the bank, also from another process; True when something did."""

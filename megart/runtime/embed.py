@@ -60,11 +60,6 @@ def token_mean(context: Context, span: tuple[int, int]) -> np.ndarray:
     return context.states(*_inside(context, span)).mean(axis=0, dtype=np.float32)
 
 
-def advance(context: Context, tokens: tuple[int, ...]) -> int:
-    """Make *context* hold exactly *tokens*, reusing the shared prefix; returns how many were decoded."""
-    return context.advance(tokens)
-
-
 @dataclass(frozen=True)
 class Whitening:
     """Centres and matrix that turn token means into the gate's unit vectors.
@@ -122,7 +117,7 @@ def text_prompt(engine: Engine, text: str, title: str | None = None) -> Prompt:
 def memory_key(context: Context, text: str, title: str | None = None) -> np.ndarray:
     """The context key of a memory before whitening: float32 [n_embd]."""
     prompt = text_prompt(context.engine, text, title)
-    advance(context, prompt.body)
+    context.advance(prompt.body)
     return token_mean(context, prompt.span)
 
 
@@ -134,7 +129,7 @@ def learn_whitening(context: Context) -> Whitening:
     tokens = []
     for kind, line in corpus():
         prompt = text_prompt(engine, line)
-        advance(context, prompt.body)
+        context.advance(prompt.body)
         means[kind].append(token_mean(context, prompt.span))
         if kind == "text":
             tokens.append(context.states(max(1, prompt.span[0]), prompt.span[1]))
@@ -251,7 +246,7 @@ def memory_tokens(
 ) -> np.ndarray:
     """The states of a memory's telling tokens: int8 [n, token_width], a row of zeros where a sentence ends."""
     prompt = text_prompt(context.engine, text, title)
-    advance(context, prompt.body)
+    context.advance(prompt.body)
     first, last = _inside(context, prompt.span)
     said, owner_of = _pieces(context, first, last)
     words = [(m.start(), m.end(), m.group()) for m in WORD.finditer(said)]

@@ -169,14 +169,14 @@ class Engine:
         body, full = (self._encode(text) for text in (body_text, full_text))
         # Templates without a generation prompt (Mistral's) answer after the end of the user's turn: its last
         # token is the opening, which an answer needs to be decoded from, and a memory to begin at.
-        shared = min(_common(body, full), len(full) - 1)
+        shared = min(common(body, full), len(full) - 1)
         content = messages[-1]["content"].strip()
         start = self._place(messages, body_text, content)
         first, last = span or (0, len(content))
         if start < 0:  # a template that rewrites content: the whole body stands for it
             return Prompt(tuple(full[:shared]), tuple(full[shared:]), (0, shared))
         # A space in front of the words may be a token by itself there, and a part of the first word's here.
-        before = _common(self._encode(full_text[: start + first]), full)
+        before = common(self._encode(full_text[: start + first]), full)
         upto = len(self._encode(full_text[: start + last]))
         return Prompt(tuple(full[:shared]), tuple(full[shared:]), (before, min(upto, shared)))
 
@@ -189,7 +189,7 @@ class Engine:
         mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if not any(c in m["content"] for m in messages))
         marked = [{**message, "content": f"{mark}{message['content'].strip()}{mark}"} for message in messages]
         tokens, places = self._encode_parts(self._render(marked, True).split(mark))
-        shared = min(_common(self._encode_parts(self._render(marked, False).split(mark))[0], tokens), len(tokens) - 1)
+        shared = min(common(self._encode_parts(self._render(marked, False).split(mark))[0], tokens), len(tokens) - 1)
         first, last = places[-1] if places else (0, shared)
         if span and places:
             content = messages[-1]["content"].strip()
@@ -278,7 +278,7 @@ class Engine:
             self.handle = None
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     pairs = zip(one, other)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -63,13 +63,18 @@ class OpenBank:
         #: What memories without a text have recited, by id.
         self.unheld: dict[str, str] = {}
         self.usage = Usage(bank)
-        runtime.when_idle.append(self.usage.tell)
+        runtime.guests.append(self)
+
+    def idle(self) -> None:
+        """Tell the bank, now and then, which memories answered."""
+        self.usage.tell()
 
     def close(self) -> None:
-        """Free what finds its memories; the bank itself stays open."""
-        self._runtime.when_idle.remove(self.usage.tell)
-        self.usage.tell(now=True)
-        self.memories.close()
+        """Free what finds its memories; the bank itself stays open. Idempotent."""
+        if self in self._runtime.guests:
+            self._runtime.guests.remove(self)
+            self.usage.tell(now=True)
+            self.memories.close()
 
     def refresh(self) -> None:
         """Notice what changed in the bank, also from another process."""
@@ -243,7 +248,7 @@ class OpenBank:
         if request.subject is None:
             rows = sources(answers[-1], self.records)
         else:
-            rows = [row for row, record in enumerate(self.records) if record.id in request.subject]
+            rows = self.memories.rows(request.subject)
         if not rows:  # in other words than a memory's, or in too few
             before = self._find(self._encode(asked), scope)
             rows = [int(before.rows[0])] if 1 - before.p_none >= self.policy.threshold else []

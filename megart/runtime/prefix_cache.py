@@ -9,30 +9,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .context import Context, Saved
+from .engine import common
 
-BUDGET = 128 << 20  # bytes
 # Tokens: what is shorter is read again as fast as it is copied.
 LEAST = 48
 
 
 class PrefixCache:
-    """The prefixes that *context* has computed last, up to *budget* bytes. Not thread-safe."""
+    """The prefixes that *context* has computed last, *budget* tokens at most (None: as many as it holds). Not thread-safe."""
 
-    def __init__(self, context: Context, budget: int = BUDGET):
-        self._context, self.budget = context, budget
+    def __init__(self, context: Context, budget: int | None = None):
+        self._context, self.budget = context, context.size if budget is None else budget
         self._kept: list[Saved] = []  # the one used last comes last
+        self._worth = True  # whether what the context holds is to be kept
 
-    def advance(self, tokens: Sequence[int]) -> int:
+    def advance(self, tokens: Sequence[int], *, keep: bool = True) -> int:
         """Make the context hold exactly *tokens*, from the longest prefix that is known; how many were decoded.
 
-        Raises DecodeError when they do not fit, or when llama.cpp fails.
+        *keep*: whether they may be wanted again after others. Raises DecodeError when they do not fit, or when llama.cpp fails.
         """
         context = self._context
         here = context.match(tokens, context.bare)
         best = max(self._kept, key=lambda saved: self._use(saved, tokens), default=None)
         use = self._use(best, tokens) if best else 0
-        if len(context.tokens) - here >= LEAST:
+        if self._worth and len(context.tokens) - here >= LEAST:
             self._keep(context.save())
+        self._worth = keep
         if best is not None and use >= here + LEAST:
             context.restore(best)
             self._kept = [saved for saved in self._kept if saved is not best]
@@ -48,14 +50,8 @@ class PrefixCache:
         """Keep *new* beside the others, less those that it begins with."""
         self._kept = [saved for saved in self._kept if saved.tokens != new.tokens[: len(saved.tokens)]]
         self._kept.append(new)
-        while self._kept and sum(saved.nbytes for saved in self._kept) > self.budget:
+        while self._kept and sum(len(saved.tokens) for saved in self._kept) > self.budget:
             del self._kept[0]
 
     def clear(self) -> None:
         self._kept.clear()
-
-
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    pairs = zip(one, other)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

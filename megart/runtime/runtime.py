@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from .. import prompts, readers
 from ..adapter import Adapter
 from ..errors import InputError
 from ..models import Model
-from . import embed, prefix_cache
+from . import embed
 from .ahead import IdlePrefill
 from .context import Context
 from .engine import Engine, Prompt
@@ -35,14 +35,24 @@ CONTEXT_TOKENS = 2048
 RERANKER_TOKENS, RERANKER_BATCH = 512, 64
 
 
+class Guest(Protocol):
+    """What lives on a runtime and holds some of it; both are called with the model to itself."""
+
+    def idle(self) -> None:
+        """A moment in which nobody asks."""
+
+    def close(self) -> None:
+        """Free what it holds, and leave the list of guests."""
+
+
 class Runtime:
     """Answers with one base; :class:`~megart.runtime.open_bank.OpenBank` says from which memories.
 
     ``context_size`` is in tokens, at most what the model was trained for (InputError); ``threads`` defaults to the
     cores that other programs leave free; ``gpu_layers`` is llama.cpp's n_gpu_layers. Memories that need more rank
     together than ``max_rank`` are recompressed to it; ``slot`` is the type that factors have while they answer: "q8_0",
-    "f16" or "f32". ``prefix_bytes`` of host memory keep the prompts of clients that take turns; more than
-    ``most_waiting`` questions are refused (BusyError). Raises ModelError where llama.cpp cannot load the base.
+    "f16" or "f32". ``prefix_tokens`` of clients that take turns are kept in host memory (default: as
+    many as the context holds); more than ``most_waiting`` questions are refused (BusyError). Raises ModelError where llama.cpp cannot load the base.
 
     What computes belongs on its own thread, see :meth:`call`.
     """
@@ -57,7 +67,7 @@ class Runtime:
         in_place: bool = True,
         max_rank: int = MAX_RANK,
         slot: str = TYPE,
-        prefix_bytes: int = prefix_cache.BUDGET,
+        prefix_tokens: int | None = None,
         most_waiting: int = MOST_WAITING,
     ):
         with ExitStack() as undo:  # contexts have to be freed before the model is
@@ -78,10 +88,10 @@ class Runtime:
         self._encoder: Context | None = None
         self._reranker: Context | None = None
         self._reader: Reader | None = None
-        self.prefixes = PrefixCache(self.base, prefix_bytes)
+        self.prefixes = PrefixCache(self.base, prefix_tokens)
         self.idle_prefill = IdlePrefill(self.base, self.prefixes.advance)
-        #: Called, on the model's thread, in a moment when nobody asks.
-        self.when_idle: list[Callable[[], None]] = []
+        #: The banks that are open on it.
+        self.guests: list[Guest] = []
         self._worker = Worker(self._idle, most_waiting)
 
     def __enter__(self) -> Runtime:
@@ -91,9 +101,11 @@ class Runtime:
         self.close()
 
     def close(self) -> None:
-        """Free the model, once the questions that wait are answered. Idempotent."""
+        """Free the model and what its guests hold of it, once the questions that wait are answered. Idempotent."""
         self._worker.close()
         with self.engine.lock:
+            for guest in [*self.guests]:  # a context of theirs has to be freed before the model is
+                guest.close()
             self.slot.close()
             if self._reader is not None:
                 self._reader.close()
@@ -137,8 +149,8 @@ class Runtime:
 
     def _idle(self) -> bool:
         """Let the base read some of what will stand in the next prompt; whether there is more to do."""
-        for work in self.when_idle:
-            work()
+        for guest in self.guests:
+            guest.idle()
         with self.engine.lock:
             return self.idle_prefill.read()
 
@@ -187,7 +199,8 @@ class Runtime:
 
     def hold(self, recital: Recital, into: Context) -> Recital:
         """Make *into* hold *recital* as the bare base reads it, after the recall cue."""
-        self.prefixes.advance((*self.prompt(prompts.RECALL_CUE).tokens, *recital.tokens))
+        tokens = (*self.prompt(prompts.RECALL_CUE).tokens, *recital.tokens)
+        self.prefixes.advance(tokens, keep=False)  # the reader keeps recitals
         self.base.copy_to(into)
         return recital
 

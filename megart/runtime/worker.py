@@ -131,8 +131,11 @@ class Worker:
         self._closed = False
         self._process = os.getpid()
 
-    def submit(self, run: Callable[[Stream[T]], T]) -> Stream[T]:
-        """Queue *run*; it gets its stream to put text into. Raises BusyError when too many wait, MegartError after close."""
+    def submit(self, run: Callable[[Stream[T]], T], *, bounded: bool = True) -> Stream[T]:
+        """Queue *run*; it gets its stream to put text into.
+
+        Raises BusyError when too many wait, if *bounded*, and MegartError after close.
+        """
         if os.getpid() != self._process:
             raise MegartError("this assistant belongs to the process that forked this one; make a new one here")
         stream: Stream[T] = Stream(run)
@@ -140,7 +143,7 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise MegartError("the assistant is closed; make a new one")
-            if self._wanted() >= self._most:
+            if bounded and self._wanted() >= self._most:
                 raise BusyError(f"{self._most} questions wait already; try again in a few seconds")
             self._streams.append(stream)
             if self._thread is None:
@@ -160,10 +163,10 @@ class Worker:
         return len(self._streams)
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run *work* on the thread, in its turn, and wait for what it returns. Raises MegartError after close."""
+        """Run *work* on the thread, in its turn, and wait for what it returns; never refused. Raises MegartError after close."""
         if threading.current_thread() is self._thread:
             return work()
-        return self.submit(lambda _: work()).wait()
+        return self.submit(lambda _: work(), bounded=False).wait()
 
     def _work(self) -> None:
         wait: float | None = None

@@ -23,7 +23,6 @@ from .texts import Text
 MOST_WAITING = 32
 # What a message must say to become a memory: the rule that the README explains.
 _REMEMBER = re.compile(r"\s*(?:please[, ]+)?remember(?:\s+that|\s*:)\s+(?P<text>\S.*)", re.IGNORECASE | re.DOTALL)
-MODES = ("ask", "direct", "recall", "irag", "bare")
 
 
 def to_remember(message: str) -> str | None:
@@ -103,11 +102,7 @@ class Desk:
         """Queue *ask*. Raises BusyError when too many wait for its base, InputError."""
         bank, assistant, opens = self.find(ask.model)
         given = ask.megart
-        mode = given.get("mode") or "ask"
-        if mode not in MODES:
-            raise InputError(f"got the mode {mode!r}; expected one of {', '.join(MODES)}")
-        if ask.side or not opens:
-            mode = "bare"
+        mode = "bare" if ask.side or not opens else given.get("mode") or "ask"
         how = {name: given[name] for name in ("style", "strict") if given.get(name) is not None}
         if mode == "bare":
             how = {}

@@ -14,8 +14,7 @@ from typing import Any, Literal, cast
 
 import llm
 
-from ..bank import Bank
-from ..bank.pack import PackedBank
+from ..bank.pack import open_path
 from ..errors import MegartError
 from ..models import user_data_dir
 
@@ -47,8 +46,7 @@ class BankModel(llm.Model):
         if self._assistant is None:
             from ..runtime.assistant import Assistant
 
-            is_pack = self._path.is_file()
-            bank: Any = self._opened.enter_context(PackedBank(self._path) if is_pack else Bank.open(self._path))
+            bank: Any = self._opened.enter_context(open_path(self._path))
             self._assistant = self._opened.enter_context(Assistant(bank))
         return self._assistant
 
