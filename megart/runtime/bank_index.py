@@ -125,9 +125,9 @@ class BankIndex:
                     made[record.id] = record, keys.memory(*_content(record)), self._evidence(*_content(record))
                 if on_progress:
                     on_progress(done, len(records))
-            index_entry = {record.id: made[record.id][1:] for record in records}
+            entries = {record.id: made[record.id][1:] for record in records}
             try:
-                self.bank.set_keys(index_entry, {embedders.STATE: chosen.encode()}, revision)
+                self.bank.set_keys(entries, {embedders.STATE: chosen.encode()}, revision)
                 break
             except ChangedError:
                 continue
