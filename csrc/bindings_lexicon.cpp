@@ -1,10 +1,5 @@
 // Python's view of the word index and of late interaction: types, shapes, the GIL.
-#include "bindings_lexicon.h"
-
-#include <pybind11/numpy.h>
-
-#include <stdexcept>
-
+#include "bindings.h"
 #include "lexicon.h"
 
 namespace megart {
@@ -12,10 +7,6 @@ namespace {
 
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
-
-void raise_unless_ok(const Status& status) {
-    if (!status.ok()) throw py::value_error(status.message);
-}
 
 template <class T>
 std::size_t extent(const Array<T>& array, const char* what, int dims, int dim = 0) {
@@ -37,12 +28,8 @@ std::unique_ptr<Lexicon> make(const Array<std::uint32_t>& terms, const Array<std
     std::vector<std::uint32_t> words(terms.data(), terms.data() + n);
     std::vector<std::int64_t> offsets(starts.data(), starts.data() + m);
     auto made = std::make_unique<Lexicon>();
-    Status status;
-    {
-        py::gil_scoped_release release;
-        status = Lexicon::make(std::move(words), std::move(offsets), *made);
-    }
-    raise_unless_ok(status);
+    raise_unless_ok(
+        without_gil([&] { return Lexicon::make(std::move(words), std::move(offsets), *made); }));
     return made;
 }
 
@@ -58,14 +45,8 @@ Array<float> bm25(const Lexicon& lexicon, const Array<std::uint32_t>& terms,
     check_same(extent(idf, "idf", 1), n, "idf", "terms");
     Array<float> out(static_cast<py::ssize_t>(lexicon.size()));
     float* target = out.mutable_data();
-    const std::uint32_t* words = terms.data();
-    const float* weights = idf.data();
-    Status status;
-    {
-        py::gil_scoped_release release;
-        status = lexicon.bm25(words, weights, n, k1, b, target);
-    }
-    raise_unless_ok(status);
+    raise_unless_ok(
+        without_gil([&] { return lexicon.bm25(terms.data(), idf.data(), n, k1, b, target); }));
     return out;
 }
 
@@ -79,16 +60,10 @@ py::tuple match(const Lexicon& lexicon, const Array<std::uint32_t>& terms, const
     Array<std::uint8_t> present({height, static_cast<py::ssize_t>(n)});
     Array<float> shares({height, static_cast<py::ssize_t>(Lexicon::kShares)});
     const Lexicon::Matches out{present.mutable_data(), shares.mutable_data()};
-    const std::uint32_t* words = terms.data();
-    const float* weights = idf.data();
-    const std::int32_t* both = pairs.data();
-    const std::int64_t* wanted = rows.data();
-    Status status;
-    {
-        py::gil_scoped_release release;
-        status = lexicon.match(words, weights, n, both, m, wanted, count, kin, out);
-    }
-    raise_unless_ok(status);
+    raise_unless_ok(without_gil([&] {
+        return lexicon.match(terms.data(), idf.data(), n, pairs.data(), m, rows.data(), count, kin,
+                             out);
+    }));
     return py::make_tuple(present, shares);
 }
 
@@ -104,16 +79,10 @@ Array<float> late(const Array<std::int8_t>& query, const Array<float>& weights,
     check_same(extent(known, "known", 2, 1), n, "columns of known", "query");
     Array<float> out({static_cast<py::ssize_t>(m - 1), static_cast<py::ssize_t>(kLikenesses)});
     float* target = out.mutable_data();
-    const std::int8_t *q = query.data(), *t = tokens.data();
-    const std::uint8_t* k = known.data();
-    const float* w = weights.data();
-    const std::int64_t* s = starts.data();
-    Status status;
-    {
-        py::gil_scoped_release release;
-        status = late_interaction(q, w, k, n, width, t, count, s, m - 1, target);
-    }
-    raise_unless_ok(status);
+    raise_unless_ok(without_gil([&] {
+        return late_interaction(query.data(), weights.data(), known.data(), n, width, tokens.data(),
+                                count, starts.data(), m - 1, target);
+    }));
     return out;
 }
 

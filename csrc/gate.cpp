@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <string>
 
 #include "parallel.h"
-#include "simd.h"
 
 namespace megart {
 namespace {
@@ -16,14 +14,7 @@ namespace {
 constexpr std::size_t kKeysPerBlock = 256;
 // Taking one exponential lasts as long as moving this many bytes.
 constexpr std::size_t kBytesPerPower = 128;
-// 128 * width must leave the query some bits in an int32.
-constexpr std::size_t kWidestWhole = std::size_t{1} << 16;
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
-
-std::size_t bytes_per_key(const Keys& keys) {
-    const std::size_t value = keys.type == KeyType::f32 ? 4 : keys.type == KeyType::f16 ? 2 : 1;
-    return keys.width * value;
-}
 
 std::size_t blocks_of(std::size_t count) { return (count + kKeysPerBlock - 1) / kKeysPerBlock; }
 
@@ -35,49 +26,18 @@ void by_blocks(std::size_t count, int threads, const Body& body) {
     });
 }
 
-// The query in whole numbers, one worth `step`.
-struct Whole {
-    std::vector<std::int16_t> values;
-    double step = 0;
-
-    Whole(const float* query, std::size_t width) : values(width) {
-        float largest = 0;
-        for (std::size_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(query[i]));
-        if (largest == 0) return;
-        const std::int64_t room = std::numeric_limits<std::int32_t>::max() / 128 / static_cast<std::int64_t>(width);
-        const double top = static_cast<double>(std::min<std::int64_t>(room, 32767));
-        for (std::size_t i = 0; i < width; ++i)
-            values[i] = static_cast<std::int16_t>(
-                std::nearbyint(static_cast<double>(query[i]) * (top / static_cast<double>(largest))));
-        step = static_cast<double>(largest) / top;
-    }
-};
-
 // Row after row in the order of memory: several rows at a time are slower, however they are fetched.
-void scan(const float* query, const Whole& whole, const Keys& keys, std::size_t first, std::size_t last,
-          float* out) {
+void scan(const float* query, const Keys& keys, std::size_t first, std::size_t last, float* out) {
     const simd::Kernels& kernels = simd::kernels();
     const std::size_t width = keys.width;
-    switch (keys.type) {
-        case KeyType::f32: {
-            const auto* rows = static_cast<const float*>(keys.data);
-            for (std::size_t i = first; i < last; ++i)
-                out[i] = kernels.dot_f32(rows + i * width, query, width);
-            return;
-        }
-        case KeyType::f16: {
-            const auto* rows = static_cast<const simd::half*>(keys.data);
-            for (std::size_t i = first; i < last; ++i)
-                out[i] = kernels.dot_f16(rows + i * width, query, width);
-            return;
-        }
-        case KeyType::i8: {
-            const auto* rows = static_cast<const std::int8_t*>(keys.data);
-            for (std::size_t i = first; i < last; ++i) {
-                const std::int32_t sum = kernels.dot_i8(rows + i * width, whole.values.data(), width);
-                out[i] = static_cast<float>(sum * whole.step * static_cast<double>(keys.scales[i]));
-            }
-        }
+    if (keys.type == Type::f32) {
+        const auto* rows = static_cast<const float*>(keys.data);
+        for (std::size_t i = first; i < last; ++i)
+            out[i] = kernels.dot_f32(rows + i * width, query, width);
+    } else {
+        const auto* rows = static_cast<const simd::half*>(keys.data);
+        for (std::size_t i = first; i < last; ++i)
+            out[i] = kernels.dot_f16(rows + i * width, query, width);
     }
 }
 
@@ -94,19 +54,15 @@ Status scores(const float* query, std::size_t width, const Keys& keys, int threa
         return Status::value(explain("keys", std::to_string(keys.width) + " columns",
                                      std::to_string(width) + " as in query",
                                      "take query and keys from the same base model"));
-    if (keys.type == KeyType::i8 && width > kWidestWhole)
-        return Status::value(explain("keys", std::to_string(width) + " columns of int8",
-                                     "at most " + std::to_string(kWidestWhole), "pass them as float16"));
     for (std::size_t i = 0; i < width; ++i)
         if (!std::isfinite(query[i]))
             return Status::value(explain("query", "a value that is not finite at " +
                                          std::to_string(i), "finite numbers",
                                          "check the embedding of the question"));
-    const Whole whole(query, keys.type == KeyType::i8 ? width : 0);
     std::atomic<std::size_t> bad{kNone};
-    const int workers = worth(keys.count * bytes_per_key(keys), threads);
+    const int workers = worth(bytes_of(keys.type, keys.count * width), threads);
     by_blocks(keys.count, workers, [&](std::size_t first, std::size_t last) {
-        scan(query, whole, keys, first, last, out);
+        scan(query, keys, first, last, out);
         for (std::size_t i = first; i < last; ++i)
             if (!std::isfinite(out[i])) {
                 std::size_t known = bad.load();

@@ -192,17 +192,16 @@ Status write_tensor(const Functions& fns, std::uintptr_t address, Type type, con
     return {};
 }
 
-Status read_tensor(const Functions& fns, std::uintptr_t address, void* data, std::size_t bytes) {
+void read_tensor(const Functions& fns, std::uintptr_t address, void* data, std::size_t bytes) {
     if (bytes) fns.tensor_get(reinterpret_cast<const Tensor*>(address), data, 0, bytes);
-    return {};
 }
 
-Status EvalHook::make(const Addresses& addresses, EvalHook*& out) {
+Status EvalHook::make(const Addresses& addresses, std::unique_ptr<EvalHook>& out) {
     Functions fns{};
     Status status = resolve(addresses, fns);
     std::int32_t mul_mat_op = 0;
     if (status.ok()) status = check_layout(fns, mul_mat_op);
-    if (status.ok()) out = new EvalHook(fns, mul_mat_op);
+    if (status.ok()) out.reset(new EvalHook(fns, mul_mat_op));  // the constructor is private
     return status;
 }
 

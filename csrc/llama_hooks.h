@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -82,7 +83,7 @@ struct Shape2 {
     Type type;
 };
 Status describe_tensor(const Functions& fns, std::uintptr_t address, Shape2& out);
-Status read_tensor(const Functions& fns, std::uintptr_t address, void* data, std::size_t bytes);
+void read_tensor(const Functions& fns, std::uintptr_t address, void* data, std::size_t bytes);
 
 struct Found {
     std::string name;
@@ -103,7 +104,7 @@ struct Rows {
 // Must outlive every context that was given its callback.
 class EvalHook {
 public:
-    static Status make(const Addresses& addresses, EvalHook*& out);
+    static Status make(const Addresses& addresses, std::unique_ptr<EvalHook>& out);
 
     // bool(ggml_tensor*, bool ask, void* user_data); never throws.
     static bool callback(Tensor* tensor, bool ask, void* user_data) noexcept;

@@ -20,7 +20,7 @@ std::string shape(std::size_t rows, std::size_t cols) {
     return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
 }
 
-Status check(const MixTask& task, std::size_t count, bool fits) {
+Status check(const MixTask& task, std::size_t count) {
     const std::string at = task.label;
     if (task.a.size() != count || task.b.size() != count)
         return Status::value(explain("a" + at + " and b" + at,
@@ -52,7 +52,7 @@ Status check(const MixTask& task, std::size_t count, bool fits) {
                                          "the same rank", "take both factors from one adapter"));
         total += a.rows;
     }
-    if (fits && total > task.out_a.rows)
+    if (total > task.out_a.rows)
         return Status::value(explain("a" + at, "total rank " + std::to_string(total),
                                      "at most " + std::to_string(task.out_a.rows),
                                      "open fewer memories or make the slot larger"));
@@ -172,8 +172,7 @@ void side_by_side(const MixTask& task, const float* gates, std::size_t first, co
             std::memset(element(out, r, used), 0, bytes_of(out.type, out.cols - used));
 }
 
-}  // namespace
-
+// One task that was checked.
 void mix_one(const MixTask& task, const float* gates) {
     const OutMatrix &out_a = task.out_a, &out_b = task.out_b;
     std::size_t used = 0;
@@ -202,8 +201,7 @@ void mix_one(const MixTask& task, const float* gates) {
     }
 }
 
-Status check_tasks(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
-                   int threads, bool fits) {
+Status check_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count, int threads) {
     if (threads < 1)
         return Status::value(
             explain("threads", std::to_string(threads), "at least 1", "pass threads=1"));
@@ -213,15 +211,17 @@ Status check_tasks(const std::vector<MixTask>& tasks, const float* gates, std::s
                                          std::to_string(j), "finite numbers",
                                          "check the weights of the gate"));
     for (const MixTask& task : tasks) {
-        Status status = check(task, count, fits);
+        Status status = check(task, count);
         if (!status.ok()) return status;
     }
     return check_overlap(tasks);
 }
 
+}  // namespace
+
 Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
                int threads) {
-    const Status status = check_tasks(tasks, gates, count, threads, true);
+    const Status status = check_all(tasks, gates, count, threads);
     if (!status.ok()) return status;
     std::size_t bytes = 0;
     for (const MixTask& task : tasks)

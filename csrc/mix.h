@@ -33,13 +33,6 @@ struct MixTask {
     std::string label;      // where it stands in the call, for messages: "" or "[3]"
 };
 
-// What every mix must fulfil; `fits`: that the outputs hold all ranks.
-Status check_tasks(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
-                   int threads, bool fits);
-
-// One task that was checked.
-void mix_one(const MixTask& task, const float* gates);
-
 // Checks every task before it writes anything.
 Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
                int threads);

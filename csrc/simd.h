@@ -47,11 +47,6 @@ struct Kernels {
     const char* name;
     float (*dot_f32)(const float* a, const float* b, std::size_t n);
     float (*dot_f16)(const half* a, const float* b, std::size_t n);
-    // In whole numbers: the caller sees to it that no sum leaves an int32.
-    std::int32_t (*dot_i8)(const std::int8_t* a, const std::int16_t* b, std::size_t n);
-    void (*axpy_f32)(float s, const float* x, float* y, std::size_t n);  // y += s x
-    // x, y = c x - s y, s x + c y
-    void (*rotate_f32)(float* x, float* y, float c, float s, std::size_t n);
     RowsFn rows[kTypes][kPlainTypes];  // [type of in][type of out]
     void (*to_q8)(const float* in, void* out, std::size_t blocks);
 };

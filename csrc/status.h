@@ -6,7 +6,7 @@
 
 namespace megart {
 
-enum class Code { ok, value_error, type_error, memory_error, runtime_error };
+enum class Code { ok, value_error, memory_error, runtime_error };
 
 struct Status {
     Code code = Code::ok;
@@ -15,7 +15,6 @@ struct Status {
     bool ok() const noexcept { return code == Code::ok; }
 
     static Status value(std::string text) { return {Code::value_error, std::move(text)}; }
-    static Status type(std::string text) { return {Code::type_error, std::move(text)}; }
     static Status memory(std::string text) { return {Code::memory_error, std::move(text)}; }
     static Status runtime(std::string text) { return {Code::runtime_error, std::move(text)}; }
 };

@@ -16,23 +16,17 @@ _Blocks: TypeAlias = NDArray[np.void]
 
 def scores(
     query: NDArray[np.float32],
-    keys: _Factor | NDArray[np.int8],
+    keys: _Factor,
     threads: int = 1,
-    scales: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Inner products: query [D], keys [N, D] -> [N]. Anything not finite: ValueError.
-
-    int8 keys come with `scales` [N]: a row times its scale is the key. The query is rounded to whole
-    numbers then, as many bits as a sum in an int32 allows (15 up to a width of 512).
-    """
+    """Inner products: query [D], keys [N, D] -> [N]. Anything not finite: ValueError."""
 
 def gate(
     query: NDArray[np.float32],
-    keys: _Factor | NDArray[np.int8],
+    keys: _Factor,
     k: int,
     beta: float = 1.0,
     threads: int = 1,
-    scales: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """The k best keys: (indices, scores, weights), each [min(k, N)].
 

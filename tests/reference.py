@@ -19,19 +19,12 @@ _Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", (32,))])
 _Q4_0 = np.dtype([("d", "<f2"), ("qs", "u1", (16,))])
 _FACTOR = (*_ANY, _Q8_0, _Q4_0)
 _SLOT = (*_ANY, _Q8_0)
-_KEY = (*_ANY, np.dtype(np.int8))
-# 128 * width must leave the query some bits in an int32.
-_WIDEST_WHOLE = 1 << 16
 
 
-def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1, scales: np.ndarray | None = None) -> np.ndarray:
-    """Inner products: query f32 [D], keys f32|f16 [N, D], or i8 with scales f32 [N] -> f32 [N].
-
-    Against i8 keys the query is rounded to whole numbers too, as many bits as a sum in an int32 allows.
-    """
+def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
+    """Inner products: query f32 [D], keys f32|f16 [N, D] -> f32 [N]."""
     _check(query, "query", _F32, 1)
-    _check(keys, "keys", _KEY, 2)
-    _check_scales(keys, scales)
+    _check(keys, "keys", _ANY, 2)
     _check_threads(threads)
     if query.shape[0] == 0:
         _refuse("query", "0 values", "at least 1", "pass the embedding of the question")
@@ -42,8 +35,6 @@ def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1, scales: np.nda
             f"{query.shape[0]} as in query",
             "take query and keys from the same base model",
         )
-    if scales is not None and len(query) > _WIDEST_WHOLE:
-        _refuse("keys", f"{len(query)} columns of int8", f"at most {_WIDEST_WHOLE}", "pass them as float16")
     bad = np.flatnonzero(~np.isfinite(query))
     if bad.size:
         _refuse(
@@ -53,11 +44,7 @@ def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1, scales: np.nda
             "check the embedding of the question",
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        if scales is None:
-            result = (keys.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
-        else:
-            whole, step = _whole(query)
-            result = ((keys.astype(np.int64) @ whole) * step * scales.astype(np.float64)).astype(np.float32)
+        result = (keys.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(result))
     if bad.size:
         _refuse(
@@ -69,22 +56,8 @@ def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1, scales: np.nda
     return result
 
 
-def _whole(query: np.ndarray) -> tuple[np.ndarray, float]:
-    """A query in whole numbers i64 [D], and what one of them is worth."""
-    largest = float(np.abs(query).max())
-    if largest == 0:
-        return np.zeros(len(query), np.int64), 0.0
-    top = min(32767, (2**31 - 1) // 128 // len(query))
-    return np.rint(query.astype(np.float64) * (top / largest)).astype(np.int64), largest / top
-
-
 def gate(
-    query: np.ndarray,
-    keys: np.ndarray,
-    k: int,
-    beta: float = 1.0,
-    threads: int = 1,
-    scales: np.ndarray | None = None,
+    query: np.ndarray, keys: np.ndarray, k: int, beta: float = 1.0, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The k best keys -> (indices i64 [k'], scores f32 [k'], weights f32 [k']), k' = min(k, N).
 
@@ -94,7 +67,7 @@ def gate(
         _refuse("k", str(k), "at least 1", "ask for the number of memories that may open")
     if not np.isfinite(beta) or beta < 0:
         _refuse("beta", f"{beta:f}", "a finite number, 0 or more", "pass beta=1.0")
-    found = scores(query, keys, threads, scales)
+    found = scores(query, keys, threads)
     best = np.argsort(-found, kind="stable")[:k].astype(np.int64)
     if not found.size:
         return best, found, found.copy()
@@ -333,7 +306,7 @@ def _check(array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writa
         refuse_type(type(array).__name__, "a numpy.ndarray", "pass numpy.asarray(...)")
     if array.dtype not in dtypes:
         names = " or ".join(dtype.name for dtype in dtypes if dtype.kind == "f")
-        also = {id(_FACTOR): ", or blocks of q8_0 or q4_0", id(_SLOT): ", or blocks of q8_0", id(_KEY): ", or int8"}
+        also = {id(_FACTOR): ", or blocks of q8_0 or q4_0", id(_SLOT): ", or blocks of q8_0"}
         names += also.get(id(dtypes), "")
         refuse_type(str(array.dtype), names, "convert it with .astype(numpy.float32)")
     if array.ndim != dims:
@@ -346,17 +319,6 @@ def _check(array: Any, what: str, dtypes: tuple[np.dtype, ...], dims: int, writa
         )
     if writable and not array.flags.writeable:
         refuse_type("a read-only array", "a writable one", "pass a copy")
-
-
-def _check_scales(keys: np.ndarray, scales: Any) -> None:
-    if keys.dtype != np.int8:
-        if scales is not None:
-            got, expected = type(scales).__name__, "None beside keys that are not int8"
-            raise TypeError(_explain("scales", got, expected, "pass int8 keys, or no scales"))
-        return
-    _check(scales, "scales", _F32, 1)
-    if len(scales) != len(keys):
-        _refuse("scales", f"{len(scales)} values", f"{len(keys)}, one per key", "pass one scale per row")
 
 
 def _check_gates(gates: Any) -> None:

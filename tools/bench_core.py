@@ -2,7 +2,7 @@
 
     python tools/bench_core.py scan mix find
 
-`scan`: a query against 10^3 to 10^6 keys of 576 values in f32, f16 and int8: the core's `scores` (and
+`scan`: a query against 10^3 to 10^6 keys of 576 values in f32 and f16: the core's `scores` (and
 its whole `gate`: scan, top-k, softmax), NumPy, FAISS flat of the same type, and the time that merely
 reading the keys takes at the machine's measured bandwidth. `mix`: `mix_all` against memcpy of the bytes
 it writes. `find`: the whole gate (words, keys, late interaction) over 10^4 to 10^6 made memories. Medians with quartiles, variants in turn; results go into tools/results/core.json.
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_ask import clock, in_turn, summary, write
 
 WIDTH = 576
-KINDS = ("f32", "f16", "int8")
+KINDS = ("f32", "f16")
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 REPEATS = 11
 OPENED = 8
@@ -54,38 +54,30 @@ def reader() -> Callable[[np.ndarray, int], object]:
     return lambda array, threads: read(array.ctypes.data, array.nbytes // 8, threads)
 
 
-def made_keys(count: int, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Random unit rows as f32, f16, or int8 with a scale per row."""
+def made_keys(count: int, kind: str) -> np.ndarray:
+    """Random unit rows as f32 or f16."""
     random = np.random.default_rng(count)
     keys = random.standard_normal((count, WIDTH), dtype=np.float32)
     keys /= np.linalg.norm(keys, axis=1, keepdims=True)
-    if kind == "int8":
-        scales = np.abs(keys).max(axis=1) / np.float32(127)
-        return np.round(keys / scales[:, None]).astype(np.int8), scales
-    return keys.astype(np.float16 if kind == "f16" else np.float32), None
+    return keys.astype(np.float16 if kind == "f16" else np.float32)
 
 
-def flat(keys: np.ndarray, scales: np.ndarray | None) -> object:
+def flat(keys: np.ndarray) -> object:
     """FAISS's exact index of the same bytes a value."""
     if keys.dtype == np.float32:
         index = faiss.IndexFlatIP(WIDTH)
     else:
-        of = faiss.ScalarQuantizer.QT_fp16 if keys.dtype == np.float16 else faiss.ScalarQuantizer.QT_8bit
-        index = faiss.IndexScalarQuantizer(WIDTH, of, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexScalarQuantizer(WIDTH, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     for start in range(0, len(keys), 50_000):
         part = keys[start : start + 50_000].astype(np.float32)
-        if scales is not None:
-            part *= scales[start : start + 50_000, None]
         if not index.is_trained:
             index.train(part)
         index.add(part)
     return index
 
 
-def by_numpy(query: np.ndarray, keys: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
+def by_numpy(query: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """What a program without the core would write."""
-    if scales is not None:
-        return keys.astype(np.float32) @ query * scales
     return keys @ query if keys.dtype == np.float32 else keys.astype(np.float32) @ query
 
 
@@ -99,14 +91,13 @@ def scan(_: argparse.Namespace) -> dict:
 
 def scan_one(read: Callable[[np.ndarray, int], object], threads: int, kind: str, count: int) -> dict:
     query = np.random.default_rng(0).standard_normal(WIDTH).astype(np.float32)
-    keys, scales = made_keys(count, kind)
-    index = flat(keys, scales)
-    more = {} if scales is None else {"scales": scales}
+    keys = made_keys(count, kind)
+    index = flat(keys)
     calls = {
         "reading": lambda: read(keys, threads),
-        "scores": lambda: _core.scores(query, keys, threads, **more),
-        "gate": lambda: _core.gate(query, keys, OPENED, 1.0, threads, **more),
-        "numpy": lambda: by_numpy(query, keys, scales),
+        "scores": lambda: _core.scores(query, keys, threads),
+        "gate": lambda: _core.gate(query, keys, OPENED, 1.0, threads),
+        "numpy": lambda: by_numpy(query, keys),
         "faiss": lambda: index.search(query[None], OPENED),
     }
     rounds = max(1, 100_000 // count)  # short calls are timed together
@@ -116,8 +107,8 @@ def scan_one(read: Callable[[np.ndarray, int], object], threads: int, kind: str,
 
     found = in_turn({name: lambda call=call: timed(call) for name, call in calls.items()}, REPEATS)
     middle = {name: float(np.median(values)) for name, values in found.items()}
-    exact = by_numpy(query, keys, scales)
-    apart = float(np.abs(_core.scores(query, keys, threads, **more) - exact).max() / np.abs(exact).max())
+    exact = by_numpy(query, keys)
+    apart = float(np.abs(_core.scores(query, keys, threads) - exact).max() / np.abs(exact).max())
     print(f"{kind:>5} {count:>8} { ({k: round(v, 3) for k, v in middle.items()}) }", file=sys.stderr)
     return {
         "bytes": keys.nbytes,
@@ -201,7 +192,7 @@ def find_one(count: int) -> dict:
     for sentence in range(WORDS // SENTENCE):  # 0 ends each
         first = sentence * (SENTENCE + 1)
         texts[:, first : first + SENTENCE] = hashes[ranks[:, sentence * SENTENCE : (sentence + 1) * SENTENCE]]
-    keys, _ = made_keys(count, "f16")
+    keys = made_keys(count, "f16")
     tokens = random.integers(-127, 128, (TOKENS_EACH, 64), np.int8)
     started = time.perf_counter()
     index = gate.Index(list(texts), keys, lambda rows: [tokens] * len(rows))

@@ -143,11 +143,10 @@ void mixed(Input& in) {
 
 void gated(Input& in) {
     const std::size_t count = in.below(9), width = in.below(40);
-    const auto type = static_cast<KeyType>(in.below(3));
+    const Type type = in.below(2) ? Type::f16 : Type::f32;
     const auto query = weights_of(in, width);
-    const auto keys = in.many<std::uint8_t>(count * width * (type == KeyType::f32 ? 4 : type == KeyType::f16 ? 2 : 1));
-    const auto scales = weights_of(in, count);
-    const Keys all{keys.data(), type, count, width, scales.data()};
+    const auto keys = in.many<std::uint8_t>(bytes_of(type, count * width));
+    const Keys all{keys.data(), type, count, width};
     std::vector<float> out(count);
     (void)scores(query.data(), width, all, 1, out.data());
     Opened opened;

@@ -1,0 +1,141 @@
+// Python's view of the llama.cpp hooks.
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "llama_hooks.h"
+
+namespace megart {
+namespace {
+
+llama::Functions resolved(const llama::Addresses& addresses) {
+    llama::Functions fns{};
+    raise_unless_ok(llama::resolve(addresses, fns));
+    return fns;
+}
+
+void py_check_layout(const llama::Addresses& addresses) {
+    std::int32_t op = 0;
+    raise_unless_ok(llama::check_layout(resolved(addresses), op));
+}
+
+std::unique_ptr<llama::EvalHook> make_hook(const llama::Addresses& addresses) {
+    std::unique_ptr<llama::EvalHook> hook;
+    raise_unless_ok(llama::EvalHook::make(addresses, hook));
+    return hook;
+}
+
+// The decoding thread may hold the hook's lock and wait for a device: never wait with the GIL.
+void py_watch(llama::EvalHook& hook, const std::string& name, bool stop) {
+    raise_unless_ok(without_gil([&] { return hook.watch(name, stop); }));
+}
+
+py::array_t<float> py_take(llama::EvalHook& hook) {
+    llama::Rows rows;
+    raise_unless_ok(without_gil([&] { return hook.take(rows); }));
+    return to_array(std::move(rows.values), {rows.count, rows.width});
+}
+
+py::list py_found(llama::EvalHook& hook) {
+    const std::vector<llama::Found> all = without_gil([&] { return hook.found(); });
+    py::list result;
+    for (const llama::Found& f : all) {
+        py::dict item;
+        item["name"] = f.name;
+        item["address"] = f.address;
+        item["data"] = f.data;
+        item["type"] = f.type;
+        item["ne"] = py::make_tuple(f.ne[0], f.ne[1], f.ne[2], f.ne[3]);
+        item["nb"] = py::make_tuple(f.nb[0], f.nb[1], f.nb[2], f.nb[3]);
+        item["nbytes"] = f.nbytes;
+        item["is_host"] = f.is_host;
+        result.append(item);
+    }
+    return result;
+}
+
+void py_tensor_set(const llama::Addresses& addresses, std::uintptr_t address, py::handle object) {
+    const llama::Functions fns = resolved(addresses);
+    const Checked source = checked(object, {"array"}, Accept::slot, kAnyDims);
+    const py::array& array = source.array;
+    const void* data = array.data();
+    const auto bytes = static_cast<std::size_t>(array.nbytes());
+    raise_unless_ok(without_gil(
+        [&] { return llama::write_tensor(fns, address, source.type, data, bytes); }));
+}
+
+py::array empty_of(Type type, std::int64_t rows, std::int64_t cols) {
+    if (is_plain(type))
+        return py::array(py::dtype(name_of(type)), std::vector<py::ssize_t>{rows, cols});
+    py::list fields;  // as Q8_0 in quant.py
+    fields.append(py::make_tuple("d", "<f2"));
+    fields.append(py::make_tuple("qs", "i1", py::make_tuple(kBlock)));
+    const auto blocks = static_cast<py::ssize_t>(cols / static_cast<std::int64_t>(kBlock));
+    return py::array(py::dtype::from_args(fields), std::vector<py::ssize_t>{rows, blocks});
+}
+
+py::array py_tensor_get(const llama::Addresses& addresses, std::uintptr_t address) {
+    const llama::Functions fns = resolved(addresses);
+    llama::Shape2 shape{};
+    raise_unless_ok(llama::describe_tensor(fns, address, shape));
+    py::array out = empty_of(shape.type, shape.rows, shape.cols);
+    void* data = out.mutable_data();
+    const auto bytes = static_cast<std::size_t>(out.nbytes());
+    without_gil([&] { llama::read_tensor(fns, address, data, bytes); });
+    return out;
+}
+
+py::array py_host_array(std::uintptr_t address, const std::vector<py::ssize_t>& shape,
+                        const py::object& dtype) {
+    const py::dtype wanted = py::dtype::from_args(dtype);
+    Type blocks{};
+    const bool known = is_blocks(wanted, blocks)
+                           ? takes(Accept::slot, blocks)
+                           : wanted.kind() == 'f' &&
+                                 (wanted.itemsize() == 2 || wanted.itemsize() == 4) &&
+                                 wanted.attr("isnative").cast<bool>();
+    if (!known)
+        refuse("dtype", py::str(wanted), accepted(Accept::slot), "pass the type of the tensor");
+    if (address == 0 || address % static_cast<std::size_t>(wanted.alignment()) != 0)
+        throw py::value_error(explain("address", std::to_string(address),
+                                      "the aligned address of host memory",
+                                      "take data from EvalHook.found() where is_host is true"));
+    for (const py::ssize_t n : shape)
+        if (n < 0)
+            throw py::value_error(explain("shape", std::to_string(n), "lengths of 0 or more",
+                                          "take ne from EvalHook.found()"));
+    // Any base object at all keeps NumPy from copying; this one owns nothing.
+    return py::array(wanted, shape, reinterpret_cast<void*>(address), py::none());
+}
+
+}  // namespace
+
+void bind_hooks(py::module_& m) {
+    using py::arg;
+    py::list names;
+    for (const std::string& name : llama::function_names()) names.append(name);
+    m.attr("HOOK_FUNCTIONS") = py::tuple(names);
+    m.def("check_layout", py_check_layout, arg("fns"));
+    m.def("tensor_set", py_tensor_set, arg("fns"), arg("address"), arg("array"));
+    m.def("tensor_get", py_tensor_get, arg("fns"), arg("address"));
+    m.def("host_array", py_host_array, arg("address"), arg("shape"), arg("dtype"));
+
+    py::class_<llama::EvalHook>(m, "EvalHook")
+        .def(py::init(&make_hook), arg("fns"))
+        .def_property_readonly("callback",
+                               [](const llama::EvalHook&) {
+                                   return reinterpret_cast<std::uintptr_t>(
+                                       &llama::EvalHook::callback);
+                               })
+        .def_property_readonly(
+            "user_data",
+            [](const llama::EvalHook& hook) { return reinterpret_cast<std::uintptr_t>(&hook); })
+        .def("watch", py_watch, arg("name"), arg("stop") = false)
+        .def("take", py_take)
+        .def(
+            "discover",
+            [](llama::EvalHook& hook, bool on) { without_gil([&] { hook.discover(on); }); },
+            arg("on") = true)
+        .def("found", py_found);
+}
+
+}  // namespace megart
