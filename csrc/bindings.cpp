@@ -17,8 +17,8 @@ void raise_unless_ok(const Status& status) {
     }
 }
 
-void refuse(const std::string& what, const std::string& got,
-            const std::string& expected, const std::string& remedy) {
+void refuse(const std::string& what, const std::string& got, const std::string& expected,
+            const std::string& remedy) {
     throw py::type_error(explain(what, got, expected, remedy));
 }
 
@@ -50,8 +50,7 @@ bool takes(Accept accept, Type blocks) {
     return accept == Accept::factor || (accept == Accept::slot && blocks == Type::q8_0);
 }
 
-Checked checked(py::handle object, const Label& what, Accept accept, int dims,
-                bool writable) {
+Checked checked(py::handle object, const Label& what, Accept accept, int dims, bool writable) {
     if (!py::isinstance<py::array>(object))
         refuse(what.text(), type_name(object), "a numpy.ndarray", "pass numpy.asarray(...)");
     Checked result{py::reinterpret_borrow<py::array>(object), Type::f32};
@@ -60,7 +59,8 @@ Checked checked(py::handle object, const Label& what, Accept accept, int dims,
     const bool half = dtype.itemsize() == 2 && accept != Accept::f32;
     if (is_blocks(dtype, result.type) && takes(accept, result.type)) {
         // a type that only factors may have
-    } else if (dtype.kind() != 'f' || dtype.byteorder() != '=' || !(half || dtype.itemsize() == 4)) {
+    } else if (dtype.kind() != 'f' || dtype.byteorder() != '=' ||
+               !(half || dtype.itemsize() == 4)) {
         refuse(what.text(), py::str(static_cast<py::handle>(dtype)), accepted(accept),
                "convert it with .astype(numpy.float32)");
     } else if (half) {
@@ -69,7 +69,8 @@ Checked checked(py::handle object, const Label& what, Accept accept, int dims,
     if (dims != kAnyDims && array.ndim() != dims)
         throw py::value_error(explain(what.text(), std::to_string(array.ndim()) + " dimensions",
                                       std::to_string(dims), "reshape it"));
-    const int wanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    using api = py::detail::npy_api;
+    const int wanted = api::NPY_ARRAY_C_CONTIGUOUS_ | api::NPY_ARRAY_ALIGNED_;
     if ((array.flags() & wanted) != wanted)
         refuse(what.text(), "an array that is not C-contiguous and aligned",
                "rows one after the other without gaps", "pass numpy.ascontiguousarray(...)");
@@ -82,8 +83,9 @@ Checked checked(py::handle object, const Label& what, Accept accept, int dims,
 
 PYBIND11_MODULE(_core, m) {
     using namespace megart;
-    m.doc() = "Gate, mix and llama.cpp hooks of megart. NumPy arrays in and out, no hidden "
-              "copies, the GIL released. Signatures and errors: _core.pyi.";
+    m.doc() =
+        "Gate, mix and llama.cpp hooks of megart. NumPy arrays in and out, no hidden "
+        "copies, the GIL released. Signatures and errors: _core.pyi.";
 
     bind_gate(m);
     bind_lexicon(m);

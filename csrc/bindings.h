@@ -43,7 +43,7 @@ const char* accepted(Accept accept);
 
 // The name of an argument, spelt out only when a message needs it: a, a[3], a[3][1].
 struct Label {
-    const char* name;
+    const char* name = "";
     std::ptrdiff_t i = -1, j = -1;
 
     std::string text() const {
@@ -60,7 +60,7 @@ struct Label {
 
 struct Checked {
     py::array array;
-    Type type;
+    Type type = Type::f32;
 };
 
 // Whether elements are ggml's blocks: a scale `d` and the values `qs`, without gaps (see quant.py).
@@ -84,7 +84,7 @@ py::array_t<T> to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape)
     auto owner = std::make_unique<std::vector<T>>(std::move(values));
     T* data = owner->data();
     if (owner->empty()) return py::array_t<T>(shape);
-    py::capsule base(owner.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+    const py::capsule base(owner.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
     owner.release();
     return py::array_t<T>(std::move(shape), data, base);
 }

@@ -59,8 +59,8 @@ void py_tensor_set(const llama::Addresses& addresses, std::uintptr_t address, py
     const py::array& array = source.array;
     const void* data = array.data();
     const auto bytes = static_cast<std::size_t>(array.nbytes());
-    raise_unless_ok(without_gil(
-        [&] { return llama::write_tensor(fns, address, source.type, data, bytes); }));
+    raise_unless_ok(
+        without_gil([&] { return llama::write_tensor(fns, address, source.type, data, bytes); }));
 }
 
 py::array empty_of(Type type, std::int64_t rows, std::int64_t cols) {
@@ -121,11 +121,11 @@ void bind_hooks(py::module_& m) {
 
     py::class_<llama::EvalHook>(m, "EvalHook")
         .def(py::init(&make_hook), arg("fns"))
-        .def_property_readonly("callback",
-                               [](const llama::EvalHook&) {
-                                   return reinterpret_cast<std::uintptr_t>(
-                                       &llama::EvalHook::callback);
-                               })
+        .def_property_readonly(
+            "callback",
+            [](const llama::EvalHook&) {
+                return reinterpret_cast<std::uintptr_t>(&llama::EvalHook::callback);
+            })
         .def_property_readonly(
             "user_data",
             [](const llama::EvalHook& hook) { return reinterpret_cast<std::uintptr_t>(&hook); })

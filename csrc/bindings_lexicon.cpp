@@ -23,7 +23,8 @@ void check_same(std::size_t got, std::size_t expected, const char* what, const c
                                       "pass one per row"));
 }
 
-std::unique_ptr<Lexicon> make(const Array<std::uint32_t>& terms, const Array<std::int64_t>& starts) {
+std::unique_ptr<Lexicon> make(const Array<std::uint32_t>& terms,
+                              const Array<std::int64_t>& starts) {
     const std::size_t n = extent(terms, "terms", 1), m = extent(starts, "starts", 1);
     std::vector<std::uint32_t> words(terms.data(), terms.data() + n);
     std::vector<std::int64_t> offsets(starts.data(), starts.data() + m);

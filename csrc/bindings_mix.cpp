@@ -12,7 +12,7 @@ std::vector<Matrix> factors(Kept& kept, py::handle list, const Label& what) {
     if (!py::isinstance<py::list>(list) && !py::isinstance<py::tuple>(list))
         refuse(what.text(), type_name(list), "a list of arrays", "pass one array per adapter");
     std::vector<Matrix> result;
-    for (py::handle item : py::reinterpret_borrow<py::sequence>(list)) {
+    for (const py::handle item : py::reinterpret_borrow<py::sequence>(list)) {
         Checked m = checked(item, what.at(result.size()), Accept::factor, 2);
         const std::size_t cols = extent(m.array, 1) * per_item(m.type);
         result.push_back({m.array.data(), m.type, extent(m.array, 0), cols});
@@ -58,11 +58,11 @@ std::vector<MixTask> tasks_of(Kept& kept, py::handle a, py::handle b, py::handle
                        out_as = sequence_of(out_a, "out_a"), out_bs = sequence_of(out_b, "out_b");
     const std::size_t n = out_as.size();
     if (as.size() != n || bs.size() != n || out_bs.size() != n)
-        throw py::value_error(explain(
-            "a, b, out_a and out_b",
-            std::to_string(as.size()) + ", " + std::to_string(bs.size()) + ", " +
-                std::to_string(n) + " and " + std::to_string(out_bs.size()) + " items",
-            "the same number", "pass one item per matrix in each"));
+        throw py::value_error(explain("a, b, out_a and out_b",
+                                      std::to_string(as.size()) + ", " + std::to_string(bs.size()) +
+                                          ", " + std::to_string(n) + " and " +
+                                          std::to_string(out_bs.size()) + " items",
+                                      "the same number", "pass one item per matrix in each"));
     std::vector<MixTask> tasks(n);
     for (std::size_t i = 0; i < n; ++i) {
         const py::object ai = as[i], bi = bs[i], out_ai = out_as[i], out_bi = out_bs[i];

@@ -56,9 +56,9 @@ Status scores(const float* query, std::size_t width, const Keys& keys, int threa
                                      "take query and keys from the same base model"));
     for (std::size_t i = 0; i < width; ++i)
         if (!std::isfinite(query[i]))
-            return Status::value(explain("query", "a value that is not finite at " +
-                                         std::to_string(i), "finite numbers",
-                                         "check the embedding of the question"));
+            return Status::value(explain("query",
+                                         "a value that is not finite at " + std::to_string(i),
+                                         "finite numbers", "check the embedding of the question"));
     std::atomic<std::size_t> bad{kNone};
     const int workers = worth(bytes_of(keys.type, keys.count * width), threads);
     by_blocks(keys.count, workers, [&](std::size_t first, std::size_t last) {
@@ -71,9 +71,9 @@ Status scores(const float* query, std::size_t width, const Keys& keys, int threa
             }
     });
     if (bad != kNone)
-        return Status::value(explain("keys", "a score that is not finite for row " +
-                                     std::to_string(bad), "finite keys",
-                                     "compute the key of this memory again"));
+        return Status::value(explain("keys",
+                                     "a score that is not finite for row " + std::to_string(bad),
+                                     "finite keys", "compute the key of this memory again"));
     return {};
 }
 
@@ -83,8 +83,8 @@ Status gate(const float* query, std::size_t width, const Keys& keys, std::int64_
         return Status::value(explain("k", std::to_string(k), "at least 1",
                                      "ask for the number of memories that may open"));
     if (!std::isfinite(beta) || beta < 0)
-        return Status::value(explain("beta", std::to_string(beta), "a finite number, 0 or more",
-                                     "pass beta=1.0"));
+        return Status::value(
+            explain("beta", std::to_string(beta), "a finite number, 0 or more", "pass beta=1.0"));
     std::vector<float> all(keys.count);
     Status status = scores(query, width, keys, threads, all.data());
     if (!status.ok()) return status;
@@ -101,7 +101,8 @@ Status gate(const float* query, std::size_t width, const Keys& keys, std::int64_
     std::iota(order.begin(), order.end(), std::int64_t{0});
     std::make_heap(order.begin(), order.end(), better);  // the worst that is kept stands in front
     for (std::size_t i = kept; i < keys.count; ++i) {
-        if (all[i] <= all[static_cast<std::size_t>(order[0])]) continue;  // of equals the lower index is there
+        // Of equals the lower index is there.
+        if (all[i] <= all[static_cast<std::size_t>(order[0])]) continue;
         std::pop_heap(order.begin(), order.end(), better);
         order.back() = static_cast<std::int64_t>(i);
         std::push_heap(order.begin(), order.end(), better);
@@ -111,7 +112,8 @@ Status gate(const float* query, std::size_t width, const Keys& keys, std::int64_
     const double best = all[static_cast<std::size_t>(order[0])];
     // Summed block by block: the total does not depend on the threads.
     std::vector<double> sums(blocks_of(keys.count));
-    by_blocks(keys.count, worth(keys.count * kBytesPerPower, threads), [&](std::size_t first, std::size_t last) {
+    const int workers = worth(keys.count * kBytesPerPower, threads);
+    by_blocks(keys.count, workers, [&](std::size_t first, std::size_t last) {
         double sum = 0;
         for (std::size_t i = first; i < last; ++i) sum += std::exp(beta * (all[i] - best));
         sums[first / kKeysPerBlock] = sum;

@@ -11,10 +11,10 @@
 namespace megart {
 
 struct Keys {
-    const void* data;  // [count, width], row after row
-    Type type;         // f32 or f16
-    std::size_t count;
-    std::size_t width;
+    const void* data = nullptr;  // [count, width], row after row
+    Type type = Type::f32;       // or f16
+    std::size_t count = 0;
+    std::size_t width = 0;
 };
 
 struct Opened {

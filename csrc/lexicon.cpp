@@ -25,9 +25,9 @@ Status check_starts(const std::int64_t* starts, std::size_t n, std::size_t total
 Status check_idf(const float* idf, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i)
         if (!std::isfinite(idf[i]) || idf[i] < 0)
-            return Status::value(explain("idf", "a weight that is negative or not finite at " +
-                                         std::to_string(i), "finite numbers, 0 or more",
-                                         "weigh the words of the question again"));
+            return Status::value(
+                explain("idf", "a weight that is negative or not finite at " + std::to_string(i),
+                        "finite numbers, 0 or more", "weigh the words of the question again"));
     return {};
 }
 
@@ -66,8 +66,8 @@ Status Lexicon::make(std::vector<std::uint32_t> terms, std::vector<std::int64_t>
             made.vocabulary_.push_back(term);
             made.offsets_.push_back(made.postings_.size());
         }
-        made.postings_.push_back({static_cast<std::uint32_t>(pairs[i]),
-                                  static_cast<float>(end - i)});
+        made.postings_.push_back(
+            {static_cast<std::uint32_t>(pairs[i]), static_cast<float>(end - i)});
         i = end;
     }
     made.offsets_.push_back(made.postings_.size());
@@ -92,11 +92,11 @@ void Lexicon::document_frequency(const std::uint32_t* terms, std::size_t n,
     }
 }
 
-Status Lexicon::bm25(const std::uint32_t* terms, const float* idf, std::size_t n, float k1,
-                     float b, float* out) const {
+Status Lexicon::bm25(const std::uint32_t* terms, const float* idf, std::size_t n, float k1, float b,
+                     float* out) const {
     Status status = check_idf(idf, n);
     if (!status.ok()) return status;
-    if (!(k1 >= 0) || !(b >= 0 && b <= 1))
+    if (!(k1 >= 0 && b >= 0 && b <= 1))
         return Status::value(explain("k1 and b", std::to_string(k1) + " and " + std::to_string(b),
                                      "k1 of 0 or more, b from 0 to 1", "pass k1=1.2, b=0.5"));
     std::fill(out, out + size(), 0.0f);
@@ -187,9 +187,9 @@ Status late_interaction(const std::int8_t* query, const float* weights, const st
     double total = 0;
     for (std::size_t i = 0; i < n; ++i) {
         if (!std::isfinite(weights[i]) || weights[i] < 0)
-            return Status::value(explain("weights", "a weight that is negative or not finite at " +
-                                         std::to_string(i), "finite numbers, 0 or more",
-                                         "weigh the tokens of the question again"));
+            return Status::value(explain(
+                "weights", "a weight that is negative or not finite at " + std::to_string(i),
+                "finite numbers, 0 or more", "weigh the tokens of the question again"));
         total += static_cast<double>(weights[i]);
     }
     // 127 * 127 * width must fit an int32: width < 2^17

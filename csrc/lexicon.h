@@ -27,8 +27,9 @@ public:
 
     static constexpr std::size_t kShares = 3;
     struct Matches {
-        std::uint8_t* present;  // [rows, terms]: 2 the term stands in the memory, 1 a relative, 0 neither
-        float* shares;          // [rows, kShares]: idf sums
+        // [rows, terms]: 2 the term stands in the memory, 1 a relative, 0 neither
+        std::uint8_t* present;
+        float* shares;  // [rows, kShares]: idf sums
     };
     // Shares: of the best sentence; of the pairs (positions in terms, [m, 2]) that stand side by side; of
     // the first sentence (a title) and the best one together, each relative counting kin.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <numeric>
 #include <type_traits>
 
 namespace megart::llama {
@@ -62,7 +63,7 @@ bool has_shape(const Tensor& t, std::int64_t cols, std::int64_t rows, std::size_
 // Frees what the probe made, on every way out.
 struct Probe {
     const Functions& fns;
-    void* context;
+    void* context = nullptr;
     void* buffer = nullptr;
     alignas(64) unsigned char memory[256] = {};  // the buffer's
     ~Probe() {
@@ -80,7 +81,8 @@ Status probe_memory(const Functions& fns, Probe& probe, Tensor* t) {
     if (t->buffer != probe.buffer) return differs("buffer");
     if (t->data != memory + 64) return differs("data");
     if (!fns.buffer_is_host(probe.buffer)) return differs("buffer (host)");
-    float sent[6] = {1, 2, 3, 4, 5, 6}, back[6] = {};
+    unsigned char sent[6 * sizeof(float)], back[sizeof sent] = {};
+    std::iota(std::begin(sent), std::end(sent), static_cast<unsigned char>(1));
     fns.tensor_set(t, sent, 0, sizeof sent);
     fns.tensor_get(t, back, 0, sizeof back);
     if (std::memcmp(memory + 64, sent, sizeof sent) != 0 ||
@@ -93,8 +95,8 @@ Status probe_memory(const Functions& fns, Probe& probe, Tensor* t) {
 
 std::string_view Tensor::name_view() const noexcept {
     const void* end = std::memchr(name, 0, sizeof name);
-    return {name, end ? static_cast<std::size_t>(static_cast<const char*>(end) - name)
-                      : sizeof name};
+    return {name,
+            end ? static_cast<std::size_t>(static_cast<const char*>(end) - name) : sizeof name};
 }
 
 std::vector<std::string> function_names() {
@@ -117,7 +119,8 @@ Status resolve(const Addresses& addresses, Functions& out) {
 
 Status check_layout(const Functions& fns, std::int32_t& mul_mat_op) {
     if (fns.tensor_overhead() < sizeof(Tensor)) return differs("its size");
-    Probe probe{fns, fns.init({16 * fns.tensor_overhead() + 4096, nullptr, false}), nullptr, {}};
+    const Probe probe{
+        fns, fns.init({16 * fns.tensor_overhead() + 4096, nullptr, false}), nullptr, {}};
     if (!probe.context) return Status::memory("ggml_init: no memory");
     Tensor* a = fns.new_tensor_2d(probe.context, kF16, 7, 5);
     Tensor* b = fns.new_tensor_2d(probe.context, kF32, 7, 3);
@@ -167,8 +170,9 @@ Status describe_tensor(const Functions& fns, std::uintptr_t address, Shape2& out
         return Status::value(explain("tensor", "ggml type " + std::to_string(t->type),
                                      "float32, float16 or q8_0",
                                      "store the adapter as f32, f16 or q8_0"));
-    out = {t->ne[1] * t->ne[2] * t->ne[3], t->ne[0],
-           t->type == kF32 ? Type::f32 : t->type == kF16 ? Type::f16 : Type::q8_0};
+    out = {t->ne[1] * t->ne[2] * t->ne[3], t->ne[0], Type::q8_0};
+    if (t->type == kF32) out.type = Type::f32;
+    if (t->type == kF16) out.type = Type::f16;
     const std::size_t bytes = bytes_of(out.type, static_cast<std::size_t>(out.rows * out.cols));
     if (bytes != fns.nbytes(t))
         return Status::value(explain("tensor", "strided rows", "rows without gaps",
@@ -209,7 +213,7 @@ bool EvalHook::callback(Tensor* tensor, bool ask, void* user_data) noexcept {
     auto& self = *static_cast<EvalHook*>(user_data);
     if (!self.active_.load(std::memory_order_relaxed)) return !ask;
     try {
-        const std::lock_guard<std::mutex> guard(self.lock_);
+        const std::scoped_lock guard(self.lock_);
         try {
             if (ask) return self.asked(*tensor);
             self.collect(*tensor);
@@ -234,9 +238,9 @@ bool EvalHook::asked(const Tensor& tensor) {
 void EvalHook::collect(const Tensor& tensor) {
     if (watched_.empty() || tensor.name_view() != watched_ || !failure_.ok()) return;
     if (tensor.type != kF32 || tensor.nb[0] != sizeof(float)) {
-        failure_ = Status::value(explain("tensor " + watched_,
-                                         "ggml type " + std::to_string(tensor.type),
-                                         "contiguous float32 rows", "watch another tensor"));
+        failure_ =
+            Status::value(explain("tensor " + watched_, "ggml type " + std::to_string(tensor.type),
+                                  "contiguous float32 rows", "watch another tensor"));
         return;
     }
     const std::int64_t width = tensor.ne[0], count = tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
@@ -293,9 +297,9 @@ void EvalHook::update_active() noexcept {
 
 Status EvalHook::watch(const std::string& name, bool stop) {
     if (name.size() >= sizeof(Tensor::name))
-        return Status::value(explain("name", std::to_string(name.size()) + " bytes",
-                                     "at most 63", "give the tensor's name, as l_out-2"));
-    const std::lock_guard<std::mutex> guard(lock_);
+        return Status::value(explain("name", std::to_string(name.size()) + " bytes", "at most 63",
+                                     "give the tensor's name, as l_out-2"));
+    const std::scoped_lock guard(lock_);
     watched_ = name;
     stop_ = stop;
     update_active();
@@ -303,7 +307,7 @@ Status EvalHook::watch(const std::string& name, bool stop) {
 }
 
 Status EvalHook::take(Rows& out) {
-    const std::lock_guard<std::mutex> guard(lock_);
+    const std::scoped_lock guard(lock_);
     out = Rows{};
     out.width = rows_.width;
     Status status = std::move(failure_);
@@ -313,14 +317,14 @@ Status EvalHook::take(Rows& out) {
 }
 
 void EvalHook::discover(bool on) {
-    const std::lock_guard<std::mutex> guard(lock_);
+    const std::scoped_lock guard(lock_);
     if (on && !discovering_) found_.clear();
     discovering_ = on;
     update_active();
 }
 
 std::vector<Found> EvalHook::found() {
-    const std::lock_guard<std::mutex> guard(lock_);
+    const std::scoped_lock guard(lock_);
     return found_;
 }
 

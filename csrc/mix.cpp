@@ -1,6 +1,7 @@
 #include "mix.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -21,13 +22,12 @@ std::string shape(std::size_t rows, std::size_t cols) {
 }
 
 Status check(const MixTask& task, std::size_t count) {
-    const std::string at = task.label;
+    const std::string& at = task.label;
     if (task.a.size() != count || task.b.size() != count)
-        return Status::value(explain("a" + at + " and b" + at,
-                                     std::to_string(task.a.size()) + " and " +
-                                         std::to_string(task.b.size()) + " adapters",
-                                     std::to_string(count) + ", one per gate",
-                                     "pass one factor of each kind per gate"));
+        return Status::value(explain(
+            "a" + at + " and b" + at,
+            std::to_string(task.a.size()) + " and " + std::to_string(task.b.size()) + " adapters",
+            std::to_string(count) + ", one per gate", "pass one factor of each kind per gate"));
     if (task.out_a.rows != task.out_b.cols)
         return Status::value(explain("out_a" + at + " and out_b" + at,
                                      shape(task.out_a.rows, task.out_a.cols) + " and " +
@@ -36,20 +36,22 @@ Status check(const MixTask& task, std::size_t count) {
     std::size_t total = 0;
     for (std::size_t j = 0; j < count; ++j) {
         const Matrix &a = task.a[j], &b = task.b[j];
-        const std::string here = at + "[" + std::to_string(j) + "]";
+        const auto named = [&](const char* what) {
+            return what + at + "[" + std::to_string(j) + "]";
+        };
         if (a.cols != task.out_a.cols)
-            return Status::value(explain("a" + here, shape(a.rows, a.cols),
+            return Status::value(explain(named("a"), shape(a.rows, a.cols),
                                          "[rank, " + std::to_string(task.out_a.cols) + "]",
                                          "use adapters made for this base model"));
         if (b.rows != task.out_b.rows)
-            return Status::value(explain("b" + here, shape(b.rows, b.cols),
+            return Status::value(explain(named("b"), shape(b.rows, b.cols),
                                          "[" + std::to_string(task.out_b.rows) + ", rank]",
                                          "use adapters made for this base model"));
         if (a.rows != b.cols)
-            return Status::value(explain("a" + here + " and b" + here,
-                                         "ranks " + std::to_string(a.rows) + " and " +
-                                             std::to_string(b.cols),
-                                         "the same rank", "take both factors from one adapter"));
+            return Status::value(
+                explain(named("a") + " and " + named("b"),
+                        "ranks " + std::to_string(a.rows) + " and " + std::to_string(b.cols),
+                        "the same rank", "take both factors from one adapter"));
         total += a.rows;
     }
     if (total > task.out_a.rows)
@@ -122,7 +124,7 @@ void place(const void* in, Type in_type, float gate, void* out, Type out_type, s
             return;
         }
         auto* target = static_cast<unsigned char*>(out);
-        auto* source = static_cast<const unsigned char*>(in);
+        const auto* source = static_cast<const unsigned char*>(in);
         switch (bytes) {
             case 8: return copy_rows<8>(target, source, rows, step);
             case 16: return copy_rows<16>(target, source, rows, step);
@@ -136,6 +138,7 @@ void place(const void* in, Type in_type, float gate, void* out, Type out_type, s
             std::memcpy(target + r * step, source + r * bytes, bytes);
         return;
     }
+    assert(is_plain(out_type));  // nothing becomes blocks here
     simd::kernels().rows[static_cast<int>(in_type)][static_cast<int>(out_type)](in, gate, out, rows,
                                                                                 run, stride);
 }
@@ -159,7 +162,8 @@ void stack(const Matrix& a, unsigned char* out, Type type) {
 }
 
 // Rows `first` and on of every factor, gated, side by side in `out`; the rest of out's columns zero.
-void side_by_side(const MixTask& task, const float* gates, std::size_t first, const OutMatrix& out) {
+void side_by_side(const MixTask& task, const float* gates, std::size_t first,
+                  const OutMatrix& out) {
     std::size_t used = 0;
     for (std::size_t j = 0; j < task.b.size(); ++j) {
         const Matrix& b = task.b[j];
@@ -187,7 +191,8 @@ void mix_one(const MixTask& task, const float* gates) {
     // Blocks that nothing is to be done to need not become values and blocks again.
     bool as_is = is_plain(out_b.type) || !task.b.empty();
     for (std::size_t j = 0; j < task.b.size(); ++j)
-        as_is = as_is && (is_plain(out_b.type) || (task.b[j].type == out_b.type && gates[j] == 1.0f));
+        as_is =
+            as_is && (is_plain(out_b.type) || (task.b[j].type == out_b.type && gates[j] == 1.0f));
     std::vector<float> room(as_is ? 0 : kRowsPerBlock * out_b.cols);
     for (std::size_t row = 0; row < out_b.rows; row += kRowsPerBlock) {
         const std::size_t rows = std::min(kRowsPerBlock, out_b.rows - row);
@@ -201,15 +206,16 @@ void mix_one(const MixTask& task, const float* gates) {
     }
 }
 
-Status check_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count, int threads) {
+Status check_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
+                 int threads) {
     if (threads < 1)
         return Status::value(
             explain("threads", std::to_string(threads), "at least 1", "pass threads=1"));
     for (std::size_t j = 0; j < count; ++j)
         if (!std::isfinite(gates[j]))
-            return Status::value(explain("gates", "a value that is not finite at " +
-                                         std::to_string(j), "finite numbers",
-                                         "check the weights of the gate"));
+            return Status::value(explain("gates",
+                                         "a value that is not finite at " + std::to_string(j),
+                                         "finite numbers", "check the weights of the gate"));
     for (const MixTask& task : tasks) {
         Status status = check(task, count);
         if (!status.ok()) return status;
@@ -221,13 +227,14 @@ Status check_all(const std::vector<MixTask>& tasks, const float* gates, std::siz
 
 Status mix_all(const std::vector<MixTask>& tasks, const float* gates, std::size_t count,
                int threads) {
-    const Status status = check_all(tasks, gates, count, threads);
+    Status status = check_all(tasks, gates, count, threads);
     if (!status.ok()) return status;
     std::size_t bytes = 0;
     for (const MixTask& task : tasks)
         for (const OutMatrix& out : {task.out_a, task.out_b})
             bytes += bytes_of(out.type, out.rows * out.cols);
-    parallel_for(tasks.size(), worth(bytes, threads), [&](std::size_t i) { mix_one(tasks[i], gates); });
+    parallel_for(tasks.size(), worth(bytes, threads),
+                 [&](std::size_t i) { mix_one(tasks[i], gates); });
     return {};
 }
 

@@ -12,17 +12,17 @@
 namespace megart {
 
 struct Matrix {
-    const void* data;  // [rows, cols], row after row; of any type
-    Type type;
-    std::size_t rows;
-    std::size_t cols;
+    const void* data = nullptr;  // [rows, cols], row after row; of any type
+    Type type = Type::f32;
+    std::size_t rows = 0;
+    std::size_t cols = 0;
 };
 
 struct OutMatrix {
-    void* data;
-    Type type;  // f32, f16 or q8_0
-    std::size_t rows;
-    std::size_t cols;
+    void* data = nullptr;
+    Type type = Type::f32;  // or f16 or q8_0
+    std::size_t rows = 0;
+    std::size_t cols = 0;
 };
 
 struct MixTask {

@@ -38,7 +38,7 @@ void parallel_for(std::size_t n, int threads, const Body& body) {
             for (std::size_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) body(i);
         } catch (...) {
             next.store(n);
-            const std::lock_guard<std::mutex> guard(failure_lock);
+            const std::scoped_lock guard(failure_lock);
             if (!failure) failure = std::current_exception();
         }
     };

@@ -1,6 +1,7 @@
 #include "simd.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -143,7 +144,8 @@ MEGART_OP __m128i bytes(const unsigned char* p) {
     return _mm_cvtepu8_epi32(_mm_cvtsi32_si128(four));
 }
 MEGART_OP V low(const unsigned char* p) {
-    return _mm_cvtepi32_ps(_mm_sub_epi32(_mm_and_si128(bytes(p), _mm_set1_epi32(15)), _mm_set1_epi32(8)));
+    return _mm_cvtepi32_ps(
+        _mm_sub_epi32(_mm_and_si128(bytes(p), _mm_set1_epi32(15)), _mm_set1_epi32(8)));
 }
 MEGART_OP V high(const unsigned char* p) {
     return _mm_cvtepi32_ps(_mm_sub_epi32(_mm_srli_epi32(bytes(p), 4), _mm_set1_epi32(8)));
@@ -199,7 +201,8 @@ MEGART_OP V low(const unsigned char* p) {
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(four_bits, _mm256_set1_epi32(8)));
 }
 MEGART_OP V high(const unsigned char* p) {
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(bytes(p), 4), _mm256_set1_epi32(8)));
+    return _mm256_cvtepi32_ps(
+        _mm256_sub_epi32(_mm256_srli_epi32(bytes(p), 4), _mm256_set1_epi32(8)));
 }
 MEGART_OP V zero() { return _mm256_setzero_ps(); }
 MEGART_OP V mul(V a, V b) { return _mm256_mul_ps(a, b); }
@@ -228,8 +231,7 @@ constexpr std::size_t W = 16;
 MEGART_OP V load(const float* p) { return _mm512_loadu_ps(p); }
 MEGART_OP V load(const half* p) {
     // Forms with a full mask: the plain ones trip GCC's -Wmaybe-uninitialized.
-    return _mm512_maskz_cvtph_ps(0xffff,
-                                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 MEGART_OP V load(const signed char* p) {
     const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -281,14 +283,18 @@ MEGART_OP float most(V v) { return avx2::most(_mm256_max_ps(part(v, false), part
 #undef MEGART_OP
 #undef MEGART_TARGET
 
-void cpuid(std::uint32_t leaf, std::uint32_t out[4]) {
+using Registers = std::array<std::uint32_t, 4>;
+
+Registers cpuid(std::uint32_t leaf) {
+    Registers out{};
 #ifdef _MSC_VER
     int regs[4];
     __cpuidex(regs, static_cast<int>(leaf), 0);
-    for (int i = 0; i < 4; ++i) out[i] = static_cast<std::uint32_t>(regs[i]);
+    for (std::size_t i = 0; i < 4; ++i) out[i] = static_cast<std::uint32_t>(regs[i]);
 #else
     __cpuid_count(leaf, 0, out[0], out[1], out[2], out[3]);
 #endif
+    return out;
 }
 
 std::uint64_t enabled_state() {
@@ -302,11 +308,8 @@ std::uint64_t enabled_state() {
 }
 
 void add_native(std::vector<const Kernels*>& found) {
-    std::uint32_t top[4], one[4], seven[4];
-    cpuid(0, top);
-    if (top[0] < 7) return;
-    cpuid(1, one);
-    cpuid(7, seven);
+    if (cpuid(0)[0] < 7) return;
+    const Registers one = cpuid(1), seven = cpuid(7);
     const std::uint32_t wanted = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;  // FMA OSXSAVE AVX F16C
     if ((one[2] & wanted) != wanted || !(seven[1] & (1u << 5))) return;      // AVX2
     const std::uint64_t state = enabled_state();
@@ -333,7 +336,8 @@ inline void store(float* p, V v) { vst1q_f32(p, v); }
 inline void store(half* p, V v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 inline void store(signed char* p, V v) {
     const int16x4_t half = vmovn_s32(vcvtnq_s32_f32(v));
-    const std::int32_t four = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(half, half))), 0);
+    const std::int32_t four =
+        vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(half, half))), 0);
     std::memcpy(p, &four, sizeof four);
 }
 inline V splat(float x) { return vdupq_n_f32(x); }

@@ -51,9 +51,9 @@ struct Kernels {
     void (*to_q8)(const float* in, void* out, std::size_t blocks);
 };
 
-const Kernels& kernels() noexcept;         // the level in use
-std::vector<std::string> levels();         // what this processor can run, best first
-bool use_level(const std::string& name);   // false: this processor cannot run it
+const Kernels& kernels() noexcept;        // the level in use
+std::vector<std::string> levels();        // what this processor can run, best first
+bool use_level(const std::string& name);  // false: this processor cannot run it
 
 }  // namespace simd
 }  // namespace megart

@@ -48,8 +48,13 @@ public:
     template <class T>
     T odd(std::size_t limit) {
         const auto edge = static_cast<T>(limit);
-        const T some[] = {edge, static_cast<T>(edge + 1), static_cast<T>(edge - 1), static_cast<T>(-1),
-                          std::numeric_limits<T>::max(), std::numeric_limits<T>::lowest(), take<T>()};
+        const T some[] = {edge,
+                          static_cast<T>(edge + 1),
+                          static_cast<T>(edge - 1),
+                          static_cast<T>(-1),
+                          std::numeric_limits<T>::max(),
+                          std::numeric_limits<T>::lowest(),
+                          take<T>()};
         return some[below(7)];
     }
 
@@ -82,16 +87,20 @@ std::vector<float> weights_of(Input& in, std::size_t count) {
 void lexicon(Input& in) {
     const std::size_t memories = in.below(6), count = memories ? in.below(40) : 0, n = in.below(8);
     std::vector<std::uint32_t> terms(count);
-    for (auto& term : terms) term = static_cast<std::uint32_t>(in.below(4)) << 12 | static_cast<std::uint32_t>(in.below(3));
+    for (auto& term : terms)
+        term =
+            static_cast<std::uint32_t>(in.below(4)) << 12 | static_cast<std::uint32_t>(in.below(3));
     Lexicon made;
     if (!Lexicon::make(terms, starts_of(in, memories, count), made).ok()) return;
     std::vector<std::uint32_t> asked(n);
-    for (auto& term : asked) term = in.rare() ? in.take<std::uint32_t>() : static_cast<std::uint32_t>(in.below(4)) << 12;
+    for (auto& term : asked)
+        term = in.rare() ? in.take<std::uint32_t>() : static_cast<std::uint32_t>(in.below(4)) << 12;
     const std::vector<float> idf = weights_of(in, n);
     std::vector<std::int64_t> df(n);
     made.document_frequency(asked.data(), n, df.data());
     std::vector<float> scores(made.size());
-    (void)made.bm25(asked.data(), idf.data(), n, in.rare() ? in.take<float>() : 1.2f, in.rare() ? in.take<float>() : 0.5f, scores.data());
+    (void)made.bm25(asked.data(), idf.data(), n, in.rare() ? in.take<float>() : 1.2f,
+                    in.rare() ? in.take<float>() : 0.5f, scores.data());
     const std::size_t m = n ? in.below(4) : 0, rows = made.size() ? in.below(5) : 0;
     std::vector<std::int32_t> pairs(2 * m);
     for (auto& place : pairs) place = static_cast<std::int32_t>(in.below(n));
@@ -101,29 +110,37 @@ void lexicon(Input& in) {
     if (rows && in.rare()) chosen[in.below(rows)] = in.odd<std::int64_t>(made.size());
     std::vector<std::uint8_t> present(rows * n);
     std::vector<float> shares(rows * Lexicon::kShares);
-    (void)made.match(asked.data(), idf.data(), n, pairs.data(), m, chosen.data(), rows, 0.8f, {present.data(), shares.data()});
+    (void)made.match(asked.data(), idf.data(), n, pairs.data(), m, chosen.data(), rows, 0.8f,
+                     {present.data(), shares.data()});
 }
 
 void late(Input& in) {
-    const std::size_t n = in.below(6), width = in.below(20), memories = in.below(5), count = memories ? in.below(12) : 0;
-    const auto query = in.many<std::int8_t>(n * width), tokens = in.many<std::int8_t>(count * width);
+    const std::size_t n = in.below(6), width = in.below(20), memories = in.below(5),
+                      count = memories ? in.below(12) : 0;
+    const auto query = in.many<std::int8_t>(n * width),
+               tokens = in.many<std::int8_t>(count * width);
     const auto weights = weights_of(in, n);
     const auto known = in.many<std::uint8_t>(memories * n);
     const auto starts = starts_of(in, memories, count);
     std::vector<float> out(memories * kLikenesses);
-    (void)late_interaction(query.data(), weights.data(), known.data(), n, width, tokens.data(), count, starts.data(), memories, out.data());
+    (void)late_interaction(query.data(), weights.data(), known.data(), n, width, tokens.data(),
+                           count, starts.data(), memories, out.data());
 }
 
 void mixed(Input& in) {
-    const std::size_t adapters = in.below(4), wide = in.below(3) * 32 + (in.rare() ? in.below(32) : 0);
+    const std::size_t adapters = in.below(4),
+                      wide = in.below(3) * 32 + (in.rare() ? in.below(32) : 0);
     const std::size_t high = in.below(70), room = in.below(4) * 32 + (in.rare() ? in.below(9) : 0);
     std::vector<std::vector<std::uint8_t>> kept;
     const auto made = [&](Type type, std::size_t rows, std::size_t cols) -> Matrix {
-        kept.push_back(in.many<std::uint8_t>(std::min<std::size_t>(bytes_of(type, rows * cols), 400)));
+        kept.push_back(
+            in.many<std::uint8_t>(std::min<std::size_t>(bytes_of(type, rows * cols), 400)));
         kept.back().resize(bytes_of(type, rows * cols), in.take<std::uint8_t>());
         return {kept.back().data(), type, rows, cols};
     };
-    const auto typed = [&](std::size_t cols) { return static_cast<Type>(in.below(cols % kBlock ? 2 : 4)); };
+    const auto typed = [&](std::size_t cols) {
+        return static_cast<Type>(in.below(cols % kBlock ? 2 : 4));
+    };
     MixTask task;
     for (std::size_t j = 0; j < adapters; ++j) {
         const std::size_t rank = in.rare() ? in.below(5) : in.below(2) * 32;
@@ -150,7 +167,8 @@ void gated(Input& in) {
     std::vector<float> out(count);
     (void)scores(query.data(), width, all, 1, out.data());
     Opened opened;
-    (void)gate(query.data(), width, all, in.rare() ? in.odd<std::int64_t>(count) : 3, in.rare() ? in.take<double>() : 1.0, 1, opened);
+    (void)gate(query.data(), width, all, in.rare() ? in.odd<std::int64_t>(count) : 3,
+               in.rare() ? in.take<double>() : 1.0, 1, opened);
 }
 
 }  // namespace
