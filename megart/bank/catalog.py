@@ -24,7 +24,7 @@ SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "sqlite_sequence"])
+_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "change", "sqlite_sequence"])
 # A statement that takes longer is not one of ours over a bank of ours.
 _MOST_SECONDS = 120.0
 
@@ -106,6 +106,15 @@ def _usage(connection: sqlite3.Connection) -> None:
     )
 
 
+def _changes(connection: sqlite3.Connection) -> None:
+    """At which revision a memory last changed: a bank that is open reads again what did, and nothing else."""
+    connection.execute(
+        "CREATE TABLE change (seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE, "
+        "revision INTEGER NOT NULL)"
+    )
+    connection.execute("INSERT INTO change SELECT seq, revision FROM memory, counter")
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _first_schema,
     _evidence,
@@ -114,6 +123,7 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _vectors,
     _evidence_by_characters,
     _usage,
+    _changes,
 ]
 
 
