@@ -22,7 +22,8 @@ from .bank import Bank
 from .bank.catalog import MIGRATIONS, SQLITE
 from .bank.locks import check_locks
 from .bank.pack import open_path
-from .bank.packed import VERSION, PackedBank
+from .bank.pack_file import VERSION
+from .bank.packed import PackedBank
 from .errors import BankError, MegartError, ModelError
 from .models import Model, resolve_model
 

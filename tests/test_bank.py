@@ -269,9 +269,9 @@ def test_many_keys_load_quickly(bank: Bank) -> None:
             connection.execute("INSERT INTO key VALUES (?, ?)", (number + 1, vector.tobytes()))
     best = 1e9
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         ids, keys = bank.keys()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert keys.shape == (10_000, 576) and keys.flags.c_contiguous and keys.dtype == np.float32
     assert ids[7] == "m7" and np.array_equal(keys, vectors)
     assert best < 0.5, f"{best:.3f} s"  # about 0.05 s on an idle core
@@ -468,6 +468,37 @@ def test_a_writer_that_waits_looks_often(bank: Bank, monkeypatch) -> None:
         with pytest.raises(BankError, match="locked by"):
             waiting.set_state("x", b"")
     assert looks.count("BEGIN IMMEDIATE") > 5  # once where SQLite waits
+
+
+def test_a_reader_that_waits_looks_often(bank: Bank, monkeypatch) -> None:
+    monkeypatch.setattr(catalog, "BUSY_SECONDS", 0.5)
+    looks: list[str] = []
+    with Bank.open(bank.path) as waiting, bank._catalog.hold() as connection:
+        connection.execute("COMMIT")
+        connection.execute("BEGIN EXCLUSIVE")
+        waiting._catalog.connection.set_trace_callback(looks.append)
+        with pytest.raises(BankError, match="locked by"):
+            waiting.records()
+    assert len(looks) > 5  # once where SQLite waits
+
+
+def test_a_large_change_locks_readers_out_for_its_commit_alone(bank: Bank, monkeypatch) -> None:
+    monkeypatch.setattr(catalog, "BUSY_SECONDS", 0.1)
+    with Bank.open(bank.path) as reader, bank._catalog.write() as connection:
+        connection.execute("PRAGMA cache_size = 10")
+        for number in range(40):
+            connection.execute("INSERT INTO state VALUES (?, ?)", (f"large {number}", bytes(20_000)))
+        assert reader.records() == []
+
+
+def test_a_bank_opened_twice_in_a_process_keeps_its_locks(bank: Bank, model: Path) -> None:
+    """POSIX takes a process's locks on a file away when the process closes any of its descriptors of that file."""
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    with bank._catalog.hold():
+        Bank.open(bank.path).close()
+        Bank.create(bank.path, model, exist_ok=True).close()
+        done = subprocess.run([sys.executable, "-c", code, bank.path / "catalog.sqlite"], capture_output=True, text=True)
+    assert "database is locked" in done.stderr
 
 
 def test_who_has_just_written_lets_the_next_go_first(bank: Bank, monkeypatch) -> None:

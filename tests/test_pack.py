@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from megart import Assistant, Bank, Memory, memorize
-from megart.bank import packed as packing
+from megart.bank import pack_file as packing
 from megart.bank.merge import unpack
 from megart.bank.pack import write_pack
 from megart.bank.packed import PackedBank
@@ -74,6 +74,19 @@ def test_a_pack_holds_what_the_bank_holds(bank: Bank, tmp_path: Path) -> None:
             assert [r.memory for r in again.records()] == [r.memory for r in bank.records()]
             assert again.adapter_bytes("kiln") == bank.adapter_bytes("kiln") and again.verify() == []
             assert np.array_equal(again.vectors("e5")["ines"], bank.vectors("e5")["ines"])
+
+
+def test_words_that_do_not_follow_each_other_are_read_too(bank: Bank, tmp_path: Path) -> None:
+    write_pack(bank, tmp_path / "p")
+    with PackedBank(tmp_path / "p") as packed:
+        flat, starts = packed.columns().words
+        before = [flat[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        assert [found.tolist() for found in before] == [bank.words()[id].tolist() for id in packed.ids]
+        rows = packed.file.rows.copy()
+        for name in ("words_at", "words"):
+            rows[name] = rows[name][::-1].copy()
+        packed.file.rows = rows
+        assert [found.tolist() for found in packed.columns().words] == [found.tolist() for found in before[::-1]]
 
 
 def test_adapters_of_the_same_bytes_are_there_once_and_aligned(bank: Bank, tmp_path: Path) -> None:
@@ -159,7 +172,7 @@ def test_no_byte_can_be_changed_unnoticed_and_nothing_crashes(bank: Bank, tmp_pa
 def test_a_flipped_bit_in_any_column_is_told(bank: Bank, tmp_path: Path, name: str) -> None:
     write_pack(bank, tmp_path / "p")
     with PackedBank(tmp_path / "p") as packed:
-        column = packed._columns[name]
+        column = packed.file.columns[name]
     data = bytearray((tmp_path / "p").read_bytes())
     data[column.at + column.size // 2] ^= 1
     (tmp_path / "q").write_bytes(data)
@@ -233,7 +246,7 @@ def test_a_pack_is_read_no_further_than_asked(bank: Bank, tmp_path: Path, monkey
     with PackedBank(tmp_path / "p") as packed:
         columns = packed.columns()
         assert columns.ids == ["key", "kiln", "ines"] and len(columns.records) == 3
-        assert "tokens" not in packed._sure and "records" not in packed._sure
+        assert "tokens" not in packed.file.sure and "records" not in packed.file.sure
 
 
 def test_only_the_blocks_in_use_are_compared(bank: Bank, tmp_path: Path) -> None:
@@ -244,7 +257,7 @@ def test_only_the_blocks_in_use_are_compared(bank: Bank, tmp_path: Path) -> None
         bank.add(record.memory, key=np.ones(8, np.float32), evidence=(np.ones(1, np.uint32), long), replace=True)
     write_pack(bank, tmp_path / "p")
     with PackedBank(tmp_path / "p") as packed:
-        at = packed._columns["tokens"].at
+        at = packed.file.columns["tokens"].at
     data = bytearray((tmp_path / "p").read_bytes())
     data[at + 4 * packing.BLOCK] ^= 1  # of kiln
     (tmp_path / "q").write_bytes(data)

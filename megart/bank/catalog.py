@@ -6,26 +6,27 @@ import math
 import os
 import re
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from megart.bank.locks import check_locks, pause, turn, writer
 from megart.errors import BankError
 
+T = TypeVar("T")
 FILE_NAME = "catalog.sqlite"
 SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "sqlite_sequence"])
+_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "change", "sqlite_sequence"])
 # A statement that takes longer is not one of ours over a bank of ours.
 _MOST_SECONDS = 120.0
-_HEADER = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,15 @@ def _usage(connection: sqlite3.Connection) -> None:
     )
 
 
+def _changes(connection: sqlite3.Connection) -> None:
+    """At which revision a memory last changed: a bank that is open reads again what did, and nothing else."""
+    connection.execute(
+        "CREATE TABLE change (seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE, "
+        "revision INTEGER NOT NULL)"
+    )
+    connection.execute("INSERT INTO change SELECT seq, revision FROM memory, counter")
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _first_schema,
     _evidence,
@@ -113,6 +123,7 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _vectors,
     _evidence_by_characters,
     _usage,
+    _changes,
 ]
 
 
@@ -126,14 +137,15 @@ class Catalog:
         self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         if create is None:
-            self._check_header()
+            self._check_file()
         with self.lock, self.translated():
             if create is not None:  # nobody else reads a user's memories; SQLite gives its journal the same rights
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                with suppress(FileExistsError):  # one that is there must not be opened here: see _check_file
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={'rw' if create is None else 'rwc'}",
                 uri=True,
-                timeout=BUSY_SECONDS,
+                timeout=0,  # see _patiently
                 isolation_level=None,
                 check_same_thread=False,
             )
@@ -161,8 +173,11 @@ class Catalog:
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.lock, self.translated():
-            self._late = time.monotonic() + _MOST_SECONDS
-            return self.connection.execute(sql, values).fetchall()
+            return self._patiently(lambda: self._fetch(sql, values))
+
+    def _fetch(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        self._late = time.monotonic() + _MOST_SECONDS
+        return self.connection.execute(sql, values).fetchall()
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -183,17 +198,13 @@ class Catalog:
     def aside(self) -> Iterator[sqlite3.Connection]:
         """A transaction that changes nothing that is answered from: it waits for nobody, and the revision stays."""
         with self.lock, self.translated():
-            connection = self.connection
-            connection.execute("PRAGMA busy_timeout = 0")
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                self.commit()
+                self.connection.execute("BEGIN IMMEDIATE")
+                yield self.connection
+                self.connection.execute("COMMIT")
             except BaseException:
                 self._roll_back()
                 raise
-            finally:
-                connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
     @contextmanager
     def hold(self) -> Iterator[sqlite3.Connection]:
@@ -207,25 +218,26 @@ class Catalog:
                 self._roll_back()
 
     def _begin(self) -> None:
-        """Take the write lock, in turn with other processes.
+        """Take the write lock, in turn with other processes."""
+        until = time.monotonic() + BUSY_SECONDS
+        with turn(self.path.parent, until):
+            self._patiently(lambda: self.connection.execute("BEGIN IMMEDIATE"), until)
+
+    @staticmethod
+    def _patiently(work: Callable[[], T], until: float | None = None) -> T:
+        """What *work* gives, tried again while another process has the lock that it needs.
 
         SQLite's own waiting looks every tenth of a second, and a busy writer leaves gaps of milliseconds: one that
         waited so got no turn in ten seconds.
         """
-        until = time.monotonic() + BUSY_SECONDS
-        self.connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            with turn(self.path.parent, until):
-                while True:
-                    try:
-                        self.connection.execute("BEGIN IMMEDIATE")
-                        return
-                    except sqlite3.OperationalError as error:
-                        if _code(error) != _BUSY or time.monotonic() > until:
-                            raise
-                    pause()
-        finally:
-            self.connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        until = time.monotonic() + BUSY_SECONDS if until is None else until
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as error:
+                if _code(error) != _BUSY or time.monotonic() > until:
+                    raise
+            pause()
 
     @property
     def format(self) -> int:
@@ -239,7 +251,7 @@ class Catalog:
         return BaseInfo(*rows[0])
 
     def commit(self) -> None:
-        self.connection.execute("COMMIT")
+        self._patiently(lambda: self.connection.execute("COMMIT"))
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:
@@ -257,23 +269,24 @@ class Catalog:
         except OSError as error:
             raise BankError(f"cannot write to the bank {self.path.parent}: {error.strerror or error}") from error
 
-    def _check_header(self) -> None:
+    def _check_file(self) -> None:
+        """Never opens the file: whoever closes it takes away the locks that other threads here have on it (POSIX)."""
         folder = self.path.parent
         remedy = f"run: megart init --bank {folder}"
         try:
-            with self.path.open("rb") as file:
-                header = file.read(len(_HEADER))
+            about = self.path.stat()
         except (FileNotFoundError, NotADirectoryError):
             raise BankError(f"no bank at {folder}; {remedy}") from None
         except OSError as error:
             raise BankError(f"cannot read the bank {folder}: {error.strerror or error}") from error
-        if not header:
+        if not stat.S_ISREG(about.st_mode):
+            raise BankError(f"cannot read the bank {folder}: its catalog is no file")
+        if not about.st_size:
             raise BankError(f"no bank at {folder}, its catalog is empty; {remedy}")
-        if header != _HEADER:
-            raise BankError(_damaged(self.path, "it is not an SQLite file"))
 
     def _prepare(self, create: BaseInfo | None) -> None:
         with self.lock, self.translated():
+            self._patiently(lambda: self._pragma("schema_version"))
             # EXTRA: a commit must be on the disk before the adapter it replaces is deleted
             for pragma in (
                 "synchronous = EXTRA",
@@ -282,6 +295,7 @@ class Catalog:
                 "secure_delete = ON",
                 "trusted_schema = OFF",
                 "mmap_size = 0",
+                "cache_spill = OFF",  # a large change locks readers out for its commit alone
             ):
                 self.connection.execute(f"PRAGMA {pragma}")
             if create is not None and self._pragma("page_count") == 0:
@@ -319,7 +333,7 @@ class Catalog:
 
     def _migrate(self, create: BaseInfo | None) -> None:
         connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
+        self._begin()
         try:
             # another process may have migrated while this one waited
             start = self._pragma("user_version")

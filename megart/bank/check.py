@@ -11,6 +11,7 @@ from pathlib import Path
 
 from megart.bank.catalog import Catalog
 from megart.bank.files import AdapterFiles, is_adapter_name
+from megart.bank.rows import stamp
 from megart.errors import BankError
 
 
@@ -140,4 +141,6 @@ def _mark_pending(catalog: Catalog, id: str, file: str, sha: str) -> bool:
             "learnt_at = NULL WHERE id = ? AND ifnull(adapter_file, '') = ? AND ifnull(adapter_sha256, '') = ?",
             (id, file, sha),
         )
+        if changed.rowcount == 1:
+            stamp(connection, "WHERE id = ?", (id,))
         return changed.rowcount == 1

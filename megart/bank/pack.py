@@ -18,21 +18,8 @@ from ..errors import InputError
 from ..models import DEFAULT_MODEL
 from .catalog import BaseInfo
 from .memory import FORGET_AFTER, Record, record_json
-from .packed import (
-    ALIGNMENT,
-    BLOCK,
-    COLUMN,
-    COUNTS,
-    HEADER,
-    LEARNT,
-    MAGIC,
-    NEVER,
-    ROW,
-    STATES,
-    VERSION,
-    PackedBank,
-    content_of,
-)
+from .pack_file import ALIGNMENT, BLOCK, COLUMN, COUNTS, HEADER, LEARNT, MAGIC, NEVER, ROW, VERSION
+from .packed import STATES, PackedBank, content_of
 from .store import Bank
 
 # What stays of the metadata where the texts are left out.

@@ -31,17 +31,19 @@ class Columns:
     """The memories that may open, in the order they came, and what the gate finds them by; all lists go row by row.
 
     ``keys``: as stored, f32 [N, D], or None where ``ready`` has them as the gate compares them, f16 [N, D]; ``words``:
-    uint32 [n] of each, None of one without evidence; ``vectors``: an embedder's name and its f16 [N, E], None where they
-    are to be looked up; ``until``: when the next memory expires, in seconds since 1970 (inf: never).
+    uint32 [n] of each, None of one without evidence, or all in one array and where each begins, i64 [N + 1]; ``vectors``: an embedder's name and its f16 [N, E], None where they
+    are to be looked up; ``until``: when the next memory expires, in seconds since 1970 (inf: never); ``seqs``: what
+    ``versions`` names the memories by, none in a pack.
     """
 
     ids: list[str]
     records: Sequence[Record]
     keys: np.ndarray | None
-    words: list[np.ndarray | None]
+    words: list[np.ndarray | None] | tuple[np.ndarray, np.ndarray]
     ready: np.ndarray | None
     vectors: tuple[str, np.ndarray] | None
     until: float
+    seqs: list[int]
 
 
 def new_row(
@@ -164,6 +166,19 @@ def put_row(
         connection.execute("INSERT INTO evidence VALUES (?, ?, ?)", (seq, *evidence_bytes(evidence)))
     if vector is not None:
         connection.execute("INSERT INTO vector VALUES (?, ?, ?)", (seq, *vector))
+    stamp(connection, "WHERE seq = ?", (seq,))
+
+
+def stamp(connection: sqlite3.Connection, where: str = "", values: Sequence[Any] = ()) -> None:
+    """Says of some memories that they change in this transaction: who holds them as they were reads them again."""
+    connection.execute(
+        f"INSERT OR REPLACE INTO change SELECT seq, (SELECT revision + 1 FROM counter) FROM memory {where}", values
+    )
+
+
+def among(seqs: Sequence[int] | None) -> str:
+    """The condition of SQL that a row is of one of *seqs*; None: of any."""
+    return "true" if seqs is None else f"memory.seq IN ({', '.join(map(str, map(int, seqs)))})"
 
 
 def evidence_bytes(evidence: Evidence) -> tuple[bytes, bytes]:

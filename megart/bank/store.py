@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,22 +23,22 @@ from megart.adapter import Adapter, read_adapter
 from megart.bank import check, usage
 from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
 from megart.bank.files import AdapterFiles, is_adapter_name
+from megart.bank.found_by import FoundBy
 from megart.bank.locks import check_locks, check_mount
 from megart.bank.memory import FORGET_AFTER, Memory, Record, is_id, to_json
 from megart.bank.rows import (
     COLUMNS,
-    Columns,
     Evidence,
     check_length,
     check_unchanged,
-    evidence_bytes,
     key_bytes,
     new_row,
     old_row,
     put_row,
+    stamp,
     to_record,
 )
-from megart.errors import AdapterError, BankError, BaseMismatchError, ChangedError, InputError, MemoryNotFoundError
+from megart.errors import AdapterError, BankError, BaseMismatchError, InputError, MemoryNotFoundError
 from megart.models import DEFAULT_MODEL, Model, resolve_model
 
 T = TypeVar("T")
@@ -49,7 +48,7 @@ LEFTOVER = "leftover:"
 _LEFTOVERS = f"SELECT name FROM state WHERE name >= '{LEFTOVER}' AND name < 'leftover;'"
 
 
-class Bank:
+class Bank(FoundBy):
     """An open bank. Use `create` or `open`, close it or use it in a `with`; safe from several threads."""
 
     def __init__(self, path: Path, catalog: Catalog) -> None:
@@ -171,101 +170,6 @@ class Bank:
         where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
         rows = self._catalog.read(f"SELECT {COLUMNS} FROM memory {where} ORDER BY seq", values)
         return [to_record(row) for row in rows]
-
-    def keys(self) -> tuple[list[str], np.ndarray]:
-        """The ids and their context keys, f32 [N, D], in the order the memories came; [0, 0] when empty."""
-        rows = self._catalog.read("SELECT id, vector FROM key JOIN memory USING (seq) ORDER BY seq")
-        if not rows:
-            return [], np.empty((0, 0), np.float32)
-        ids, vectors = zip(*rows, strict=True)
-        size = len(vectors[0]) if isinstance(vectors[0], bytes) else 0
-        if size == 0 or size % 4 or any(type(v) is not bytes or len(v) != size for v in vectors):
-            raise BankError(f"the bank {self.path} holds keys of different lengths; run: megart verify --repair")
-        flat = np.frombuffer(bytearray().join(vectors), "<f4")
-        return list(ids), flat.reshape(len(ids), size // 4)
-
-    def columns(self) -> Columns:
-        """What the gate finds the memories by, of those that have a key and did not expire."""
-        ids, keys = self.keys()
-        known, words, now = {record.id: record for record in self.records()}, self.words(), time.time()
-        rows = [i for i, id in enumerate(ids) if id in known and (known[id].expires or math.inf) > now]
-        ids = [ids[i] for i in rows]
-        until = min((known[id].expires or math.inf for id in ids), default=math.inf)
-        return Columns(ids, [known[id] for id in ids], keys[rows], [words.get(id) for id in ids], None, None, until)
-
-    def words(self) -> dict[str, np.ndarray]:
-        """Of each memory that has evidence for the gate, its hashed words, uint32 [n], by id."""
-        rows = self._catalog.read("SELECT id, words FROM evidence JOIN memory USING (seq)")
-        return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<u4") for id, blob in rows}
-
-    def without_evidence(self) -> list[Record]:
-        """The memories that `set_evidence` has stored nothing of."""
-        sql = f"SELECT {COLUMNS} FROM memory LEFT JOIN evidence USING (seq) WHERE evidence.seq IS NULL ORDER BY seq"
-        return [to_record(row) for row in self._catalog.read(sql)]
-
-    def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """Token states of some memories, int8 [bytes], as `set_evidence` got them; empty where there are none."""
-        marks = ", ".join("?" * len(ids))
-        sql = f"SELECT id, tokens FROM evidence JOIN memory USING (seq) WHERE id IN ({marks})"
-        found = {id: np.frombuffer(blob, np.int8) for id, blob in self._catalog.read(sql, list(ids))}
-        return [found.get(id, np.empty(0, np.int8)) for id in ids]
-
-    def set_evidence(self, made: Sequence[tuple[Record, Evidence]]) -> None:
-        """Stores words, uint32 [n], and token states, int8, of memories that have none and are still as given."""
-        with self._catalog.write() as connection:
-            for record, evidence in made:
-                connection.execute(
-                    "INSERT OR IGNORE INTO evidence SELECT seq, ?, ? FROM memory "
-                    "WHERE id = ? AND text = ? AND title IS ?",
-                    (*evidence_bytes(evidence), record.id, record.text, record.title),
-                )
-
-    def vectors(self, embedder: str) -> dict[str, np.ndarray]:
-        """Of each memory that has one by *embedder*, its vector, float32 [D], by id."""
-        sql = "SELECT id, vector FROM vector JOIN memory USING (seq) WHERE embedder = ?"
-        found = self._catalog.read(sql, (embedder,))
-        return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<f4") for id, blob in found}
-
-    def without_vectors(self, embedder: str) -> list[Record]:
-        """The memories that have no vector by *embedder*."""
-        sql = (
-            f"SELECT {COLUMNS} FROM memory WHERE NOT EXISTS "
-            "(SELECT 1 FROM vector WHERE vector.seq = memory.seq AND embedder = ?) ORDER BY seq"
-        )
-        return [to_record(row) for row in self._catalog.read(sql, (embedder,))]
-
-    def set_vectors(self, embedder: str, made: Sequence[tuple[Record, np.ndarray]]) -> None:
-        """Stores vectors by *embedder*, float32 [D], of memories that are still as given, in place of those they had."""
-        with self._catalog.write() as connection:
-            for record, vector in made:
-                connection.execute(
-                    "INSERT OR REPLACE INTO vector SELECT seq, ?, ? FROM memory "
-                    "WHERE id = ? AND text = ? AND title IS ?",
-                    (embedder, key_bytes(vector), record.id, record.text, record.title),
-                )
-
-    def set_keys(
-        self, index_entry: Mapping[str, tuple[np.ndarray, Evidence]], states: Mapping[str, bytes | None], revision: int
-    ) -> None:
-        """Replaces every context key and all evidence, by id, and stores or drops blobs of `set_state`, at once.
-
-        Raises ChangedError when the bank is not the one of *revision* any more.
-        """
-        rows = {id: (key_bytes(key), *evidence_bytes(evidence)) for id, (key, evidence) in index_entry.items()}
-        with self._catalog.write() as connection:
-            if connection.execute("SELECT revision FROM counter").fetchone()[0] != revision:
-                raise ChangedError(f"the bank {self.path} changed meanwhile; try again")
-            for table in ("key", "evidence", "vector"):
-                connection.execute(f"DELETE FROM {table}")
-            for id, (vector, words, tokens) in rows.items():
-                connection.execute("INSERT INTO key SELECT seq, ? FROM memory WHERE id = ?", (vector, id))
-                connection.execute(
-                    "INSERT INTO evidence SELECT seq, ?, ? FROM memory WHERE id = ?", (words, tokens, id)
-                )
-            for name, value in states.items():
-                connection.execute("DELETE FROM state WHERE name = ?", (name,))
-                if value is not None:
-                    connection.execute("INSERT INTO state VALUES (?, ?)", (name, value))
 
     def use(self) -> dict[str, tuple[int, str]]:
         """Of each memory that ever answered, how often and when it last did (UTC in ISO 8601), the most used first."""
@@ -407,6 +311,7 @@ class Bank:
             record = self.get(id)
             merged = to_json("metadata", {**record.metadata, **values})
             self._catalog.connection.execute("UPDATE memory SET metadata = ? WHERE id = ?", (merged, record.id))
+            stamp(self._catalog.connection, "WHERE id = ?", (record.id,))
         return self.get(id)
 
     def remove(self, id: str) -> Record:

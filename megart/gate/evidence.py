@@ -110,22 +110,20 @@ class Index:
 
     Keys are compared by an exact scan, whose cost grows with the bank; the README says up to which size.
 
-    ``sequences``: words of each memory (``words.sequence``); ``keys``: float16 or float32 [N, D] of
+    ``sequences``: words of each memory (``words.sequence``), or all in one array and where each begins, int64 [N + 1]; ``keys``: float16 or float32 [N, D] of
     unit length; ``tokens(rows)``: int8 [n, d] token states of each of some memories; ``vectors``: float16 or
     float32 [N, E] of unit length by the text embedder of that name, None without one.
     """
 
     def __init__(
         self,
-        sequences: Sequence[np.ndarray],
+        sequences: Sequence[np.ndarray] | tuple[np.ndarray, np.ndarray],
         keys: np.ndarray,
         tokens: Callable[[Sequence[int]], list[np.ndarray]],
         vectors: np.ndarray | None = None,
         embedder: str = "",
     ):
-        starts = np.zeros(len(sequences) + 1, np.int64)
-        np.cumsum([len(s) for s in sequences], out=starts[1:])
-        terms = np.concatenate(sequences) if len(sequences) else np.empty(0, np.uint32)
+        terms, starts = sequences if isinstance(sequences, tuple) else _flat(sequences)
         self.lexicon = _core.Lexicon(np.ascontiguousarray(terms, np.uint32), starts)
         self.keys = np.ascontiguousarray(keys)
         self._tokens = tokens
@@ -309,6 +307,12 @@ class Evidence:
             None if self.cosines is None else self.cosines[order],
             None if self.cosines is None else (said_by_words + nothing)[order],
         )  # fmt: skip
+
+
+def _flat(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    starts = np.zeros(len(sequences) + 1, np.int64)
+    np.cumsum([len(s) for s in sequences], out=starts[1:])
+    return np.concatenate(sequences) if len(sequences) else np.empty(0, np.uint32), starts
 
 
 def _best(bm25: np.ndarray, dense: np.ndarray, cosines: np.ndarray | None, allowed: np.ndarray | None) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
-from typing import TypedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from . import embed, embedders
 from .context import Context
 from .engine import Engine
 
-# How many memories get what they lack in one transaction.
-_BATCH = 64
+# How many memories get what they lack in one transaction; where more than so many changed, all are read again.
+_BATCH, _MOST_NEWS = 64, 500
 _log = logging.getLogger("megart")
 
 
@@ -32,6 +32,36 @@ class IndexEntry(TypedDict):
     vector: tuple[str, np.ndarray] | None
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What an index is made of, row by row. ``seqs``: what the bank names the memories by, none in a pack."""
+
+    seqs: list[int]
+    ids: list[str]
+    records: Sequence[Record]
+    words: Any  # what gate.Index takes; a list in a bank
+    keys: np.ndarray  # as the gate compares them, f16 or f32 [N, D]
+    vectors: np.ndarray | None  # f16 [N, E]
+
+    def with_news(self, news: _Rows, kept: list[int]) -> _Rows:
+        """The rows *kept* of these and those of *news*, in the order the memories came."""
+        seqs = [self.seqs[row] for row in kept] + news.seqs
+        order = np.argsort(seqs, kind="stable").tolist()
+
+        def rows(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+            both = [old[row] for row in kept] + list(new)
+            return [both[row] for row in order]
+
+        def array(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            return np.concatenate([old[kept], new])[order] if len(new) else old[kept]
+
+        return _Rows(
+            sorted(seqs), rows(self.ids, news.ids), rows(self.records, news.records), rows(self.words, news.words),
+            array(self.keys, news.keys),
+            None if self.vectors is None or news.vectors is None else array(self.vectors, news.vectors),
+        )  # fmt: skip
+
+
 class BankIndex:
     """The memories of *bank* as the gate sees them. Not thread-safe: hold the engine's lock.
 
@@ -40,13 +70,10 @@ class BankIndex:
 
     def __init__(self, bank: Bank, engine: Engine, encoder: Callable[[], Context]):
         self.bank, self.engine, self._encoder = bank, engine, encoder
-        self.records: Sequence[Record] = []
         self.index: gate.Index | None = None
         self.prior = embed.UnigramPrior(engine)
         self._whitening: embed.Whitening | None = None
-        self._revision = -1
-        self._until = math.inf  # when a memory expires
-        self._ids: list[str] = []
+        self._forget()
         self.tell: Callable[[Record], str] | None = None  # what a memory recites
         # What could not be stored, and the memory that it is of.
         self._unsaved: dict[str, tuple[Record, tuple[np.ndarray, np.ndarray]]] = {}
@@ -55,6 +82,20 @@ class BankIndex:
         self._name: str | None = None  # of the embedder that the next two are of
         self._keys: embedders.Keys | None = None
         self._text_embedder: embedders.TextEmbedder | None = None
+
+    def _forget(self) -> None:
+        """Whatever was read: the next refresh reads all."""
+        self._revision, self._until = -1, math.inf  # until: when a memory expires
+        self._rows: _Rows | None = None
+        self._versions: dict[int, int] = {}
+
+    @property
+    def records(self) -> Sequence[Record]:
+        return self._rows.records if self._rows else []
+
+    @property
+    def _ids(self) -> list[str]:
+        return self._rows.ids if self._rows else []
 
     def close(self) -> None:
         for holder in (self._keys, self._text_embedder):
@@ -153,24 +194,50 @@ class BankIndex:
         if self.bank.revision == self._revision and time.time() < self._until:
             return False
         self._embedder = None
-        self._complete()
-        columns = self.bank.columns()
+        if time.time() >= self._until or self._name != self.embedder:
+            self._forget()
+        self._complete(self._news(self.bank.versions()))
+        # The number first: what changes while this is read is read the next time.
+        revision, versions = self.bank.revision, self.bank.versions()
+        news = self._news(versions)
+        columns = self.bank.columns(news)
         if columns.keys is not None and self._of_other_keys(columns.keys):
+            self._forget()
             self.rekey(None)  # an older megart put the embedder's vectors in the keys' place
-            columns = self.bank.columns()
-        self._revision, self._until = self.bank.revision, columns.until
-        self.records, self._ids, self.index = columns.records, columns.ids, None
-        if columns.ids:
-            sequences = [self._words(columns, i) if w is None else w for i, w in enumerate(columns.words)]
-            keys = columns.ready if columns.keys is None else self._ready(columns.keys)
-            assert keys is not None
-            family = self.text_embedder.family if self.text_embedder else ""
-            vectors = self._vectors(columns)
-            self.index = gate.Index(sequences, keys, self._tokens, vectors, family)
+            return True
+        rows = self._read(columns, news)
+        if news is not None and self._rows is not None:
+            read = set(news)
+            kept = [row for row, seq in enumerate(self._rows.seqs) if seq in versions and seq not in read]
+            rows = self._rows.with_news(rows, kept)
+        family = self.text_embedder.family if self.text_embedder else ""
+        self.index = gate.Index(rows.words, rows.keys, self._tokens, rows.vectors, family) if rows.ids else None
+        self._rows = rows if rows.seqs else replace(rows, words=[])
+        self._revision, self._versions, self._until = revision, versions, min(self._until, columns.until)
         return True
+
+    def _news(self, versions: Mapping[int, int]) -> list[int] | None:
+        """The memories of *versions* that are not held, or not whole; None: all are to be read."""
+        held = self._rows
+        if held is None or not held.seqs:
+            return None
+        unsaved = {*self._unsaved, *self._unsaved_vectors}
+        lacking = {seq for seq, id in zip(held.seqs, held.ids) if id in unsaved} if unsaved else ()
+        news = [seq for seq, version in versions.items() if self._versions.get(seq) != version or seq in lacking]
+        return None if len(news) > _MOST_NEWS else news
+
+    def _read(self, columns: Columns, news: list[int] | None) -> _Rows:
+        words = columns.words
+        if not isinstance(words, tuple):
+            words = [self._words(columns, row) if found is None else found for row, found in enumerate(words)]
+        keys = columns.ready if columns.keys is None else self._ready(columns.keys)
+        assert keys is not None
+        return _Rows(columns.seqs, columns.ids, columns.records, words, keys, self._vectors(columns, news))
 
     def _ready(self, stored: np.ndarray) -> np.ndarray:
         """What the gate compares: float16 [N, D], the paper's as they are stored."""
+        if not len(stored):
+            return stored
         keys = self.keys.keys(stored)
         return keys if self.embedder == embedders.PAPER else keys.astype(np.float16)
 
@@ -218,9 +285,9 @@ class BankIndex:
         best = int(found.argmax())
         return (self.records[best], float(found[best])) if found[best] >= least else None
 
-    def _complete(self) -> None:
-        """Make what the bank's memories lack (an older bank, a new memory, another embedder) and store it."""
-        missing = self.bank.without_evidence()
+    def _complete(self, news: list[int] | None) -> None:
+        """Make what the memories *news* lack (an older bank, a new memory, another embedder) and store it."""
+        missing = self.bank.without_evidence(news)
         ids = {record.id for record in missing}
         self._unsaved = {id: kept for id, kept in self._unsaved.items() if id in ids}
         for batch in _batches(missing):
@@ -233,13 +300,13 @@ class BankIndex:
                 continue
             for record in batch:
                 del self._unsaved[record.id]
-        self._complete_vectors()
+        self._complete_vectors(news)
 
-    def _complete_vectors(self) -> None:
+    def _complete_vectors(self, news: list[int] | None) -> None:
         second = self.text_embedder
         if second is None:
             return
-        missing = self.bank.without_vectors(second.name)
+        missing = self.bank.without_vectors(second.name, news)
         kept, self._unsaved_vectors = self._unsaved_vectors, {}
         for batch in _batches(missing):
             made = []
@@ -252,15 +319,17 @@ class BankIndex:
             except BankError:
                 self._unsaved_vectors.update((record.id, (record, vector)) for record, vector in made)
 
-    def _vectors(self, columns: Columns) -> np.ndarray | None:
-        """By the text embedder, float16 [N, E] in the order of ``records``; None without one."""
+    def _vectors(self, columns: Columns, news: list[int] | None) -> np.ndarray | None:
+        """By the text embedder, float16 [N, E] in the order of *columns*; None without one."""
         if self.text_embedder is None:
             return None
+        if not columns.ids:
+            return np.empty((0, 0), np.float16)
         if columns.vectors is not None and columns.vectors[0] == self.text_embedder.name:
             return columns.vectors[1]
-        stored = self.bank.vectors(self.text_embedder.name)
+        stored = self.bank.vectors(self.text_embedder.name, news)
         unsaved = {id: vector for id, (_, vector) in self._unsaved_vectors.items()}
-        found = [stored.get(r.id, unsaved.get(r.id)) for r in self.records]
+        found = [stored.get(id, unsaved.get(id)) for id in columns.ids]
         sizes = {len(vector) for vector in found if vector is not None}
         if len(sizes) != 1:
             raise MegartError(f"the bank {self.bank.path} holds vectors of different lengths; run: megart rekey")

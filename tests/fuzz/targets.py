@@ -19,7 +19,8 @@ import numpy as np
 from megart.adapter import read_adapter
 from megart.architecture import check_whole_header, scalar_keys
 from megart.bank import Bank, Memory
-from megart.bank.packed import BLOCK, PackedBank
+from megart.bank.pack_file import BLOCK
+from megart.bank.packed import PackedBank
 from megart.bank.reading import read_memories
 from megart.bank.sources import read_sources
 from megart.errors import MegartError
