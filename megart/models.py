@@ -8,12 +8,13 @@ import json
 import os
 import re
 import stat
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import platformdirs
 
 from megart.errors import DependencyError, ModelError
 
@@ -65,25 +66,12 @@ def resolve_model(spec: str | Path | Model | None, hf: str | Path | None = None)
 
 def user_data_dir() -> Path:
     """The folder of megart's data for this user (it may not exist yet)."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "megart"
-    if os.name == "nt":
-        return _from_env("LOCALAPPDATA", Path.home() / "AppData" / "Local") / "megart"
-    return _from_env("XDG_DATA_HOME", Path.home() / ".local" / "share") / "megart"
+    return platformdirs.user_data_path("megart", appauthor=False)
 
 
 def user_cache_dir() -> Path:
     """The folder of what megart can compute again for this user (it may not exist yet)."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "megart"
-    if os.name == "nt":
-        return _from_env("LOCALAPPDATA", Path.home() / "AppData" / "Local") / "megart" / "cache"
-    return _from_env("XDG_CACHE_HOME", Path.home() / ".cache") / "megart"
-
-
-def _from_env(name: str, default: Path) -> Path:
-    value = os.environ.get(name, "")
-    return Path(value) if os.path.isabs(value) else default
+    return platformdirs.user_cache_path("megart", appauthor=False)
 
 
 def _reason(error: OSError) -> str:

@@ -1,4 +1,7 @@
-"""A text cut into sentences, as character spans. The one splitter of the whole package; any language."""
+"""A text cut into sentences, as character spans. The one splitter of the whole package; any language.
+
+The gate cuts finer, at clauses: the words and states that a bank keeps are cut so, and its weights were fitted to that.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ _END = re.compile(
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|No|Nr|vs|etc|approx|ca|z\.B|e\.g|i\.e|Mme|Mlle|Sra|Sig|Tel|tel|Art|Fig|Vol|pp?|[A-Z])\.)$"
 )
+
+_CLAUSE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？；])")
 
 
 def spans(text: str) -> list[tuple[int, int]]:
@@ -36,6 +41,16 @@ def holding(text: str, start: int, end: int) -> tuple[int, int]:
     """The whole sentences of *text* that the characters from *start* to *end* stand in."""
     touched = [(a, b) for a, b in spans(text) if a < max(end, start + 1) and b > start]
     return (touched[0][0], touched[-1][1]) if touched else (0, len(text))
+
+
+def clauses(text: str) -> list[str]:
+    """The sentences of *text*, cut also at semicolons and colons; some may be empty."""
+    return _CLAUSE_END.split(text)
+
+
+def clause_ends(text: str) -> list[int]:
+    """Where the clauses of *text* end, in characters."""
+    return [match.start() for match in _CLAUSE_END.finditer(text)]
 
 
 def _add(found: list[tuple[int, int]], text: str, start: int, end: int) -> int:

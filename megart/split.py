@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from . import sentences
+
 # Words of a piece: aimed at, and at most. About 40 to 60 words are learnt fastest, but pieces so
 # short lose what they are about.
 AIM_WORDS, PIECE_WORDS = 120, 180
@@ -21,8 +23,7 @@ AIM_WORDS, PIECE_WORDS = 120, 180
 MOST_WORDS = 400
 _LONG_WORD, _WORD_BYTES = 24, 8
 _TITLE_WORDS = 16
-_SENTENCE = r"[.!?][\"')\]]*\s+|[\u3002\uff01\uff1f]|\n[ \t]*\n"  # the middle ones are Chinese and Japanese
-_LINE, _WORD = r"\n", r"\s+"
+_SENTENCE, _LINE, _WORD = "", r"\n", r"\s+"
 _INLINE = {"text", "code_inline", "softbreak", "em_open", "em_close", "strong_open", "strong_close"}
 
 
@@ -252,12 +253,18 @@ def _prose(text: str, most: int, ends: tuple[str, ...] = (_SENTENCE, _LINE, _WOR
     if words(text) <= most:
         yield text
     elif ends:
-        stops = [found.end() for found in re.finditer(ends[0], text)]
-        for part in _filled(text, stops, min(most, AIM_WORDS)):
+        for part in _filled(text, _ends(text, ends[0]), min(most, AIM_WORDS)):
             yield from _prose(part, most, ends[1:])
     else:  # a run without spaces; a character has up to four bytes
         size = most * _WORD_BYTES // 4
         yield from filter(None, (text[i : i + size].strip() for i in range(0, len(text), size)))
+
+
+def _ends(text: str, kind: str) -> list[int]:
+    if kind != _SENTENCE:
+        return [found.end() for found in re.finditer(kind, text)]
+    # A line that was wrapped ends no sentence, an empty one does.
+    return [end for _, end in sentences.spans(re.sub(r"\n(?![ \t]*\n)", " ", text))]
 
 
 def _filled(text: str, ends: list[int], most: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from megart.direct import recall_cue
 from megart.errors import BankError, InputError
 from megart.gate import GatePolicy
 from megart.prompts import recall
+from megart.runtime import adapter_cache
 from megart.runtime.assistant import ANSWER_TOKENS, Assistant
 from megart.runtime.context import Context
 from megart.runtime.recall import recall as recite
@@ -208,8 +209,9 @@ def test_a_damaged_adapter_is_told_with_its_remedy(ready, caplog: pytest.LogCapt
 def test_only_the_adapters_that_open_are_read_and_few_stay_open(ready, monkeypatch) -> None:
     read: list[str] = []
     load = Bank.adapter
+    monkeypatch.setattr(adapter_cache, "BUDGET", 1)
     monkeypatch.setattr(Bank, "adapter", lambda bank, id: read.append(id) or load(bank, id))
-    assistant = ready(policy=ANYTHING, hot_bytes=1)
+    assistant = ready(policy=ANYTHING)
     assistant.direct(FIRST.text, max_tokens=1)
     assistant.direct(FIRST.text + " ", max_tokens=1)
     assert read == ["orrin"]

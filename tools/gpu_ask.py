@@ -55,7 +55,8 @@ def slots(layers: int) -> tuple[str, bool]:
     found, took, way, there = {}, {}, "", 0
     for in_place in (True, False):
         context = Context(engine, size=512)
-        slot = Slot(context, in_place=in_place)
+        slot = Slot(context)
+        slot.in_place = in_place
         slot.install([adapter], [1.0])
         started = time.perf_counter()
         for _ in range(INSTALLS):
@@ -96,8 +97,9 @@ def answers(layers: int, folder: Path) -> tuple[list[int], list[int]]:
     for in_place in (True, False):
         with (
             Bank.create(folder / f"{layers}-{in_place}", resolve_model("smollm2")) as bank,
-            Assistant(bank, gpu_layers=layers, in_place=in_place) as assistant,
+            Assistant(bank, gpu_layers=layers) as assistant,
         ):
+            assistant.slot.in_place = in_place
             adapter = write_adapter(noise(assistant.engine))
             key = assistant.key(TEXT)
             bank.add(Memory(TEXT, id="bells"), key=key, adapter=adapter, recipe="noise", activated=True, rank=RANK)

@@ -149,7 +149,7 @@ class Talk:
         if not found:
             raise InputError("the last answer is from no note")
         for source in found:
-            ui.say(ui.paint(f"{ui.one_line(source.title)} [{source.id}], {ui.moment(source.created)}", "2", sys.stderr))
+            ui.say(ui.paint(f"{ui.one_line(source.title)} [{source.id}], {ui.moment(source.created)}", "dim", sys.stderr))
             ui.put_source(source)
 
     def why(self, _: str) -> None:

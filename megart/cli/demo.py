@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import sentences
 from ..errors import MegartError
-from . import common, ui
+from . import common, progress, ui
 
 if TYPE_CHECKING:
     from ..runtime.answer import Answer
@@ -30,7 +30,7 @@ examples:
 # 135 million parameters misses some, and the demo shows which.
 ANSWERED = 0.8
 _TOKENS = 64
-BOLD, CYAN = "1", "36"
+BOLD, CYAN = "bold", "cyan"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ class Demo:
             self.say(f"    {memory.text}")
         self.say()
         started = time.perf_counter()
-        with ui.StudyDisplay() as display:
+        with progress.StudyDisplay() as display:
             records = memorize(bank, memories, device=self.args.device, progress=display.show, assistant=assistant)
         seconds = time.perf_counter() - started
         size = sum(r.adapter_bytes for r in records) / len(records)

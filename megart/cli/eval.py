@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ..eval.suites import SUITES
-from . import common, ui
+from . import common, progress, ui
 
 EPILOG = (
     "suites:\n"
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             ui.put(f"{units} measurements, about {ui.duration(seconds)} left")
         return 0
     ui.say(f"{units} measurements, about {ui.duration(seconds)} left")
-    with ui.Meter() as meter:
+    with progress.Meter() as meter:
 
         def draw(tick: evaluation.Tick) -> None:
             meter.show(tick.done, tick.total, tick.seconds_left, tick.doing)

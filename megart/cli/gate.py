@@ -27,7 +27,7 @@ examples:
 
 _PARTS = {
     "names": ("names", "elsewhere", "broken_name"),
-    "words": ("bm25", "sentence", "pairs", "related", "mass", "rest"),
+    "words": ("bm25", "pairs", "related", "mass", "rest"),
     "states": ("tokens", "new_tokens", "token_squares", "dense"),
     "against": ("against",),
     "reading": ("reading",),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..bank import Bank, Record
-from . import common, ui
+from . import common, progress, ui
 
 if TYPE_CHECKING:
     from ..memorize import OnProgress, Progress
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         model = common.model_of(args, bank)
         given = [record.id for record in bank.records("pending")][: args.limit]
 
-        def call(progress: OnProgress) -> list[Record]:
-            how = {"recipe": args.recipe, "device": args.device, "model": model, "progress": progress}
+        def call(on_progress: OnProgress) -> list[Record]:
+            how = {"recipe": args.recipe, "device": args.device, "model": model, "progress": on_progress}
             if args.ray is not None:
                 from ..cluster import memorize_on
 
@@ -73,9 +73,9 @@ def watch(
     """Run `call` with its progress drawn; `given()` names the memories that it was to commit."""
     state = "pending" if getattr(args, "later", False) else "learnt"
     count = {"learnt": 0, "saved": 0}
-    with ui.StudyDisplay() as display:
+    with progress.StudyDisplay() as display:
 
-        def progress(event: Progress) -> None:
+        def told(event: Progress) -> None:
             display.show(event)
             if event.state in count:
                 count[event.state] += 1
@@ -84,7 +84,7 @@ def watch(
                     ui.put_json_line(common.record_json(bank.get(event.id)))
 
         try:
-            records = call(progress)
+            records = call(told)
         except KeyboardInterrupt:
             display.clear()
             # Asked of the bank: the interrupt may fall between a commit and its report.

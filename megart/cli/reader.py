@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..models import DEFAULT_MODEL, resolve_model, user_cache_dir
-from . import common, ui
+from . import common, progress, ui
 
 EPILOG = """\
 The data are JSON Lines: text, qa [{"q": ..., "a": [...]}], perhaps title and unanswered [...], questions that the text
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     resume = user_cache_dir() / "readers" / f"{model.sha256[:16]}.state"
     resume.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with ui.Meter() as meter:
+    with progress.Meter() as meter:
 
         def show(step: Any) -> None:
             passed = time.monotonic() - started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from . import common, ui
+from . import common, progress, ui
 
 EPILOG = """\
 embedders:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        with Assistant(bank, model=args.model) as assistant, ui.Meter() as meter:
+        with Assistant(bank, model=args.model) as assistant, progress.Meter() as meter:
 
             def show(done: int, total: int) -> None:
                 each = (time.perf_counter() - started) / done

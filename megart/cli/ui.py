@@ -2,26 +2,24 @@
 
 stdout carries data, stderr talk. Colours and redrawing need a terminal and no NO_COLOR; block
 characters need a UTF-8 locale. Text of others loses its control characters before it is shown.
+Columns, wrapping and styles are rich's, which is loaded where something is drawn.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
-import shutil
 import sys
-import time
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import sentences
 
 if TYPE_CHECKING:
-    from ..memorize import Progress
+    from rich.console import Console, OverflowMethod, RenderableType
+
     from ..runtime.answer import Answer, Source
 
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
@@ -29,8 +27,7 @@ _STEERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _NOT_TEXT = re.compile(f"[{_CONTROL}]")
 _NOT_LINE = re.compile(f"[{_CONTROL}\t\n\u2028\u2029]+")
 _STEPS = ("embed", "gate", "rerank", "mix", "install", "prefill", "recall", "read", "first_token", "total")
-_REDRAW_SECONDS = 0.1
-_MOST_LANES = 8
+_ENDLESS = 10**9  # columns of a file
 
 # -- streams ------------------------------------------------------------------------------------
 
@@ -108,6 +105,26 @@ def draw(text: str = "") -> None:
     print(text, flush=True)
 
 
+def console(stream: TextIO) -> Console:
+    """What draws on *stream*, as wide as the terminal; a file has no colours, and lines of any length."""
+    from rich.console import Console
+
+    terminal = is_terminal(stream)
+    return Console(
+        file=stream, force_terminal=terminal, color_system="auto" if is_live(stream) else None,
+        width=None if terminal else _ENDLESS, highlight=False, markup=False, emoji=False,
+    )  # fmt: skip
+
+
+def _put(drawing: RenderableType, least: int = 0) -> None:
+    """*drawing* on stdout, *least* columns wide or wider, without the blanks that end its lines."""
+    out = console(sys.stdout)
+    out.width = max(out.width, least)
+    with out.capture() as drawn:
+        out.print(drawing)
+    print("\n".join(line.rstrip() for line in drawn.get().rstrip("\n").split("\n")), flush=True)
+
+
 def put_json(value: object) -> None:
     print(_json(value, indent=2))
 
@@ -149,29 +166,21 @@ def one_line(text: str) -> str:
     return _NOT_LINE.sub(" ", text)
 
 
-def paint(text: str, code: str, stream: TextIO | None) -> str:
-    """`text` in an ANSI style where the stream takes it: "1" bold, "2" dim, "32" green."""
-    return f"\x1b[{code}m{text}\x1b[0m" if is_live(stream) else text
+def paint(text: str, style: str, stream: TextIO | None) -> str:
+    """`text` in one of rich's styles ("bold", "dim", "green") where the stream takes it."""
+    if not is_live(stream):
+        return text
+    from rich.style import Style
 
-
-def width(text: str) -> int:
-    """Columns of `text` in a terminal."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return Style.parse(style).render(text)
 
 
 def fit(text: str, columns: int, stream: TextIO | None) -> str:
     """`text` cut to at most `columns`, marked where it was cut."""
-    if width(text) <= columns:
-        return text
+    from rich.cells import cell_len, set_cell_size
+
     mark = "…" if has_blocks(stream) else "..."
-    while text and width(text) + len(mark) > columns:
-        text = text[:-1]
-    return text + mark[: max(columns, 0)]
-
-
-def pad(text: str, columns: int, right: bool = False) -> str:
-    gap = " " * (columns - width(text))
-    return gap + text if right else text + gap
+    return text if cell_len(text) <= columns else set_cell_size(text, columns - len(mark)).rstrip() + mark
 
 
 def bar(share: float, columns: int = 20, stream: TextIO | None = None) -> str:
@@ -212,25 +221,32 @@ def put_table(
     shrink: str = "",
 ) -> None:
     """Columns two spaces apart; on a terminal the column `shrink` gives way to the line's width."""
-    lines = [list(heads), *([one_line(cell) for cell in row] for row in rows)]
-    widths = [max(width(line[i]) for line in lines) for i in range(len(heads))]
-    if shrink and is_terminal(sys.stdout):
-        at = heads.index(shrink)
-        over = sum(widths) + 2 * (len(heads) - 1) - shutil.get_terminal_size().columns
-        widths[at] = max(len(shrink), 8, widths[at] - max(over, 0))
-        for line in lines:
-            line[at] = fit(line[at], widths[at], sys.stdout)
-    for number, line in enumerate(lines):
-        cells = (pad(cell, w, head in right) for cell, w, head in zip(line, widths, heads, strict=True))
-        text = "  ".join(cells).rstrip()
-        print(paint(text, "1", sys.stdout) if number == 0 else text)
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = [[one_line(cell) for cell in row] for row in rows]
+    least = 2 * (len(heads) - 1)
+    cut: OverflowMethod = "ellipsis" if has_blocks(sys.stdout) else "crop"
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if head in right else "left", no_wrap=head != shrink, min_width=8 * (head == shrink))
+        least += 8 if head == shrink else max(cell_len(line[place]) for line in [list(heads), *lines])
+    for line in lines:
+        table.add_row(*(Text(cell, no_wrap=True, overflow=cut) for cell in line))
+    _put(table, least)
 
 
 def put_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Names and values under one another."""
-    columns = max(len(name) for name, _ in fields)
+    """Names and values under one another; on a terminal a long value is wrapped beside its name."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
     for name, value in fields:
-        print(f"{paint(name.ljust(columns), '2', sys.stdout)}  {one_line(value)}")
+        table.add_row(name, Text(one_line(value), overflow="fold"))
+    _put(table)
 
 
 # -- answers ------------------------------------------------------------------------------------
@@ -240,7 +256,7 @@ def gates(answer: Answer, stream: TextIO | None = None) -> list[str]:
     """One line for each memory that opened: its bar, gate and title."""
     out = stream or sys.stderr
     return [
-        f"{paint(bar(m.gate, stream=out), '32', out)} {m.gate:.2f}  {one_line(m.title)}"
+        f"{paint(bar(m.gate, stream=out), 'green', out)} {m.gate:.2f}  {one_line(m.title)}"
         + (f" [{m.id}]" if m.title != m.id else "")
         + (" (pending: read from its text)" if m.pending else "")
         for m in answer.memories
@@ -274,7 +290,7 @@ def put_marked(answer: Answer) -> None:
         start = text.find(source.words, at) if source.words else -1
         if start >= 0:
             stream(text[at:start])
-            print(paint(safe(source.words, sys.stdout), "1", sys.stdout), end="", flush=True)
+            print(paint(safe(source.words, sys.stdout), "bold", sys.stdout), end="", flush=True)
             at = start + len(source.words)
     stream(text[at:])
 
@@ -300,7 +316,7 @@ def trace(answer: Answer) -> None:
     ]
     if answer.finish == "length":
         parts.append(f"cut at {times.completion_tokens} tokens")
-    say(paint(f"[{'; '.join(parts)}]", "2", sys.stderr))
+    say(paint(f"[{'; '.join(parts)}]", "dim", sys.stderr))
 
 
 def explain(answer: Answer) -> None:
@@ -335,152 +351,27 @@ def explain(answer: Answer) -> None:
 
 def put_answer(answer: Answer) -> None:
     """An answer as data: its text, what opened with bars, and the time of each step on one line."""
-    out = sys.stdout
+    from rich.padding import Padding
+    from rich.text import Text
+
+    def line(text: str, style: str = "") -> None:
+        _put(Padding(Text(text, style), (0, 0, 0, 2), expand=False))
+
     if answer.recalled is not None:
-        draw(f"  recalled: {one_line(answer.recalled)}")
-    draw(f"  {one_line(answer.text.strip())}")
+        line(f"recalled: {one_line(answer.recalled)}")
+    line(one_line(answer.text.strip()))
     for source in answer.sources:
-        draw(paint(f"  read from: {one_line(source.text)}", "2", out))
-    for line in gates(answer, out):
-        draw(f"  {line}")
+        line(f"read from: {one_line(source.text)}", "dim")
+    for opened in gates(answer, sys.stdout):
+        draw(f"  {opened}")
     times = answer.timings
     steps = [(step, getattr(times, f"{step}_ms")) for step in _STEPS]
     shown = ", ".join(f"{step.replace('_', ' ')} {ms:.1f}" for step, ms in steps if ms)
-    draw(paint(f"  {shown} ms", "2", out))
+    line(f"{shown} ms", "dim")
 
 
 def mark(good: bool, stream: TextIO | None = None) -> str:
     """A tick or a cross."""
     out = stream or sys.stdout
     sign = ("\u2713" if good else "\u2717") if has_blocks(out) else ("ok" if good else "!!")
-    return paint(sign, "32" if good else "31", out)
-
-
-# -- learning -----------------------------------------------------------------------------------
-
-
-class StudyDisplay:
-    """Progress of `memorize` on stderr: redrawn on a terminal, else one line per memory learnt."""
-
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
-        self.stream = stream or sys.stderr
-        self.live = is_live(self.stream)
-        self._clock = clock
-        self._studying: dict[str, Progress] = {}
-        self._started: float | None = None
-        self._drawn = 0
-        self._last = 0.0
-
-    def __enter__(self) -> StudyDisplay:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def show(self, event: Progress) -> None:
-        """Take in one event of `memorize`."""
-        if event.state == "loading":
-            self._print("loading the model")
-            return
-        now = self._clock()
-        # the first event comes after a step: a memory's own seconds may begin before it
-        self._started = min(now - event.seconds, now if self._started is None else self._started)
-        if event.state == "studying":
-            self._studying[event.id] = event
-        else:
-            self._studying.pop(event.id, None)
-            self.clear()
-            self._print(self._outcome(event))
-        if self.live and (event.state != "studying" or now - self._last >= _REDRAW_SECONDS):
-            self._last = now
-            self._replace(self._picture(event, now))
-
-    def clear(self) -> None:
-        """Take the redrawn lines away."""
-        if self._drawn:
-            self.stream.write(f"\x1b[{self._drawn}A\r\x1b[J")
-            self.stream.flush()
-            self._drawn = 0
-
-    def finish(self, *, learnt: int, known: int, where: str, saved: int = 0, pending: int = 0) -> None:
-        """The last line: what came to the bank `where`, what was `known` to it, what is `pending` in it."""
-        self.clear()
-        parts = []
-        if learnt and self._started is not None:
-            seconds = max(self._clock() - self._started, 1e-9)
-            parts.append(f"{learnt} learnt in {duration(seconds)} ({learnt * 60 / seconds:.1f} a minute)")
-        if saved:
-            parts.append(f"{saved} saved")
-        if known:
-            parts.append(f"{known} known already")
-        if pending:
-            parts.append(f"{pending} pending, megart learn teaches {'it' if pending == 1 else 'them'}")
-        self._print(f"{'; '.join(parts) or 'nothing to learn'}; bank {where}")
-
-    def _outcome(self, event: Progress) -> str:
-        name = one_line(f"{event.title} [{event.id}]" if event.title else event.id)
-        study = f"{event.step} steps, {duration(event.seconds)}"
-        if event.state == "learnt":
-            count = f"{event.done}/{event.total}"
-            return f"{paint('learnt', '32', self.stream)} {count} {name} ({study})"
-        if event.state == "saved":
-            return f"saved  {event.done}/{event.total} {name} ({duration(event.seconds)})"
-        if event.state == "again":
-            return f"again  {name}: not recalled yet after {study}; studies once more"
-        return f"failed {name}: not recalled after {study}"
-
-    def _picture(self, event: Progress, now: float) -> list[str]:
-        assert self._started is not None
-        passed = now - self._started
-        head = f"{bar(event.done / max(event.total, 1), 24, self.stream)} {event.done}/{event.total}"
-        if event.done and passed > 0:
-            left = passed / event.done * (event.total - event.done)
-            head += f"  {event.done * 60 / passed:.1f} a minute  {duration(left)} left"
-        else:
-            head += f"  {duration(passed)}"
-        names = {id: fit(one_line(e.title or id), 32, self.stream) for id, e in self._studying.items()}
-        columns = max((width(name) for name in names.values()), default=0)
-        lanes = [
-            f"  {pad(names[id], columns)}  step {e.step:>3}  loss {e.loss:.3f}"
-            for id, e in list(self._studying.items())[:_MOST_LANES]
-        ]
-        return [head, *lanes]
-
-    def _replace(self, lines: list[str]) -> None:
-        room = shutil.get_terminal_size().columns - 1
-        text = "".join(f"{fit(line, room, self.stream)}\x1b[K\n" for line in lines)
-        back = f"\x1b[{self._drawn}A\r" if self._drawn else ""
-        self.stream.write(f"{back}{text}\x1b[J")
-        self.stream.flush()
-        self._drawn = len(lines)
-
-    def _print(self, line: str) -> None:
-        self.stream.write(f"{line}\n")
-        self.stream.flush()
-
-
-class Meter:
-    """One line of progress on stderr: redrawn on a terminal, else a line each half minute."""
-
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
-        self.stream, self._clock = stream or sys.stderr, clock
-        self.live, self._last = is_live(self.stream), -math.inf
-
-    def __enter__(self) -> Meter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
-
-    def show(self, done: int, total: int, seconds_left: float, doing: str) -> None:
-        now = self._clock()
-        if done < total and now - self._last < (_REDRAW_SECONDS if self.live else 30):
-            return
-        self._last = now
-        share = bar(done / max(total, 1), 24, self.stream)
-        line = one_line(f"{share} {done}/{total}  {duration(seconds_left)} left  {doing}")
-        room = shutil.get_terminal_size().columns - 1
-        self.stream.write(f"\r{fit(line, room, self.stream)}\x1b[K" if self.live else f"{line}\n")
-        self.stream.flush()
+    return paint(sign, "green" if good else "red", out)

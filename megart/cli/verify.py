@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..bank import Bank, Problem
-from . import common, ui
+from . import common, progress, ui
 
 if TYPE_CHECKING:
     from ..verbatim import Recited
@@ -68,7 +68,7 @@ def _recite(bank: Bank, model: str | None) -> list[Recited]:
     if not bank.records("learnt"):
         return []
     started = time.perf_counter()
-    with Assistant(bank, model=model) as assistant, ui.Meter() as meter:
+    with Assistant(bank, model=model) as assistant, progress.Meter() as meter:
         return recite_all(
             bank,
             assistant.acceptance,

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import sentences
 from ..errors import DependencyError
 from ..verbatim import similarity
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [N, D], unit rows
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'])|\n+|(?<=[。！？])(?=.)")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’–—", " "))
 
 
@@ -65,7 +65,7 @@ def answer_scores(
     exact, f1 = squad_scores(answer, accepted)
     right = all(contains(answer, [part]) for part in parts) if parts else contains(answer, accepted)
     right = right and not contains(answer, wrong)
-    one = right and len(_SENTENCE.split(answer.strip())) <= 1
+    one = right and len(sentences.spans(answer)) <= 1
     return {"correct": float(right), "one_sentence": float(one), "exact": exact, "f1": f1}
 
 

@@ -14,9 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..sentences import clauses
 from .evidence import Candidates
 from .policy import GatePolicy
-from .words import SENTENCE_END, WORD, term, term_hash
+from .words import WORD, term, term_hash
 
 # Looked at: so many candidates at most, each of at least this share of the best one's probability.
 CANDIDATES, SHARE = 3, 0.4
@@ -57,7 +58,7 @@ def near(candidates: Candidates, policy: GatePolicy) -> list[int]:
 
 def passages(text: str, telling: Mapping[int, float]) -> list[str]:
     """The sentences of *text* that hold most of the question; ``telling``: nats of its terms, by their hash."""
-    said = [sentence.strip() for sentence in SENTENCE_END.split(text) if sentence.strip()]
+    said = [sentence.strip() for sentence in clauses(text) if sentence.strip()]
     held = [sum(telling.get(h, 0.0) for h in {term_hash(term(word)) for word in WORD.findall(s)}) for s in said]
     return [said[i] for i in sorted(range(len(said)), key=lambda i: -held[i])[:SENTENCES]]
 

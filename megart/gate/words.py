@@ -15,12 +15,12 @@ from string import ascii_lowercase
 
 import numpy as np
 
+from ..sentences import clauses
 from .languages import function_words, language
 
 # Chinese, Japanese and Korean are read character by character: they are written without spaces, or with particles.
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:['’][^\W{CJK}]+)*")
-SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？；])")
 _INSIDE_NAME = re.compile(r"[\s\-.'’]*")
 # Words that make a question or hold a sentence together: they say nothing about a memory.
 _QUESTION_WORDS = """a an the what which who whom whose when where why how did does do done is are was were be been
@@ -113,7 +113,7 @@ _ASKING = frozenset(
 def sequence(text: str, title: str | None = None) -> np.ndarray:
     """The hashed words of a memory, title first, 0 after each sentence: uint32 [n]."""
     hashes: list[int] = []
-    for part in [title or "", *SENTENCE_END.split(text)]:
+    for part in [title or "", *clauses(text)]:
         found = [term_hash(term(word)) for word in WORD.findall(part)]
         hashes += [*found, 0] if found else []
     return np.array(hashes, np.uint32)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection
+
+from cachetools import LRUCache
 
 from ..adapter import Adapter
 
@@ -17,29 +18,20 @@ class AdapterCache:
     pages again. The budget bounds what stays mapped; one adapter is kept however large it is.
     """
 
-    def __init__(self, budget: int = BUDGET):
-        self.budget = budget
-        self.nbytes = 0
-        self._kept: OrderedDict[tuple[str, str | None], Adapter] = OrderedDict()
+    def __init__(self, budget: int | None = None):
+        budget = BUDGET if budget is None else budget
+        self._kept: LRUCache[tuple[str, str | None], Adapter] = LRUCache(budget, lambda one: min(one.nbytes, budget))
 
     def get(self, name: tuple[str, str | None], load: Callable[[], Adapter]) -> Adapter:
         """The adapter of that name; *load* reads it unless it is open already."""
-        found = self._kept.get(name)
-        if found is None:
-            found = self._kept[name] = load()
-            self.nbytes += found.nbytes
-        self._kept.move_to_end(name)
-        while self.nbytes > self.budget and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
-        return found
+        if name not in self._kept:
+            self._kept[name] = load()
+        return self._kept[name]
 
     def keep_only(self, names: Collection[tuple[str, str | None]]) -> None:
         """Close what the bank no longer has."""
         for name in [name for name in self._kept if name not in names]:
-            self._drop(name)
-
-    def _drop(self, name: tuple[str, str | None]) -> None:
-        self.nbytes -= self._kept.pop(name).nbytes
+            del self._kept[name]
 
     def __len__(self) -> int:
         return len(self._kept)

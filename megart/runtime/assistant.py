@@ -12,7 +12,6 @@ from .. import gate
 from ..bank import Bank, Record
 from ..errors import InputError, MegartError
 from ..models import Model, resolve_model
-from . import adapter_cache
 from .acceptance import Acceptance
 from .answer import Answer
 from .ask import STRICT_STATE
@@ -40,7 +39,7 @@ class Assistant:
 
     ``model`` defaults to the bank's own base; a model with another hash is refused (BaseMismatchError). ``runtime``:
     one that is running already, for banks that share a base; it stays open when the assistant is closed. Without it,
-    ``options`` are those of :class:`~megart.runtime.runtime.Runtime`. ``hot_bytes`` bounds the adapters kept mapped.
+    ``options`` are those of :class:`~megart.runtime.runtime.Runtime`.
     ``draft_max``: how many tokens the text of the memory that answers may guess at a time (see
     :mod:`~megart.runtime.draft`), 0 for none; the bare model is never guessed for.
 
@@ -64,7 +63,6 @@ class Assistant:
         runtime: Runtime | None = None,
         policy: gate.GatePolicy | None = None,
         combine: str = "turns",
-        hot_bytes: int = adapter_cache.BUDGET,
         draft_max: int = LONGEST,
         **options: Any,
     ):
@@ -82,7 +80,7 @@ class Assistant:
             raise InputError("got a runtime and options of one; give these to the runtime")
         self.runtime = runtime
         try:
-            self.open_bank = OpenBank(bank, runtime, policy=policy, hot_bytes=hot_bytes)
+            self.open_bank = OpenBank(bank, runtime, policy=policy)
         except BaseException:
             if self._owns_runtime:
                 runtime.close()

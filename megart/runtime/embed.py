@@ -21,10 +21,11 @@ from importlib import resources
 
 import numpy as np
 
+from .. import sentences
 from ..bank import Bank
 from ..errors import BankError
 from ..gate import Question, read_question, unit
-from ..gate.words import SENTENCE_END, WORD
+from ..gate.words import WORD
 from ..models import user_cache_dir
 from .context import Context
 from .engine import Engine, Prompt
@@ -258,10 +259,9 @@ def memory_tokens(
     owner = owner_of(spans)
     kept = np.flatnonzero(owner >= 0)[:TOKENS_KEPT]
     found = whitening.tokens(context.states(first, last)[kept], whitening.text)
-    ends = [m.start() for m in SENTENCE_END.finditer(said)]
-    sentences = np.searchsorted(ends, [words[i][0] for i in owner[kept]])
+    numbers = np.searchsorted(sentences.clause_ends(said), [words[i][0] for i in owner[kept]])
     # Also before the first token, when the first sentence has none.
-    breaks = np.flatnonzero(np.diff(sentences, prepend=0))
+    breaks = np.flatnonzero(np.diff(numbers, prepend=0))
     return np.insert(found, breaks, 0, axis=0)
 
 

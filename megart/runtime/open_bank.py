@@ -16,7 +16,7 @@ from .. import gate
 from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..bank.memory import check_tags
-from . import adapter_cache, embed, embedders
+from . import embed, embedders
 from .adapter_cache import AdapterCache
 from .answer import OpenedMemory, Timings
 from .bank_index import BankIndex
@@ -43,22 +43,15 @@ _SOURCES = 2  # memories that one answer came from
 class OpenBank:
     """*bank* on a runtime with its base. On the model's thread only, see ``Runtime.call``.
 
-    ``hot_bytes`` bounds the adapters kept mapped. Raises BaseMismatchError where the bank belongs to another base.
+    Raises BaseMismatchError where the bank belongs to another base.
     """
 
-    def __init__(
-        self,
-        bank: Bank,
-        runtime: Runtime,
-        *,
-        policy: gate.GatePolicy | None = None,
-        hot_bytes: int = adapter_cache.BUDGET,
-    ):
+    def __init__(self, bank: Bank, runtime: Runtime, *, policy: gate.GatePolicy | None = None):
         bank.check_base(runtime.engine.model)
         self.bank, self.policy, self._runtime = bank, policy or gate.GatePolicy(), runtime
         self.memories = BankIndex(bank, runtime.engine, lambda: runtime.encoder)
         self._likelihood = Likelihood(lambda: runtime.reranker)
-        self._adapters = AdapterCache(hot_bytes)
+        self._adapters = AdapterCache()
         self.memories.tell = lambda record: unheld_text(runtime, self, record)
         #: What memories without a text have recited, by id.
         self.unheld: dict[str, str] = {}

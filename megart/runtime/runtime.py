@@ -26,7 +26,7 @@ from .reader import Reader
 from .recite import Recital
 from .request import Message
 from .sampling import Options
-from .slot import MAX_RANK, TYPE, Slot
+from .slot import Slot
 from .worker import MOST_WAITING, Stream, Worker
 
 T = TypeVar("T")
@@ -49,9 +49,7 @@ class Runtime:
     """Answers with one base; :class:`~megart.runtime.open_bank.OpenBank` says from which memories.
 
     ``context_size`` is in tokens, at most what the model was trained for (InputError); ``threads`` defaults to the
-    cores that other programs leave free; ``gpu_layers`` is llama.cpp's n_gpu_layers. Memories that need more rank
-    together than ``max_rank`` are recompressed to it; ``slot`` is the type that factors have while they answer: "q8_0",
-    "f16" or "f32". ``prefix_tokens`` of clients that take turns are kept in host memory (default: as
+    cores that other programs leave free; ``gpu_layers`` is llama.cpp's n_gpu_layers. ``prefix_tokens`` of clients that take turns are kept in host memory (default: as
     many as the context holds); more than ``most_waiting`` questions are refused (BusyError). Raises ModelError where llama.cpp cannot load the base.
 
     What computes belongs on its own thread, see :meth:`call`.
@@ -64,9 +62,6 @@ class Runtime:
         context_size: int = CONTEXT_TOKENS,
         threads: int | None = None,
         gpu_layers: int = 0,
-        in_place: bool = True,
-        max_rank: int = MAX_RANK,
-        slot: str = TYPE,
         prefix_tokens: int | None = None,
         most_waiting: int = MOST_WAITING,
     ):
@@ -83,7 +78,7 @@ class Runtime:
             undo.callback(self.base.close)
             self.mix = Context(self.engine, size=context_size)
             undo.callback(self.mix.close)
-            self.slot = Slot(self.mix, in_place=in_place, kind=slot, max_rank=max_rank)
+            self.slot = Slot(self.mix)
             undo.pop_all()
         self._encoder: Context | None = None
         self._reranker: Context | None = None

@@ -15,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import llama_cpp
 import numpy as np
+from cachetools import LRUCache
 
 from .. import _core, mix, quant
 from ..adapter import Adapter, write_adapter
@@ -80,22 +80,22 @@ class Layout:
 
 
 class Slot:
-    """The one adapter of *context*. ``in_place`` says which route is in use.
+    """The one adapter of *context*. ``in_place`` says which route is in use, until that fails.
 
     A mix of more rank than ``max_rank`` is recompressed to it; ``truncation`` is the share of the
     installed mix's norm that this lost. ``kind`` is the type of the factors: "f32", "f16" or "q8_0".
     Raises InputError for any other.
     """
 
-    def __init__(self, context: Context, *, in_place: bool = True, kind: str = TYPE, max_rank: int = MAX_RANK):
+    def __init__(self, context: Context, *, kind: str = TYPE):
         if kind not in _TYPES:
             raise InputError(f"got a slot of {kind!r}; expected one of {', '.join(_TYPES)}")
         self.context = context
         self.dtype = quant.DTYPES[kind]
-        self.max_rank = mix.round_up(max_rank, self.dtype)
+        self.max_rank = mix.round_up(MAX_RANK, self.dtype)
         self.truncation = 0.0
-        self._compressed: OrderedDict[Fingerprint, tuple[Adapter, float]] = OrderedDict()
-        self.in_place = in_place
+        self._compressed: LRUCache[Fingerprint, tuple[Adapter, float]] = LRUCache(COMPRESSED)
+        self.in_place = True
         self.layout: Layout | None = None  # the one that is set
         self._layouts: list[Layout] = []  # least recently used first
 
@@ -143,9 +143,6 @@ class Slot:
     ) -> tuple[Adapter, float]:
         if name not in self._compressed:
             self._compressed[name] = mix.compress(adapters, gates, self.max_rank, self.context.engine.threads)
-            while len(self._compressed) > COMPRESSED:
-                self._compressed.popitem(last=False)
-        self._compressed.move_to_end(name)
         return self._compressed[name]
 
     def _install(self, adapters: Sequence[Adapter], gates: Sequence[float]) -> None:

@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
     def screen(self) -> list[str]:
         rows, row, column = [""], 0, 0
-        for part in re.findall(r"\x1b\[\d*[A-Za-z]|\n|\r|[^\x1b\n\r]+", self.getvalue()):
+        for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\n|\r|[^\x1b\n\r]+", self.getvalue()):
             if part == "\n":
                 row, column = row + 1, 0
                 rows += [""] * (row + 1 - len(rows))
@@ -36,10 +36,8 @@ class Terminal(io.StringIO):
                 above = rows[row - int(part[2:-1]) : row]
                 assert above and all(len(r) < 60 for r in above), "wrapped lines cannot be redrawn"
                 row -= len(above)
-            elif part == "\x1b[J":
-                rows[row:] = [rows[row][:column]]
-            elif part == "\x1b[K":
-                rows[row] = rows[row][:column]
+            elif part == "\x1b[2K":
+                rows[row] = ""
             elif not part.startswith("\x1b"):
                 rows[row] = rows[row][:column] + part + rows[row][column + len(part) :]
                 column += len(part)

@@ -219,7 +219,7 @@ def test_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     ui.put_table(["id", "title"], [["a" * 30, "日本" * 20]], shrink="title")
-    assert terminal.screen() == ["id" + " " * 30 + "title", "a" * 30 + "  " + "日本" * 6 + "日…"]
+    assert terminal.screen() == ["id" + " " * 30 + "title", "a" * 30 + "  " + "日本" * 6 + "日 …"]
 
 
 @needs_model

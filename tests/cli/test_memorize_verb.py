@@ -16,7 +16,7 @@ import pytest
 from screen import Run, Terminal, adapter
 
 from megart.bank import Bank, Memory
-from megart.cli import ui
+from megart.cli import progress
 from megart.memorize import Progress
 
 
@@ -61,7 +61,7 @@ def test_memorize_files(run: Run, empty: Path, teach: list[dict[str, object]], t
         "learnt 1/2 Bees [bees-1dae95] (7 steps, 2.5 s)",
         "learnt 2/2 mill (7 steps, 2.5 s)",
     ]
-    assert re.fullmatch(rf"2 learnt in 2\.5 s \([\d.]+ a minute\); bank {empty}", lines[3])
+    assert re.fullmatch(rf"2 learnt in 2\.[5-9] s \([\d.]+ a minute\); bank {empty}", lines[3])
     assert len(lines) == 4
     assert teach[0]["recipe"] == "fast" and teach[0]["device"] is None
     assert teach[0]["model"] is None and teach[0]["replace_existing"] is False
@@ -172,7 +172,7 @@ sys.exit(main(sys.argv[1:]))
         assert process.wait(20) == 130
 
 
-def study(display: ui.StudyDisplay, clock: list[float]) -> None:
+def study(display: progress.StudyDisplay, clock: list[float]) -> None:
     def show(seconds: float, *event: object) -> None:
         clock[0] += seconds
         display.show(Progress(*event))  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def study(display: ui.StudyDisplay, clock: list[float]) -> None:
 def test_progress_is_redrawn_on_a_terminal() -> None:
     clock = [100.0]
     terminal = Terminal()
-    display = ui.StudyDisplay(terminal, clock=lambda: clock[0])
+    display = progress.StudyDisplay(terminal, clock=lambda: clock[0])
     study(display, clock)
     assert terminal.screen() == [
         "loading the model",
@@ -210,7 +210,7 @@ def test_progress_is_redrawn_on_a_terminal() -> None:
 
 def test_learning_took_no_less_than_each_memory() -> None:
     clock, stream = [100.0], io.StringIO()
-    display = ui.StudyDisplay(stream, clock=lambda: clock[0])
+    display = progress.StudyDisplay(stream, clock=lambda: clock[0])
     display.show(Progress("studying", 0, 1, "ada", "", 1, 4.0))  # told when its first step was over
     clock[0] += 4.0
     display.show(Progress("learnt", 1, 1, "ada", "", 9, 0.01, 5.0))
@@ -221,9 +221,9 @@ def test_learning_took_no_less_than_each_memory() -> None:
 def test_progress_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     clock, terminal = [0.0], Terminal()
-    study(ui.StudyDisplay(terminal, clock=lambda: clock[0]), clock)
+    study(progress.StudyDisplay(terminal, clock=lambda: clock[0]), clock)
     assert terminal.screen()[-2:] == [
-        "████████░░░░░░░░░░░░░░░░ 1/3…",
+        "████████░░░░░░░░░░░░░░░░ 1/3 …",
         "  mill  step  12  loss 0.125",
     ]
 
@@ -232,6 +232,6 @@ def test_progress_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_progress_is_plain_elsewhere(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     stream, clock = (Terminal() if terminal else io.StringIO()), [0.0]
-    with ui.StudyDisplay(stream, clock=lambda: clock[0]) as display:
+    with progress.StudyDisplay(stream, clock=lambda: clock[0]) as display:
         study(display, clock)
     assert stream.getvalue() == "loading the model\nlearnt 1/3 Ada Quill [ada] (9 steps, 5.0 s)\n"

@@ -38,8 +38,8 @@ def test_a_full_disk(bank: Path) -> None:
 def test_closed_streams(tmp_path: Path) -> None:
     """Talk goes nowhere, and no file of ours gets the number that stray output of C code goes to."""
     program = (
-        "import os, sys; from megart.cli import ui; from megart.memorize import Progress; ui.prepare_streams(); "
-        "ui.say('x'); ui.StudyDisplay().show(Progress('loading', 0, 1)); "
+        "import os, sys; from megart.cli import progress, ui; from megart.memorize import Progress; ui.prepare_streams(); "
+        "ui.say('x'); progress.StudyDisplay().show(Progress('loading', 0, 1)); "
         "file = open(sys.argv[1], 'w'); file.write(str(file.fileno()))"
     )
     for gaps in (">&-", "2>&-", "<&- >&- 2>&-"):

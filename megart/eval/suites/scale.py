@@ -6,12 +6,12 @@ adapter. How many are of which kind stands in every row.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from functools import partial
 from statistics import median
 
+from ... import sentences
 from ...bank import Bank
 from ...runtime import score
 from ...runtime.assistant import Assistant
@@ -73,8 +73,8 @@ class _Scale:
         for _, text in self.run.data.texts:
             paragraphs = [paragraph.split() for paragraph in text.split("\n")]
             yield from ((" ".join(words[:60]), None) for words in paragraphs if len(words) >= 30)
-            sentences = [sentence.split() for sentence in re.split(r"(?<=[.!?]) +", text)]
-            yield from ((" ".join(words), None) for words in sentences if 8 <= len(words) <= 60)
+            cut = [sentence.split() for sentence in sentences.split(text)]
+            yield from ((" ".join(words), None) for words in cut if 8 <= len(words) <= 60)
         yield from ((text, item.memory.title) for item in others for text in item.memory.paraphrases)
         yield from ((text, pair.title) for pair in self.run.data.conflicts for text in (pair.old, pair.new))
         yield from ((question.q, None) for item in others for question in item.questions)
