@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
         def load() -> None:
             try:
                 desk.load()
-                ui.say(f"serving {', '.join(desk.models)} (Ctrl-C ends it)")
+                if not server.should_exit:
+                    ui.say(f"serving {', '.join(desk.models)} (Ctrl-C ends it)")
             except BaseException as error:  # told below, by the thread that serves
                 failed.append(error)
                 server.should_exit = True
