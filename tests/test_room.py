@@ -9,7 +9,7 @@ from megart.runtime.request import Message, Request
 from megart.runtime.room import STEP, TooLongError, fitting
 from megart.runtime.sampling import Options
 
-SIZE = 1024
+SIZE = 2048
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def asked(history: list[Message], question: str = "And now?", tokens: int = 64) 
 
 def talk(turns: int) -> list[Message]:
     roles = ("user", "assistant")
-    return [{"role": roles[n % 2], "content": f"{n} " + "Some words about rain and boats. " * 3} for n in range(turns)]
+    return [{"role": roles[n % 2], "content": f"{n} " + "Some words about rain and boats. "} for n in range(turns)]
 
 
 def test_a_short_talk_is_left_as_it_is(engine: Engine) -> None:
@@ -48,5 +48,5 @@ def test_the_oldest_turns_go_and_the_system_message_stays(engine: Engine) -> Non
 
 
 def test_a_question_that_alone_is_too_long_is_an_error(engine: Engine) -> None:
-    with pytest.raises(TooLongError, match="expected at most 960"):
+    with pytest.raises(TooLongError, match="expected at most 1984"):
         fitting(asked(talk(4), "rain " * 3000), engine, SIZE)
