@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from pathlib import Path
 
-_STAT, _OWN = "/proc/stat", "/proc/self/task"
+_STAT, _OWN, _INFO = "/proc/stat", "/proc/self/task", "/proc/cpuinfo"
 _PAUSE = 0.0005
 _LOOKS = 2
 
@@ -16,6 +17,14 @@ def available() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def have_amx() -> bool:
+    """Whether they multiply matrices by Intel's AMX. Only Linux tells."""
+    try:
+        return b" amx_tile" in Path(_INFO).read_bytes()
+    except OSError:
+        return False
 
 
 def free() -> int:

@@ -14,7 +14,12 @@ _END = re.compile(
 )
 # Words before a full stop that do not end a sentence: initials, titles, "No. 7".
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|No|Nr|vs|etc|approx|ca|z\.B|e\.g|i\.e|Mme|Mlle|Sra|Sig|Tel|tel|Art|Fig|Vol|pp?|[A-Z])\.)$"
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Hr|Fr|Mag|Ing|Capt|Lt|Col|Rev|Sgt|\w*[Ss]tr|No|Nr|vs|etc|approx|ca|z\.B|e\.g|i\.e|Mme|Mlle|Sra|Sig|Tel|tel|Art|Fig|Vol|pp?|[A-Z])\.)$"
+)
+# German writes ordinals so: "am 14. Mai", "im 2. Stock"; but "I am 14. My brother ..." is English.
+_ORDINAL = re.compile(r"\b(?:(?<!\bI )am|vom|zum|bis|im|beim|ab|seit|der|die|das|den|dem|des|jeden) \d{1,2}\.$")
+_DATE = re.compile(
+    r"\b\d{1,2}\.\s+(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)\b"
 )
 
 _CLAUSE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？；])")
@@ -25,7 +30,7 @@ def spans(text: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     start = 0
     for match in _END.finditer(text):
-        if match[0].startswith(".") and _ABBREVIATION.search(text[start : match.start() + 1]):
+        if match[0].startswith(".") and _goes_on(text[start : match.start() + 1], text, match.start()):
             continue
         start = _add(found, text, start, match.end())
     _add(found, text, start, len(text))
@@ -51,6 +56,12 @@ def clauses(text: str) -> list[str]:
 def clause_ends(text: str) -> list[int]:
     """Where the clauses of *text* end, in characters."""
     return [match.start() for match in _CLAUSE_END.finditer(text)]
+
+
+def _goes_on(before: str, text: str, stop: int) -> bool:
+    """Whether the full stop at *stop*, the last of *before*, ends no sentence."""
+    dates = _DATE.finditer(text, max(0, stop - 2), stop + 20)
+    return bool(_ABBREVIATION.search(before) or _ORDINAL.search(before)) or any(stop in range(*d.span()) for d in dates)
 
 
 def _add(found: list[tuple[int, int]], text: str, start: int, end: int) -> int:

@@ -1,6 +1,7 @@
 """What known clients send, word for word where it was recorded, else written from what they are known to send.
 
-``client_requests.json``: openai, llm and lm-eval were run against this server and recorded; the others were not run.
+``client_requests.json``: openai, llm, lm-eval and Open WebUI were run against this server and recorded (Open WebUI's
+prompts cut short); the others were not run.
 """
 
 from __future__ import annotations

@@ -73,3 +73,12 @@ def test_an_assistant_fits_its_threads_unless_told(ready, monkeypatch: pytest.Mo
         told.direct("Who keeps cats?", max_tokens=8)
         assert llama_cpp.llama_n_threads(told.base.handle) == 2
     assert said[1] == said[2]
+
+
+def test_amx_is_told_by_linux_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cores, "_INFO", str(tmp_path / "cpuinfo"))
+    assert not cores.have_amx()
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx512_vnni amx_bf16 amx_tile amx_int8\n")
+    assert cores.have_amx()
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx512_vnni\n")
+    assert not cores.have_amx()

@@ -107,6 +107,25 @@ def test_clients_who_take_turns_keep_their_prefixes(ready, tiny, monkeypatch, ar
     assert without == said and sum(cold[2:]) > sum(spent[2:]) + prompt / 2
 
 
+@pytest.mark.parametrize("options", [{}, {"logprobs": 1, "echo": True}], ids=["continued", "scored"])
+def test_a_text_leaves_a_talk_its_prefix(ready, tiny, monkeypatch, options: dict) -> None:
+    assistant = ready(tiny(), policy=NOTHING)
+    prompt = len(assistant.engine.prompt([{"role": "user", "content": LONG}]).tokens)
+    text = "Quite another text about ferries. " * 8
+
+    def turn() -> tuple[str, list]:
+        said = assistant.bare(LONG, max_tokens=4).text
+        wait_idle(assistant)
+        made = assistant.complete(text, max_tokens=3, **options).wait()
+        return said, [made.tokens, made.scored]
+
+    first = turn()
+    passes = base_tokens(assistant, monkeypatch)
+    said = assistant.bare(LONG, max_tokens=4).text
+    assert said == first[0] and sum(passes) < prompt / 2
+    assert turn() == first
+
+
 def test_a_prefix_that_comes_back_gives_the_logits_of_a_cold_prompt(runtime: Runtime) -> None:
     tokens = [runtime.engine.prompt([{"role": "user", "content": text}]).tokens for text in (LONG, OTHER)]
 

@@ -20,6 +20,11 @@ from megart import sentences
         ("鍵は青い缶の中。窓は閉めた。", ["鍵は青い缶の中。", "窓は閉めた。"]),
         ("Ключ у Веры. Он синий.", ["Ключ у Веры.", "Он синий."]),
         ("Der Preis ist ca. 3 Euro. Öffne um 8!", ["Der Preis ist ca. 3 Euro.", "Öffne um 8!"]),
+        (
+            "Oma hat am 14. Mai Geburtstag. Sie wohnt im 2. Stock der Lindenstr. 12. Frag Fr. Huber, nicht vor 3. Juni.",
+            ["Oma hat am 14. Mai Geburtstag.", "Sie wohnt im 2. Stock der Lindenstr. 12.", "Frag Fr. Huber, nicht vor 3. Juni."],
+        ),
+        ("I am 14. Maisie is 9. Marta is 12.", ["I am 14.", "Maisie is 9.", "Marta is 12."]),
         ("no full stop", ["no full stop"]),
         ("  \n ", []),
     ],

@@ -23,7 +23,8 @@ httpx = pytest.importorskip("httpx2")
 from serving import listening  # noqa: E402
 
 from megart.serve import side, wire  # noqa: E402
-from megart.serve.app import MOST_BODY, make_app  # noqa: E402
+from megart.serve.answers import MOST_BODY  # noqa: E402
+from megart.serve.app import make_app  # noqa: E402
 from megart.serve.desk import Desk  # noqa: E402
 
 NOTES = [

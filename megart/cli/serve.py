@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import socket
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -75,20 +77,48 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         paths = args.bank or [None]
         banks = [stack.enter_context(common.open_bank(argparse.Namespace(bank=path))) for path in paths]
-        desk = Desk(banks, remember=not args.no_remember, teach=args.learn, threads=args.threads)
-        app = make_app(desk, key=key, hosts=[*args.name, args.host], origins=args.cors, metrics=args.metrics)
-        config = uvicorn.Config(
-            app, host=args.host, port=args.port, log_level="warning", access_log=False, timeout_graceful_shutdown=20
-        )
+        desk = Desk(banks, remember=not args.no_remember, teach=args.learn, threads=args.threads, later=True)
+        stack.callback(desk.close)
+        app = make_app(desk, key=key, hosts=[*args.name, _shown(args.host)], origins=args.cors, metrics=args.metrics)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=20)
         server = uvicorn.Server(config)
-        ui.say(f"megart serves {', '.join(desk.models)} at http://{args.host}:{args.port} (Ctrl-C ends it)")
-        try:
-            server.run()
-        finally:
-            desk.close()
-        if not server.started:
-            raise InputError(f"cannot listen on {args.host}:{args.port}; is another program there? give another --port")
+        failed: list[BaseException] = []
+
+        def load() -> None:
+            try:
+                desk.load()
+                if not server.should_exit:
+                    ui.say(f"serving {', '.join(desk.models)} (Ctrl-C ends it)")
+            except BaseException as error:  # told below, by the thread that serves
+                failed.append(error)
+                server.should_exit = True
+
+        loading = threading.Thread(target=load, daemon=True)
+        with _listening(args.host, args.port) as listener:
+            bases = ", ".join(dict.fromkeys(bank.base.name for bank in banks))
+            ui.say(f"megart listens at http://{_shown(args.host)}:{args.port}, loading {bases}")
+            loading.start()
+            try:
+                server.run([listener])
+            finally:
+                loading.join()
+        if failed:
+            raise failed[0]
     return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket on that port, which says at once when another program has it. Raises InputError."""
+    try:
+        kind = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=kind, backlog=2048)
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise InputError(f"cannot listen on {host}:{port} ({told}); give another --port or --host") from error
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _key(file: str | None) -> str | None:

@@ -328,7 +328,7 @@ def _bound(job: Job, answering: list[Tried]) -> Made:
 def _not_known(job: Job, outcomes: list[Outcome]) -> Made:
     """Nothing answers: the bare base does, unless the bank is strict."""
     known = False if any(outcome.known is False for outcome in outcomes) else None
-    nearest = list(dict.fromkeys(title for o in outcomes for title in o.found.titles)) if known is False else []
+    nearest = list(dict.fromkeys(title.rstrip(".") for o in outcomes for title in o.found.titles)) if known is False else []
     if job.request.on_known is not None:
         job.request.on_known(known, nearest)
     if job.request.strict and known is False:

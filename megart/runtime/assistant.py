@@ -217,7 +217,7 @@ class Assistant:
 
         def run(stream: Stream[Completion]) -> Completion:
             self.runtime.idle_prefill.expect(None)
-            return complete(self.base, tokens, max_tokens, how, stream, logprobs, echo)
+            return complete(self.base, self.runtime.prefixes, tokens, max_tokens, how, stream, logprobs, echo)
 
         return self.runtime.submit(run)
 

@@ -14,6 +14,8 @@ from .context import Context
 from .engine import Engine
 from .generate import Generation, generate
 from .likelihood import log_probability
+from .prefix_cache import PrefixCache
+from .room import TooLongError
 from .sampling import Options
 from .worker import Stream
 
@@ -63,24 +65,26 @@ def tokens_of(engine: Engine, prompt: str | Sequence[int]) -> list[int]:
 
 
 def complete(
-    base: Context, tokens: Sequence[int], limit: int, options: Options, stream: Stream[Completion],
-    logprobs: int | None, echo: bool,
+    base: Context, prefixes: PrefixCache, tokens: Sequence[int], limit: int, options: Options,
+    stream: Stream[Completion], logprobs: int | None, echo: bool,
 ) -> Completion:  # fmt: skip
     """Continue *tokens* by at most *limit* more; with *logprobs*, each is scored beside so many likeliest ones.
 
-    On the model's thread. Raises InputError where the prompt leaves no room in the context.
+    What *base* has read for others stays in *prefixes*, and so will this text unless it is scored: who measures a
+    model sends thousands, each once. On the model's thread. Raises InputError where the prompt leaves no room in the context.
     """
     started = time.perf_counter()
     if not tokens:
         raise InputError("got a prompt of no tokens; expected some text")
     if len(tokens) + bool(limit) > base.size:
-        raise InputError(f"got a prompt of {len(tokens)} tokens; expected at most {base.size - 1}, the context's size")
+        raise TooLongError(f"got a prompt of {len(tokens)} tokens; expected at most {base.size - 1}, the context's size")
     scored = None if logprobs is None else [_unscored(base.engine, tokens[0])] if echo else []
     if scored:
+        prefixes.advance((), keep=False)
         scored += _score(base, tokens, 1, logprobs or 0, stream)
     made = Generation("", [], 0.0, "length")
     if limit and not stream.is_cancelled:
-        base.advance(tokens, logits=True)
+        prefixes.advance(tokens, keep=scored is None, logits=True)
         made = generate(base, options, stream.put, lambda: stream.is_cancelled)
     if scored is not None:
         scored += _score(base, [*tokens, *_said(base, made)], len(tokens), logprobs or 0, stream)

@@ -23,10 +23,11 @@ class PrefixCache:
         self._kept: list[Saved] = []  # the one used last comes last
         self._worth = True  # whether what the context holds is to be kept
 
-    def advance(self, tokens: Sequence[int], *, keep: bool = True) -> int:
+    def advance(self, tokens: Sequence[int], *, keep: bool = True, logits: bool = False) -> int:
         """Make the context hold exactly *tokens*, from the longest prefix that is known; how many were decoded.
 
-        *keep*: whether they may be wanted again after others. Raises DecodeError when they do not fit, or when llama.cpp fails.
+        *keep*: whether they may be wanted again after others; *logits* as :meth:`Context.advance` has it. Raises
+        DecodeError when they do not fit, or when llama.cpp fails.
         """
         context = self._context
         here = context.match(tokens, context.bare)
@@ -38,7 +39,7 @@ class PrefixCache:
         if best is not None and use >= here + LEAST:
             context.restore(best)
             self._kept = [saved for saved in self._kept if saved is not best]
-        return context.advance(tokens)
+        return context.advance(tokens, logits=logits)
 
     def _use(self, saved: Saved, tokens: Sequence[int]) -> int:
         """How many of *tokens* need not be decoded after *saved*."""

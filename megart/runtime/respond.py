@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .answer import Answer
 from .ask import ask
 from .direct import direct, irag
 from .job import Job
+from .room import fitting
 
 
 def respond(job: Job) -> Answer:
     """The answer to the job's request; its text goes to the stream as it is decoded. On the model's thread."""
-    runtime, request = job.runtime, job.request
+    runtime, request = job.runtime, fitting(job.request, job.runtime.engine, job.runtime.base.size)
+    job = replace(job, request=request)
     runtime.fit_threads()
     runtime.idle_prefill.expect(None)
     if request.mode != "bare":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -11,37 +12,72 @@ import anyio
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
+from starlette.requests import ClientDisconnect
 
 from ..bank import Memory
 from ..errors import InputError, MegartError, MemoryNotFoundError
 from ..runtime.answer import Answer
+from ..runtime.room import TooLongError
 from ..runtime.worker import BusyError, Stream
 from . import wire
 from .desk import Desk, ReadOnlyError
 
 T = TypeVar("T")
+MOST_BODY = 2 << 20  # bytes of a request
+BODY_SECONDS = 30  # until a request has come whole
+MOST_TOLD = 300  # characters of an error
 PING_SECONDS = 15  # a comment in a stream that waits so long, so that nobody on the way closes it
 GRACE_SECONDS = 15  # less than uvicorn waits, see cli/serve.py
 _LOOK_SECONDS = 0.25  # how often it is asked whether the client is still there
 
 
-def failed(error: MegartError) -> JSONResponse:
-    """*error* as an HTTP answer in OpenAI's shape."""
+class TooLargeError(InputError):
+    """A request of more bytes than are read."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the request is too large; expected at most {MOST_BODY} bytes")
+
+
+def failed(error: Exception) -> JSONResponse:
+    """*error* as an HTTP answer in OpenAI's shape, in one line that does not say again all that was sent."""
+    told = " ".join(str(error).split())
+    if len(told) > MOST_TOLD:
+        told = f"{told[: MOST_TOLD // 2]} ... {told[-MOST_TOLD // 2 :]}"
+    if not isinstance(error, MegartError):  # a fault of ours; its words may hold what nobody should read
+        told = f"unexpected {type(error).__name__}; the server's own output says more"
+        return JSONResponse(wire.error(told, "server_error"), 500)
     if isinstance(error, BusyError):
-        return JSONResponse(wire.error(str(error), "server_error", "busy"), 503, {"Retry-After": "3"})
+        return JSONResponse(wire.error(told, "server_error", "busy"), 503, {"Retry-After": "3"})
     if isinstance(error, MemoryNotFoundError):
-        return JSONResponse(wire.error(str(error), "invalid_request_error", "not_found"), 404)
+        return JSONResponse(wire.error(told, "invalid_request_error", "not_found"), 404)
+    if isinstance(error, TooLongError):
+        return JSONResponse(wire.error(told, "invalid_request_error", "context_length_exceeded"), 400)
+    if isinstance(error, TooLargeError):
+        return JSONResponse(wire.error(told, "invalid_request_error", "too_large"), 413, {"Connection": "close"})
     if isinstance(error, InputError):
-        return JSONResponse(wire.error(str(error), "invalid_request_error"), 400)
+        return JSONResponse(wire.error(told, "invalid_request_error"), 400)
     if isinstance(error, ReadOnlyError):
-        return JSONResponse(wire.error(str(error), "invalid_request_error", "read_only"), 403)
-    return JSONResponse(wire.error(str(error), "server_error"), 500)
+        return JSONResponse(wire.error(told, "invalid_request_error", "read_only"), 403)
+    return JSONResponse(wire.error(told, "server_error"), 500)
 
 
 async def body_of(request: Request) -> dict[str, Any]:
     """The JSON object of a request. Raises InputError."""
+    sent = bytearray()
     try:
-        found = json.loads(await request.body() or b"{}")
+        with anyio.fail_after(BODY_SECONDS):
+            async for part in request.stream():
+                sent += part
+                if len(sent) > MOST_BODY:
+                    raise TooLargeError()
+        text = sent.decode("utf-8-sig") or "{}"
+        found = json.loads(text)
+        if "\\ud" in text.lower():  # perhaps half of a pair, where a program has cut a text
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    except TimeoutError:
+        raise InputError(f"the request did not come whole within {BODY_SECONDS} seconds") from None
+    except ClientDisconnect:
+        raise InputError("the client went away") from None  # nobody reads it
     except (ValueError, RecursionError):
         raise InputError("the request is no JSON") from None
     if not isinstance(found, dict):
@@ -97,6 +133,8 @@ async def telling(events: AsyncIterator[dict[str, str]]) -> AsyncIterator[dict[s
     try:
         async for made in events:
             yield made
-    except MegartError as error:
+    except Exception as error:
+        if not isinstance(error, MegartError):
+            logging.getLogger("uvicorn.error").exception("a stream failed")
         yield event(json.loads(bytes(failed(error).body)))
         yield {"data": "[DONE]"}

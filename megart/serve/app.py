@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import anyio
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -18,7 +19,6 @@ from ..errors import MegartError
 from . import answers, completions, memories, ollama, openai, page, wire
 from .desk import Desk
 
-MOST_BODY = 2 << 20  # bytes of a request
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _OPEN = ("/health", *page.PATHS)  # what needs no key: it tells nothing
 _METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
@@ -65,16 +65,23 @@ def make_app(
 
     @app.middleware("http")
     async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refused(request, allowed, key, origins)
+        refused = _refused(request, allowed, key, origins) or _too_early(request, desk)
         if refused is not None:
-            return refused
+            return _cors(refused, request, origins)
         if request.method == "OPTIONS":
             return _cors(Response(status_code=204, headers={"Allow": _METHODS}), request, origins)
         return _cors(await go_on(request), request, origins)
 
     @app.exception_handler(MegartError)
-    async def failed(_: Request, error: MegartError) -> Response:
+    @app.exception_handler(Exception)  # uvicorn writes its traceback
+    async def failed(_: Request, error: Exception) -> Response:
         return answers.failed(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def misunderstood(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        told = f"got {str(first.get('input'))[:100]!r} for {first['loc'][-1]}; {first['msg']}"
+        return JSONResponse(wire.error(told, "invalid_request_error", param=str(first["loc"][-1])), 400)
 
     @app.exception_handler(HTTPException)
     async def not_there(request: Request, error: HTTPException) -> Response:
@@ -95,14 +102,21 @@ def _refused(request: Request, hosts: set[str], key: str | None, origins: Sequen
         return JSONResponse(
             wire.error(f"pages of {origin} may not call this server (--cors)", "invalid_request_error"), 403
         )
-    size = request.headers.get("content-length", "0")
-    if not size.isdigit() or int(size) > MOST_BODY or "chunked" in request.headers.get("transfer-encoding", ""):
-        return JSONResponse(wire.error(f"a request may have {MOST_BODY} bytes", "invalid_request_error"), 413)
+    size = request.headers.get("content-length", "")
+    if size.isdecimal() and int(size) > answers.MOST_BODY:  # told before it is sent
+        return answers.failed(answers.TooLargeError())
     if key is not None and request.method != "OPTIONS" and request.url.path not in _OPEN:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not hmac.compare_digest(sent.encode(), key.encode()):
             return JSONResponse(wire.error("the API key is wrong or missing", "authentication_error"), 401)
     return None
+
+
+def _too_early(request: Request, desk: Desk) -> Response | None:
+    """The refusal of what comes before the models are loaded; the page does not wait for them."""
+    if desk.is_loaded or request.method == "OPTIONS" or request.url.path in page.PATHS:
+        return None
+    return JSONResponse(wire.error("the model is still loading", "server_error", "loading"), 503, {"Retry-After": "1"})
 
 
 def _cors(response: Response, request: Request, origins: Sequence[str]) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,26 +41,47 @@ class Desk:
     """Several banks; those of one base share a runtime. Safe from several threads.
 
     ``remember``: messages may save memories; ``teach``: what is saved is taught at once; ``waiting``: how many questions
-    may wait; ``how``: options of a :class:`Runtime`.
+    may wait; ``later``: :meth:`load` is called by somebody else, until then nothing can be asked; ``how``: options of a
+    :class:`Runtime`.
     """
 
     def __init__(
-        self, banks: Sequence[Bank], *, remember: bool = True, teach: bool = False, waiting: int = MOST_WAITING, **how: Any
+        self,
+        banks: Sequence[Bank],
+        *,
+        remember: bool = True,
+        teach: bool = False,
+        waiting: int = MOST_WAITING,
+        later: bool = False,
+        **how: Any,
     ):
-        self._banks: dict[str, tuple[Bank, Assistant]] = {}
+        self._banks: dict[str, Bank] = {}
+        self._assistants: dict[str, Assistant] = {}
         self._runtimes: dict[str, Runtime] = {}  # by the hash of their base
-        self._lessons: dict[str, Lessons] = {}
+        self._how = {**how, "most_waiting": waiting}
         self.remembers, self._teaches = remember, teach
-        try:
-            for bank in banks:
-                base = bank.model
-                if base.sha256 not in self._runtimes:
-                    self._runtimes[base.sha256] = Runtime(base, most_waiting=waiting, **how)
-                self._banks[self._name(bank)] = bank, Assistant(bank, runtime=self._runtimes[base.sha256])
-                self._lessons[str(bank.path)] = Lessons(bank)
-        except BaseException:
-            self.close()
-            raise
+        #: Whether the models are there.
+        self.is_loaded = False
+        self._loading = threading.RLock()  # closing waits for it
+        for bank in banks:
+            self._banks[self._name(bank)] = bank
+        self._lessons = {str(bank.path): Lessons(bank) for bank in banks}
+        if not later:
+            self.load()
+
+    def load(self) -> None:
+        """Load the banks' models. Raises ModelError."""
+        with self._loading:
+            try:
+                for name, bank in self._banks.items():
+                    if bank.base.sha256 not in self._runtimes:
+                        self._runtimes[bank.base.sha256] = Runtime(bank.model, **self._how)
+                    self._assistants[name] = Assistant(bank, runtime=self._runtimes[bank.base.sha256])
+                    self._assistants[name].prepare()
+            except BaseException:
+                self.close()
+                raise
+            self.is_loaded = True
 
     def _name(self, bank: Bank) -> str:
         plain = re.sub(r"[^\w.-]+", "-", bank.path.name.removesuffix(".megapack")).strip("-") or "bank"
@@ -71,29 +93,35 @@ class Desk:
     def close(self) -> None:
         for lessons in self._lessons.values():
             lessons.stop()
-        for _, assistant in self._banks.values():
-            assistant.close()
-        for runtime in self._runtimes.values():
-            runtime.close()
+        with self._loading:
+            for assistant in self._assistants.values():
+                assistant.close()
+            for runtime in self._runtimes.values():
+                runtime.close()
 
     # -- which bank ----------------------------------------------------------------------------
 
     @property
     def models(self) -> list[str]:
         """``base:bank`` for each bank, the first one the default, and each ``base`` alone, which opens no memory."""
-        with_bank = [f"{bank.base.name}:{name}" for name, (bank, _) in self._banks.items()]
-        return [*with_bank, *dict.fromkeys(bank.base.name for bank, _ in self._banks.values())]
+        with_bank = [f"{bank.base.name}:{name}" for name, bank in self._banks.items()]
+        return [*with_bank, *dict.fromkeys(bank.base.name for bank in self._banks.values())]
 
     def find(self, model: str) -> tuple[Bank, Assistant, bool]:
         """The bank that *model* names, its assistant, and whether memories may open. Raises MemoryNotFoundError."""
+        name, opens = self._named(model)
+        return self._banks[name], self._assistants[name], opens
+
+    def _named(self, model: str) -> tuple[str, bool]:
+        """The name of *model*'s bank, and whether memories may open."""
         model = model.removesuffix(":latest")
         base, _, name = model.partition(":")
-        for number, (own, (bank, assistant)) in enumerate(self._banks.items()):
+        for number, (own, bank) in enumerate(self._banks.items()):
             if (not model and number == 0) or (name == own and base == bank.base.name) or (not name and base == own):
-                return bank, assistant, True
-        for bank, assistant in self._banks.values():
+                return own, True
+        for own, bank in self._banks.items():
             if model == bank.base.name:
-                return bank, assistant, False
+                return own, False
         raise MemoryNotFoundError(f"no model {model!r}; there are: {', '.join(self.models)}")
 
     # -- questions -----------------------------------------------------------------------------
@@ -156,5 +184,6 @@ class Desk:
 
     def about(self, model: str) -> dict[str, Any]:
         """What a page has to know of a model's bank: how many memories it has (None: it opens none), and if it is a pack."""
-        bank, _, opens = self.find(model)
+        name, opens = self._named(model)
+        bank = self._banks[name]
         return {"memories": len(bank) if opens else None, "read_only": isinstance(bank, PackedBank)}

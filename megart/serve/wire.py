@@ -108,7 +108,7 @@ def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     tokens = body.get("max_completion_tokens") or body.get("max_tokens")
     if tokens is not None and tokens != -1:
-        if isinstance(tokens, bool) or not isinstance(tokens, (int, float)) or tokens < 1:
+        if isinstance(tokens, bool) or not isinstance(tokens, (int, float)) or not 1 <= tokens < 1 << 31:
             raise InputError(f"got max_tokens {tokens!r}; expected a whole number from 1 on")
         made["max_tokens"] = int(tokens)
     for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "grammar"):
@@ -120,7 +120,9 @@ def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
         made["top_k"] = 0
     if made.get("top_p") == 0:
         made["top_p"] = 1e-6
-    stop = body.get("stop")
+    stop = body.get("stop") or []
+    if not isinstance(stop, (str, list)):
+        raise InputError(f"got stop {stop!r}; expected a text or a list of texts")
     if stop:
         made["stop"] = [stop] if isinstance(stop, str) else [s for s in stop if isinstance(s, str) and s]
     form = body.get("response_format")

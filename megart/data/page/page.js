@@ -27,6 +27,11 @@ async function call(path, options = {}) {
   }
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
+    if (body.error?.code === "loading") {
+      tell("The model is still loading ...");
+      await new Promise((go) => setTimeout(go, 1000));
+      return call(path, options);
+    }
     throw new Error(body.error?.message || `the server answered ${response.status}`);
   }
   return response;
@@ -69,7 +74,7 @@ function about(item, megart, answer) {
     line.append(opened);
   }
   const times = megart.timings;
-  line.append(made("span", `first word ${Math.round(times.first_token_ms)} ms, whole ${Math.round(times.total_ms)} ms`, "times"));
+  if (times.total_ms) line.append(made("span", `first word ${Math.round(times.first_token_ms)} ms, whole ${Math.round(times.total_ms)} ms`, "times"));
   item.append(line);
 }
 
