@@ -166,7 +166,7 @@ class BankIndex:
             assert keys is not None
             family = self.text_embedder.family if self.text_embedder else ""
             vectors = self._vectors(columns)
-            self.index = gate.Index(sequences, keys, self._tokens, vectors, family)
+            self.index = gate.Index(sequences, keys, self._tokens, gate.Vectors(vectors, family) if vectors is not None else None)
         return True
 
     def _ready(self, stored: np.ndarray) -> np.ndarray:
@@ -199,7 +199,7 @@ class BankIndex:
     def alike(self, row: int) -> np.ndarray:
         """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
         assert self.index is not None
-        vectors = self.index.keys if self.index.vectors is None else self.index.vectors
+        vectors = self.index.keys if self.index.vectors is None else self.index.vectors.own
         return _core.scores(np.asarray(vectors[row], np.float32), vectors, self.engine.threads)
 
     def most_alike(self, text: str, title: str | None) -> tuple[Record, float] | None:
@@ -209,7 +209,7 @@ class BankIndex:
             return None
         second = self.text_embedder
         if second is not None and self.index.vectors is not None:
-            mine, others, least = second.memory(text, title), self.index.vectors, gate.known.ALIKE_MEANING
+            mine, others, least = second.memory(text, title), self.index.vectors.own, gate.known.ALIKE_MEANING
         else:
             mine, others = self.keys.keys(self.keys.memory(text, title)[None])[0], self.index.keys
             least = gate.known.ALIKE
