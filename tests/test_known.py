@@ -49,7 +49,7 @@ def test_each_feature_may_only_speak_in_its_own_direction() -> None:
     signs = {"gate": 1, "reader": 1, "lacking": -1, "lacking_number": -1}
     for name, sign in signs.items():
         assert known.WEIGHTS[name] * sign >= 0, name
-    assert known.WEIGHTS_MEANING["cosine"] > 0
+    assert known.WEIGHTS_MEANING["meant"] > 0
     best = known.features(known.Seen(8.0, margin=6.0), 8, 0)
     worst = known.features(known.Seen(-8.0, about=known.Subject(1, 1, True)), -8, -3)
     assert known.probability(best) > 0.95 and known.probability(worst) < 0.01

@@ -6,6 +6,8 @@ Each FILE holds memories with ``qa`` (and perhaps ``unanswered`` or ``near``) as
 memories in WORK. Every question is asked with its memory there and left out, every unanswered one as it is, and some lines of the
 general files of every bank; each memory that is read is a row: does it answer? Two logistic models with a small penalty
 are fitted, with the text embedder e5 and without. Their figures are those of banks that they were not fitted on.
+
+With --ranking nothing is read: what is fitted is how the embedder's cosines join in (megart/gate/meaning.py). Fit that first.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ from pathlib import Path
 import numpy as np
 
 import megart
-from megart.gate import known
+from megart.gate import Candidates, known
+from megart.gate.meaning import E5_SMALL, MEANING
+from megart.runtime import embed
+from megart.runtime.open_bank import OpenBank
 from megart.runtime.reader import Reading
 from megart.runtime.recall import recall
 from megart.runtime.scope import EVERYTHING, Scope
 
+NOTES = Path(__file__).parent / "reader_notes"
 PENALTY = 0.5
-GENERAL = 36  # lines of all general files together, of each bank
+READ, READ_FROM = 3, -9.0  # candidates that are read here, and the score of the first from which on
+GENERAL = 18  # lines of all general files together, of each bank
 MODES = ("meaning", "words")
 Row = tuple[dict[str, float], bool]
 
@@ -41,6 +48,13 @@ class Case:
     there: bool
     q: str = ""
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)  # the score of the first candidate in each mode
+    ranked: list[tuple[float, float, bool]] = field(default_factory=list)  # score by words, cosine, right; of all candidates
+
+    def read(self, mode: str) -> list[Row]:
+        """What ask would read: it reads no more, and nothing where the best candidate's score is too low."""
+        least = known.READ_FROM_MEANING if mode == "meaning" else known.READ_FROM
+        return self.rows[mode][: known.MOST] if self.best.get(mode, -99.0) >= least else []
 
     @property
     def group(self) -> str:
@@ -59,7 +73,9 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=int, default=0, help="memories of a file")
     parser.add_argument("--questions", type=int, default=99, help="of a memory, of as many kinds as there are")
+    parser.add_argument("--languages", type=int, default=0, help="questions in other languages, of a memory of our own")
     parser.add_argument("--rows", type=Path, help="keep the features here, or take them from here")
+    parser.add_argument("--ranking", action="store_true", help="fit how the cosines join in, not what decides")
     args = parser.parse_args()
     if args.rows and args.rows.exists():
         cases = [Case(**case) for case in json.loads(args.rows.read_text())]
@@ -69,6 +85,8 @@ def main() -> None:
             cases += collect(*named.split("=", 1), args)
             if args.rows:
                 args.rows.write_text(json.dumps([vars(case) for case in cases]))
+    if args.ranking:
+        return fit_ranking(cases)
     for mode in MODES:
         print(f"== {mode}")
         for bank in dict.fromkeys(case.bank for case in cases):
@@ -106,24 +124,99 @@ def collect(name: str, file: str, args: argparse.Namespace) -> Iterator[Case]:
     ]
     megart.memorize(bank, memories, later=True)
     rng = random.Random(name)
-    asked = [(q, "unanswered", None, EVERYTHING) for row in rows for q in row.get("unanswered", ())]
-    asked += [(q, "near", None, EVERYTHING) for row in rows for q in row.get("near", ())[:2]]
+    other: dict[str | None, list[dict]] = {}
+    if args.languages and (NOTES / "languages" / f"{name}.jsonl").exists():
+        lines = (NOTES / "languages" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        other = {row["id"]: row["qa"] for row in map(json.loads, lines)}
+    asked: list[tuple[str, str, str | None]]
+    asked = [(q, "unanswered", None) for row in rows for q in row.get("unanswered", ())]
+    asked += [(q, "near", None) for row in rows for q in row.get("near", ())[:1]]
     if args.negatives:
         every = map(json.loads, args.negatives.read_text(encoding="utf-8").splitlines())
-        asked += [(n["q"], n["kind"], None, EVERYTHING) for n in every if n["bank"] == group]
-    asked += [(q, kind, None, EVERYTHING) for q, kind in general(args.general, len(name))]
+        asked += [(n["q"], n["kind"], None) for n in every if n["bank"] == group]
+    asked += [(q, kind, None) for q, kind in general(args.general, len(name))]
     for memory, row in zip(memories, rows, strict=True):
-        for qa in spread(row["qa"], args.questions, rng):
-            for scope in (EVERYTHING, Scope(without=(memory.id or "",))):
-                asked.append((qa["q"], qa.get("kind", "direct"), memory.id, scope))
-    with megart.Assistant(bank) as assistant:
-        for number, (q, kind, right, scope) in enumerate(asked):
-            there = right is not None and scope is EVERYTHING
-            found = assistant.on_model(lambda q=q, right=right, scope=scope: read(assistant, q, right, scope))
-            yield Case(name, kind if there or right is None else f"not-{kind}", there, q, found)
-            if number % 200 == 0:
+        chosen = spread(row["qa"], args.questions, rng) + spread(other.get(memory.id, []), args.languages, rng)
+        asked += [(qa["q"], qa.get("kind") or qa.get("lang") or "direct", memory.id) for qa in chosen]
+    with megart.Assistant(bank, threads=1) as assistant:
+        for number, (q, kind, right) in enumerate(asked):
+            yield from assistant.on_model(lambda q=q, kind=kind, right=right: look(assistant, name, q, kind, right, args))
+            if number % 100 == 0:
                 print(name, number, len(asked), flush=True)
     bank.close()
+
+
+def look(
+    assistant: megart.Assistant, name: str, q: str, kind: str, right: str | None, args: argparse.Namespace
+) -> list[Case]:
+    """*q* asked with its memory there and, if one answers it, without."""
+    opening = assistant.open_bank
+    opening.memories.refresh()
+    reading, read_already, made = opening._encode(q), {}, []
+    scopes = [EVERYTHING] if right is None else [EVERYTHING, Scope(without=(right,))]
+    for scope in scopes:
+        found, there = opening._find(reading, scope), right is not None and scope is EVERYTHING
+        case = Case(name, kind if there or right is None else f"not-{kind}", there, q)
+        if args.ranking:
+            case.ranked = ranked(opening, found, right)
+        else:
+            read(assistant, reading, found, right, read_already, case)
+        made.append(case)
+    return made
+
+
+def ranked(opening: OpenBank, found: Candidates, right: str | None) -> list[tuple[float, float, bool]]:
+    if found.alone is None or found.meant is None:
+        return []
+    weighs = MEANING[E5_SMALL]
+    cosines = found.meant / weighs.weight + weighs.zero
+    ids = [opening.records[row].id for row in found.rows]
+    return [(float(a), float(c), id == right) for a, c, id in zip(found.alone, cosines, ids, strict=True)]
+
+
+def fit_ranking(cases: list[Case]) -> None:
+    """Share, weight and zero of the conditional logit over the candidates and "none", and what they rank first."""
+    import torch
+
+    given = [case for case in cases if case.ranked and case.group in ("there", "general", "talk")]
+    length = max(len(case.ranked) for case in given)
+    values = np.full((len(given), length, 2), -60.0, np.float32)
+    truth = np.full(len(given), length)
+    counts: dict[tuple[str, str], int] = {}
+    for row, case in enumerate(given):
+        counts[case.bank, case.group] = counts.get((case.bank, case.group), 0) + 1
+        for place, (alone, cosine, right) in enumerate(case.ranked):
+            values[row, place] = alone, cosine
+            if right:
+                truth[row] = place
+    share = {"there": 1.0, "general": 0.3, "talk": 0.3}
+    weight = torch.tensor([share[c.group] / counts[c.bank, c.group] for c in given])
+    alone, cosine = torch.tensor(values[:, :, 0]), torch.tensor(values[:, :, 1])
+    fitted = torch.tensor([0.5, 10.0, 0.3], requires_grad=True)
+    optimizer = torch.optim.LBFGS([fitted], max_iter=200)
+
+    def scores() -> torch.Tensor:
+        found = fitted[0] * alone + fitted[1] * (cosine - fitted[2])
+        found = torch.where(cosine < -50, torch.tensor(-1e9), found)
+        return torch.cat([found, torch.zeros(len(found), 1)], 1)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = (torch.nn.functional.cross_entropy(scores(), torch.tensor(truth), reduction="none") * weight).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    print("share, weight, zero:", [round(v, 3) for v in fitted.tolist()])
+    best = scores()[:, :-1].argsort(dim=1, descending=True).numpy()
+    for bank in dict.fromkeys(case.bank for case in given):
+        line = bank
+        for kind in dict.fromkeys(case.kind for case in given if case.bank == bank and case.there):
+            rows = [i for i, c in enumerate(given) if c.bank == bank and c.kind == kind and c.there]
+            first = [truth[i] == best[i, 0] for i in rows]
+            four = [truth[i] in best[i, :4] for i in rows]
+            line += f" | {kind} {np.mean(first):.2f} {np.mean(four):.2f} ({len(rows)})"
+        print(line)
 
 
 def spread(qa: list[dict], most: int, rng: random.Random) -> list[dict]:
@@ -135,36 +228,39 @@ def spread(qa: list[dict], most: int, rng: random.Random) -> list[dict]:
     return rounds[:most]
 
 
-def read(assistant: megart.Assistant, q: str, right: str | None, scope: Scope) -> dict[str, list[Row]]:
-    """The candidates of *q* that would be read in each mode, and what reading them gives."""
+def read(
+    assistant: megart.Assistant,
+    reading: embed.Reading,
+    both: Candidates,
+    right: str | None,
+    read_already: dict[str, Reading],
+    case: Case,
+) -> None:
+    """What reading the first candidates of each mode gives, into *case*: more than ask reads, to choose how many it should."""
     opening, reader = assistant.open_bank, assistant.runtime.reader
-    opening.memories.refresh()
-    reading = opening._encode(q)
-    both = opening._find(reading, scope)
     order = np.argsort(-both.alone, kind="stable") if both.alone is not None else np.empty(0, int)
     words = (
-        replace(both, rows=both.rows[order], scores=both.alone[order], cosines=None, alone=None) if len(order) else both
+        replace(both, rows=both.rows[order], scores=both.alone[order], meant=None, alone=None) if len(order) else both
     )
-    made: dict[str, list[Row]] = {}
-    read_already: dict[str, Reading] = {}
     for mode, found in zip(MODES, (both, words), strict=True):
-        made[mode] = []
+        case.rows[mode] = []
         considered = opening.consider(reading, found, None)
-        for candidate in considered.candidates[: known.MOST] if considered.likely else ():
+        case.best[mode] = float(found.scores[0]) if len(found.scores) else -99.0
+        for candidate in considered.candidates[:READ] if case.best[mode] >= READ_FROM else ():
             said = read_already.get(candidate.record.id)
             if said is None:
                 held = recall(assistant.runtime, opening, candidate.record)
-                said = read_already[candidate.record.id] = reader.read(held, q, candidate.record.title)
+                said = reader.read(held, reading.text, candidate.record.title)
+                read_already[candidate.record.id] = said
             if said.span[0] == said.span[1] or candidate.seen.about.identifier:
                 continue
             values = known.features(candidate.seen, said.odds, said.logprob)
-            made[mode].append((values, candidate.record.id == right and scope is EVERYTHING))
-    return made
+            case.rows[mode].append((values, candidate.record.id == right))
 
 
 def fit(cases: list[Case], mode: str) -> dict[str, float]:
     """Weights of the logistic model; each kind of question of each bank weighs the same."""
-    rows = [(case, values, right) for case in cases for values, right in case.rows[mode]]
+    rows = [(case, values, right) for case in cases for values, right in case.read(mode)]
     names = list(rows[0][1])
     x = np.array([[values[name] for name in names] for _, values, _ in rows])
     y = np.array([float(right) for *_, right in rows])
@@ -187,7 +283,7 @@ def report(name: str, cases: list[Case], mode: str, weights: dict[str, float]) -
     for threshold in (0.1, 0.15, 0.2, 0.3, 0.4):
 
         def answered(case: Case, threshold: float = threshold) -> bool | None:
-            for values, right in case.rows[mode]:
+            for values, right in case.read(mode):
                 if known.probability(values, weights) >= threshold:
                     return right
             return None
@@ -202,7 +298,7 @@ def report(name: str, cases: list[Case], mode: str, weights: dict[str, float]) -
     kinds = sorted({c.kind for c in cases if c.there})
     if len(kinds) > 1:
         shares = {
-            k: np.mean([any(r for _, r in c.rows[mode]) for c in cases if c.there and c.kind == k]) for k in kinds
+            k: np.mean([any(r for _, r in c.read(mode)) for c in cases if c.there and c.kind == k]) for k in kinds
         }
         print("    read:", " ".join(f"{k} {v:.2f}" for k, v in shares.items()))
 

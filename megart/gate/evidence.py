@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import _core
 from . import partner
+from .meaning import Vectors
 from .words import Question, fold, stem, term_hash, typos
 
 K1, B = 1.2, 0.5
@@ -30,7 +31,7 @@ _ITSELF = 2
 SMALL = 50
 # The prior counts as much as this many memories.
 PRIOR_MEMORIES = 20.0
-LEXICAL, DENSE = 32, 8
+LEXICAL, DENSE, MEANT = 32, 8, 16
 # So many unknown words of a question are looked up as typos; a shorter word is like too many others.
 TYPOS, SHORTEST = 3, 5
 # Nats: a name that carries less (a year) does not stand for a memory of its own.
@@ -63,20 +64,6 @@ AGAINST = {
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """How a text embedder joins in: score = share * (what words and states say) + weight * (cosine - zero)."""
-
-    share: float
-    weight: float
-    zero: float
-
-
-# By the embedder's family; fitted on the developers' notes, wiki2024 partitions 1 and 2 and held templates of notes, with
-# general questions (facts_mcq, mmlu_dev, talk) as what nothing applies to.
-MEANING = {"e5": Meaning(0.5, 34.5, 0.837), "minilm": Meaning(0.7, 9.0, 0.45)}
-
-
-@dataclass(frozen=True)
 class Candidates:
     """The memories that may apply, best first.
 
@@ -85,8 +72,8 @@ class Candidates:
     float64 [C, F], what each feature adds to the score; ``partner``: the place in ``rows`` of a memory
     that the question needs beside the best one, or None; ``read_as``: words of the question that were
     taken for typos, and for what; ``telling``: nats of the question's terms, by their hash;
-    ``cosines``: float64 [C], by the text embedder, None without one; ``alone``: float64 [C], the scores by words and
-    states alone, None where they are the ``scores``.
+    ``meant``: float64 [C], log odds by the text embedder alone, None without one; ``alone``: float64 [C], the scores by
+    words and states alone, None where they are the ``scores``.
     """
 
     rows: np.ndarray
@@ -98,7 +85,7 @@ class Candidates:
     names: tuple[str, ...] = field(default=(*WEIGHTS, "against"))
     read_as: Mapping[str, str] = field(default_factory=dict)
     telling: Mapping[int, float] = field(default_factory=dict)
-    cosines: np.ndarray | None = None
+    meant: np.ndarray | None = None
     alone: np.ndarray | None = None
 
 
@@ -110,9 +97,9 @@ class Index:
 
     Keys are compared by an exact scan, whose cost grows with the bank; the README says up to which size.
 
-    ``sequences``: words of each memory (``words.sequence``), or all in one array and where each begins, int64 [N + 1]; ``keys``: float16 or float32 [N, D] of
-    unit length; ``tokens(rows)``: int8 [n, d] token states of each of some memories; ``vectors``: float16 or
-    float32 [N, E] of unit length by the text embedder of that name, None without one.
+    ``sequences``: words of each memory (``words.sequence``), or all in one array and where each begins, int64 [N + 1];
+    ``keys``: float16 or float32 [N, D] of unit length; ``tokens(rows)``: int8 [n, d] token states of each of some
+    memories; ``vectors``: by the text embedder, None without one.
     """
 
     def __init__(
@@ -120,15 +107,13 @@ class Index:
         sequences: Sequence[np.ndarray] | tuple[np.ndarray, np.ndarray],
         keys: np.ndarray,
         tokens: Callable[[Sequence[int]], list[np.ndarray]],
-        vectors: np.ndarray | None = None,
-        embedder: str = "",
+        vectors: Vectors | None = None,
     ):
         terms, starts = sequences if isinstance(sequences, tuple) else _flat(sequences)
         self.lexicon = _core.Lexicon(np.ascontiguousarray(terms, np.uint32), starts)
         self.keys = np.ascontiguousarray(keys)
         self._tokens = tokens
-        self.vectors = None if vectors is None else np.ascontiguousarray(vectors)
-        self._embedder = embedder
+        self.vectors = vectors
 
     def __len__(self) -> int:
         return len(self.lexicon)
@@ -171,10 +156,9 @@ class Index:
         total = max(float(idf.sum()), LEAST)
         bm25 = self.lexicon.bm25(question.terms, idf, K1, B)
         dense = _core.scores(query, self.keys, threads)
-        cosines = None
-        if meaning is not None and self.vectors is not None:
-            cosines = _core.scores(np.ascontiguousarray(meaning, np.float32), self.vectors, threads)
-        rows = _best(bm25, dense, cosines, allowed)
+        vectors = self.vectors if meaning is not None else None
+        meant = vectors.scan(meaning, threads) if vectors is not None and meaning is not None else None
+        rows = _best(bm25, dense, meant, allowed)
         found, shares = self.lexicon.match(question.terms, idf, question.pairs, rows, KIN)
         present = (found == _ITSELF).astype(np.float64)
         _, pairs, related = shares.T / total
@@ -198,8 +182,8 @@ class Index:
         count = len(self) if allowed is None else int(allowed.sum())
         return Evidence(
             rows, features, question, present, idf, frequency, total, names, count, read_as,
-            None if cosines is None else cosines[rows].astype(np.float64),
-            MEANING.get(self._embedder, MEANING["minilm"]),
+            None if vectors is None or meaning is None else vectors.weighs.odds(vectors.cosines(meaning, rows)),
+            1.0 if vectors is None else vectors.weighs.share,
         )  # fmt: skip
 
     def holds(self, row: int, question: Question, names: Sequence[Sequence[int]]) -> bool:
@@ -248,7 +232,8 @@ class Index:
 class Evidence:
     """What speaks for each candidate: ``features``: float64 [C, F], in the order of WEIGHTS.
 
-    ``count``: of how many memories the candidates are.
+    ``count``: of how many memories the candidates are; ``meant``: float64 [C], log odds by the text embedder, None
+    without one: then what words and states say counts a ``share``.
     """
 
     rows: np.ndarray
@@ -261,8 +246,8 @@ class Evidence:
     names: _Names
     count: int
     read_as: Mapping[str, str]
-    cosines: np.ndarray | None = None
-    meaning: Meaning = Meaning(1.0, 0.0, 0.0)
+    meant: np.ndarray | None = None
+    share: float = 1.0
 
     def against(self, scores: np.ndarray) -> np.ndarray:
         """Float64 [A], in the order of AGAINST, where the candidates have *scores*, float64 [C]."""
@@ -283,16 +268,14 @@ class Evidence:
     def weighed(self, weights: Mapping[str, float], against: Mapping[str, float]) -> Candidates:
         """The candidates by their scores, best first."""
         parts, names = self.features * np.array([*weights.values()]), [*weights]
-        said_by_words, share = parts.sum(axis=1), 1.0
-        if self.cosines is not None:
-            share = self.meaning.share
-            meant = self.meaning.weight * (self.cosines - self.meaning.zero)
-            parts, names = np.column_stack([parts * share, meant]), [*names, "meaning"]
+        said_by_words = parts.sum(axis=1)
+        if self.meant is not None:
+            parts, names = np.column_stack([parts * self.share, self.meant]), [*names, "meaning"]
         order = np.argsort(-parts.sum(axis=1), kind="stable")
         other, found = self.partner(int(order[0]), said_by_words)
         paired = partner.needed(found)
         nothing = float(self._against(int(order[0]), paired) @ np.array([*against.values()]))
-        parts = np.column_stack([parts, np.full(len(parts), share * nothing)])[order]
+        parts = np.column_stack([parts, np.full(len(parts), self.share * nothing)])[order]
         scores = parts.sum(axis=1)
         top = max(float(scores[0]), 0.0)
         powers = np.exp(scores - top)
@@ -304,8 +287,8 @@ class Evidence:
         telling = dict(zip(self.question.terms[said].tolist(), self.idf[said].tolist()))
         return Candidates(
             self.rows[order], scores, p, p_none, parts, place, (*names, "against"), self.read_as, telling,
-            None if self.cosines is None else self.cosines[order],
-            None if self.cosines is None else (said_by_words + nothing)[order],
+            None if self.meant is None else self.meant[order],
+            None if self.meant is None else (said_by_words + nothing)[order],
         )  # fmt: skip
 
 
@@ -315,9 +298,9 @@ def _flat(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(sequences) if len(sequences) else np.empty(0, np.uint32), starts
 
 
-def _best(bm25: np.ndarray, dense: np.ndarray, cosines: np.ndarray | None, allowed: np.ndarray | None) -> np.ndarray:
+def _best(bm25: np.ndarray, dense: np.ndarray, meant: np.ndarray | None, allowed: np.ndarray | None) -> np.ndarray:
     """The rows that lead by words, by states or by meaning, each once: int64."""
-    kinds = [(bm25, LEXICAL), (dense, DENSE), *([] if cosines is None else [(cosines, DENSE)])]
+    kinds = [(bm25, LEXICAL), (dense, DENSE), *([] if meant is None else [(meant, MEANT)])]
     if allowed is not None:
         kinds = [(np.where(allowed, scores, -np.inf), k) for scores, k in kinds]
     picks = [row for scores, k in kinds for row in _top(scores, k)]

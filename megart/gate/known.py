@@ -45,7 +45,7 @@ WEIGHTS_MEANING = {
     "lacking_name": -0.109,
     "margin": 0.559,
     "subject": 0.500,
-    "cosine": 0.878,
+    "meant": 0.878,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _DATE_OR_TIME = re.compile(
@@ -77,14 +77,14 @@ class Subject:
 class Seen:
     """What the gate saw of a candidate.
 
-    ``odds``: log odds by words and states; ``margin``: of its whole score above the best other one's; ``cosine``: by the
-    text embedder, None without one; ``subject``: 1 where the
-    conversation's last answer came from this memory, less the longer ago one did, 0 for never.
+    ``odds``: log odds by words and states; ``margin``: of its whole score above the best other one's; ``meant``: log odds
+    by the text embedder, None without one; ``subject``: 1 where the conversation's last answer came from this memory,
+    less the longer ago one did, 0 for never.
     """
 
     odds: float
     margin: float = 0.0
-    cosine: float | None = None
+    meant: float | None = None
     about: Subject = Subject()
     subject: float = 0.0
 
@@ -141,13 +141,13 @@ def features(seen: Seen, reader: float, logprob: float) -> dict[str, float]:
         "margin": _clip(seen.margin, 6.0),
         "subject": seen.subject,
     }
-    return values if seen.cosine is None else {**values, "cosine": _clip(20 * (seen.cosine - 0.83), 3.0)}
+    return values if seen.meant is None else {**values, "meant": _clip(seen.meant / 2, 4.0)}
 
 
 def probability(values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float:
     """That the memory answers, from its :func:`features`; of other values by their own *weights*."""
     if weights is None:
-        weights = WEIGHTS_MEANING if "cosine" in values else WEIGHTS
+        weights = WEIGHTS_MEANING if "meant" in values else WEIGHTS
     return 1 / (1 + math.exp(-sum(weights[name] * value for name, value in values.items())))
 
 
@@ -162,7 +162,7 @@ def same_fact(alike: float, first: Seen, other: Seen, odds: float) -> float:
     ``alike``: of the two memories; ``odds``: the reader's that *other* answers. Fitted on updates of our own writing and the
     developers' notes: at 0.5 it finds 63 of 100 updates, and takes 7 of 100 similar notes for one (cross-validated).
     """
-    by_meaning = first.cosine is not None
+    by_meaning = first.meant is not None
     values = {
         "always": 1.0,
         "alike": 20 * (alike - 0.88) if by_meaning else alike,

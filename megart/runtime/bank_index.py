@@ -210,8 +210,10 @@ class BankIndex:
             read = set(news)
             kept = [row for row, seq in enumerate(self._rows.seqs) if seq in versions and seq not in read]
             rows = self._rows.with_news(rows, kept)
-        family = self.text_embedder.family if self.text_embedder else ""
-        self.index = gate.Index(rows.words, rows.keys, self._tokens, rows.vectors, family) if rows.ids else None
+        vectors = None
+        if rows.vectors is not None and self.text_embedder is not None:
+            vectors = gate.Vectors(rows.vectors, self.text_embedder.family)
+        self.index = gate.Index(rows.words, rows.keys, self._tokens, vectors) if rows.ids else None
         self._rows = rows if rows.seqs else replace(rows, words=[])
         self._revision, self._versions, self._until = revision, versions, min(self._until, columns.until)
         return True
@@ -266,7 +268,7 @@ class BankIndex:
     def alike(self, row: int) -> np.ndarray:
         """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
         assert self.index is not None
-        vectors = self.index.keys if self.index.vectors is None else self.index.vectors
+        vectors = self.index.keys if self.index.vectors is None else self.index.vectors.own
         return _core.scores(np.asarray(vectors[row], np.float32), vectors, self.engine.threads)
 
     def most_alike(self, text: str, title: str | None) -> tuple[Record, float] | None:
@@ -276,7 +278,7 @@ class BankIndex:
             return None
         second = self.text_embedder
         if second is not None and self.index.vectors is not None:
-            mine, others, least = second.memory(text, title), self.index.vectors, gate.known.ALIKE_MEANING
+            mine, others, least = second.memory(text, title), self.index.vectors.own, gate.known.ALIKE_MEANING
         else:
             mine, others = self.keys.keys(self.keys.memory(text, title)[None])[0], self.index.keys
             least = gate.known.ALIKE

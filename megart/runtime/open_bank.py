@@ -34,7 +34,7 @@ from .usage import Usage
 History = Sequence[Mapping[str, str]]
 # Log odds that the last answer's memory gains where a question leans on what was said; what a memory has of which the
 # question says nothing, and a lone memory's lead. Fitted on dialogues of our own writing and the developers' notes.
-_SUBJECT, _NO_SCORE, _NO_COSINE, _NO_RIVAL = 2.2, -8.0, 0.78, 6.0
+_SUBJECT, _NO_SCORE, _NO_RIVAL = 2.2, -8.0, 6.0
 _BY_ITSELF = -2.0  # log odds from which on a memory is found by a question's own words
 _CANDIDATES = 4  # that are handed on, more than are read
 _SOURCES = 2  # memories that one answer came from
@@ -133,7 +133,7 @@ class OpenBank:
         leans = talk is not None and is_follow_up(reading.question)
         ranked = self._ranked(found, dict.fromkeys(talk.rows, 1.0 if leans else 0.2) if talk else {})
         order = [*ranked]
-        least = gate.known.READ_FROM if found.cosines is None else gate.known.READ_FROM_MEANING
+        least = gate.known.READ_FROM if found.meant is None else gate.known.READ_FROM_MEANING
         likely = bool(order) and (ranked[order[0]][0] >= least or leans)
         partner = None if found.partner is None or leans else int(found.rows[found.partner])
         if partner is not None:
@@ -165,7 +165,7 @@ class OpenBank:
         nearest = np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES].tolist()
         near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
-        lowest = gate.known.Seen(_NO_SCORE, cosine=None if candidate.seen.cosine is None else _NO_COSINE)
+        lowest = gate.known.Seen(_NO_SCORE, meant=None if candidate.seen.meant is None else _NO_SCORE)
         others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, candidate.earlier, row) for row in near]
         return [(other, float(alike[other.row])) for other in others if other.row != candidate.row]
 
@@ -175,15 +175,15 @@ class OpenBank:
         ``subject``: of the rows that the last answer came from, how much the question leans on it, 0 to 1.
         """
         alone = found.scores if found.alone is None else found.alone
-        lowest = None if found.cosines is None else _NO_COSINE
+        lowest = None if found.meant is None else _NO_SCORE
         # Nothing that the question says is in these, or next to nothing.
         ranked = {
-            row: (_NO_SCORE + _SUBJECT * share, gate.known.Seen(_NO_SCORE, cosine=lowest, subject=share))
+            row: (_NO_SCORE + _SUBJECT * share, gate.known.Seen(_NO_SCORE, meant=lowest, subject=share))
             for row, share in subject.items()
         }
         for place, row in enumerate(found.rows.tolist()):
-            share, cosine = subject.get(row, 0.0), None if found.cosines is None else float(found.cosines[place])
-            seen = gate.known.Seen(float(alone[place]), cosine=cosine, subject=share)
+            share, meant = subject.get(row, 0.0), None if found.meant is None else float(found.meant[place])
+            seen = gate.known.Seen(float(alone[place]), meant=meant, subject=share)
             ranked[row] = float(found.scores[place]) + _SUBJECT * share, seen
         return dict(sorted(ranked.items(), key=lambda item: -item[1][0]))
 

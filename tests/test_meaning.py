@@ -1,0 +1,44 @@
+"""How vectors by a text embedder are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from megart.gate import Vectors, unit
+from megart.gate.meaning import E5_SMALL, MEANING, fitted
+
+
+def like_e5(count: int, seed: int) -> np.ndarray:
+    """Vectors that have much in common, as e5's: float32 [count, 384]."""
+    own = fitted(E5_SMALL)
+    assert own is not None
+    return unit(own.notes + 0.3 * unit(np.random.default_rng(seed).standard_normal((count, 384))))
+
+
+def test_the_fitted_cosine_is_what_its_definition_says() -> None:
+    own, notes, question = fitted(E5_SMALL), like_e5(40, 0), like_e5(1, 1)[0]
+    assert own is not None
+    mapped = unit((notes - own.notes) @ own.matrix)
+    asked = unit(((question - own.questions) @ own.matrix)[None])[0]
+    rows = np.array([3, 0, 17])
+    assert np.allclose(Vectors(notes, E5_SMALL).cosines(question, rows), mapped[rows] @ asked, atol=1e-5)
+
+
+def test_one_scan_finds_those_that_the_fitted_cosine_puts_first() -> None:
+    notes, questions = like_e5(2000, 2), like_e5(20, 3)
+    vectors = Vectors(notes.astype(np.float16), E5_SMALL)
+    for question in questions:
+        exact = vectors.cosines(question, np.arange(len(notes)))
+        chosen = np.argsort(-vectors.scan(question))[:16]
+        assert int(exact.argmax()) in chosen
+        assert len({*np.argsort(-exact)[:8].tolist()} - {*chosen.tolist()}) <= 1
+
+
+@pytest.mark.parametrize(("family", "size"), [("minilm", 384), ("e5", 768), (E5_SMALL, 12), ("another", 5)])
+def test_other_vectors_are_compared_as_they_are(family: str, size: int) -> None:
+    notes = unit(np.random.default_rng(0).standard_normal((6, size)))
+    vectors = Vectors(notes, family)
+    assert np.allclose(vectors.scan(notes[2]), notes @ notes[2], atol=1e-5)
+    assert np.allclose(vectors.cosines(notes[2], np.array([2, 4])), [1, notes[4] @ notes[2]], atol=1e-5)
+    assert vectors.weighs == MEANING.get(family, MEANING["minilm"])
