@@ -280,7 +280,7 @@ def fit(cases: list[Case], mode: str) -> dict[str, float]:
 
 def report(name: str, cases: list[Case], mode: str, weights: dict[str, float]) -> None:
     """Shares of questions answered from the right memory, from a wrong one, and answered though they should not be."""
-    for threshold in (0.1, 0.15, 0.2, 0.3, 0.4):
+    for threshold in (0.2, 0.3, 0.4, 0.45, 0.5):
 
         def answered(case: Case, threshold: float = threshold) -> bool | None:
             for values, right in case.read(mode):

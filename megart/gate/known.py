@@ -19,7 +19,8 @@ from .words import WORD, fold, term, term_hash
 READ_FROM, READ_FROM_MEANING = -7.0, -5.5
 # Read one after the other until one answers.
 MOST = 2
-THRESHOLD = 0.3
+# The probability from which on a memory that was read answers, without and with a text embedder.
+THRESHOLD, THRESHOLD_MEANING = 0.3, 0.4
 # A memory so much like the one that answers may say the same at another time; by keys and by a text embedder.
 ALIKE, ALIKE_MEANING = 0.2, 0.84
 # The log odds of a memory that the user opened by hand.
@@ -36,16 +37,16 @@ WEIGHTS = {
     "subject": 0.500,
 }
 WEIGHTS_MEANING = {
-    "always": -0.678,
-    "gate": -0.204,
-    "reader": 0.608,
-    "span": 0.502,
-    "lacking": -3.115,
-    "lacking_number": -2.244,
-    "lacking_name": -0.109,
-    "margin": 0.559,
+    "always": -2.388,
+    "gate": -0.138,
+    "reader": 0.533,
+    "span": 0.069,
+    "lacking": -1.598,
+    "lacking_number": -1.223,
+    "lacking_name": -0.715,
+    "margin": 0.327,
     "subject": 0.500,
-    "meant": 0.878,
+    "meant": 0.659,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _DATE_OR_TIME = re.compile(
@@ -149,6 +150,11 @@ def probability(values: Mapping[str, float], weights: Mapping[str, float] | None
     if weights is None:
         weights = WEIGHTS_MEANING if "meant" in values else WEIGHTS
     return 1 / (1 + math.exp(-sum(weights[name] * value for name, value in values.items())))
+
+
+def answers(seen: Seen, p: float) -> bool:
+    """Whether a memory with the probability *p* answers."""
+    return p >= (THRESHOLD if seen.meant is None else THRESHOLD_MEANING)
 
 
 VERSION_WEIGHTS = {"always": 0.17, "alike": 1.22, "odds": 0.39, "apart": 0.33}

@@ -52,6 +52,10 @@ class Tried:
     p: float
 
     @property
+    def answers(self) -> bool:
+        return gate.known.answers(self.candidate.seen, self.p)
+
+    @property
     def source(self) -> Source:
         record = self.candidate.record
         return Source(record.id, record.title or record.id, self.recital.text, self.reading.span, record.created)
@@ -143,12 +147,12 @@ def _outcome(job: Job, clock: _Clock, *, bridged: bool = False) -> Outcome:
         if job.is_cancelled:
             break
         tried.append(_try(job, candidate, found, clock))
-        if tried[-1].p >= gate.known.THRESHOLD and not every:
+        if tried[-1].answers and not every:
             break
     if by_hand:  # what is opened by hand answers: the memory that the reader finds most in, first
         tried.sort(key=lambda one: -one.reading.odds)
         tried = tried[:1] + [one for one in tried[1:] if one.reading.odds > 0]
-    answering = [one for one in tried if one.p >= gate.known.THRESHOLD]
+    answering = [one for one in tried if one.answers]
     if found.leans and not by_hand:  # on the last answer's memory or on another: one of the two is meant
         answering = sorted(answering, key=lambda one: -one.p)[:1]
     steps = None if answering or bridged else bridge(asked.question)
