@@ -69,7 +69,7 @@ class Engine:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        # GCC before 13 miscompiles ggml's kernels for AMX (ldtilecfg then reads what is not set), and they end the process.
+        # GCC 12.2 miscompiles ggml's kernels for AMX (ldtilecfg then reads what is not set), and they end the process.
         # Without ggml's own layouts of the weights they are not used; SmolLM2 is as fast without.
         params.use_extra_bufts = not cores.have_amx()
         self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(model.gguf), params)
