@@ -273,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--cache", type=Path)
-    parser.add_argument("--reading", action="store_true", help="fit the second look")
+    parser.add_argument("--reading", action="store_true", help="fit the reranker")
     args = parser.parse_args()
     if args.reading:
         return fit_reading(Bench(args.data, Reader(args.cache)))
