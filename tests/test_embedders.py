@@ -43,7 +43,7 @@ def test_other_words_and_languages_rank_first(bank: Bank) -> None:
         ):
             judged = assistant.gate(question)
             assert judged.ids[0] == id, question
-            assert "meaning" in judged.candidates.names and judged.candidates.cosines is not None
+            assert "meaning" in judged.candidates.names and judged.candidates.meant is not None
         near = assistant.alike("The lambs that were weaned are in Quarry Field now.")
         assert near is not None and near[0].id == "lambs" and near[1] > 0.9
 
@@ -65,7 +65,7 @@ def test_rekey_changes_the_embedder_and_back(bank: Bank) -> None:
     with Assistant(bank) as assistant:
         before = assistant.gate("Where are the lambs?").candidates
         assert assistant.rekey("default") == "default" and bank.vectors("e5") == {}
-        assert assistant.gate("Where are the lambs?").candidates.cosines is None
+        assert assistant.gate("Where are the lambs?").candidates.meant is None
         assert assistant.rekey("e5") == "e5"
         again = assistant.gate("Where are the lambs?").candidates
         np.testing.assert_allclose(again.scores, before.scores, atol=1e-3)

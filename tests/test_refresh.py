@@ -44,7 +44,7 @@ def state(index: BankIndex) -> dict[str, object]:
             index.records[row],
             index._ids[row],
             terms[row],
-            None if made.vectors is None else made.vectors[row].tobytes(),
+            None if made.vectors is None else made.vectors.own[row].tobytes(),
             index._tokens([row])[0].tobytes(),
         )
         for row in rows
