@@ -189,7 +189,7 @@ COMMANDS: dict[str, str] = {
     "verify": "verify --repair --bank {x}/spoilt",
     "export": "export --gguf bo {x}/out.gguf --bank {x}/bank",
     "pack": "pack {x}/out.megapack --bank {x}/bank",
-    "unpack": "unpack {x}/p.megapack {x}/made",
+    "unpack": "unpack {x}/p.megapack {x}/made --model {model}",
     "merge": "merge {x}/p.megapack {x}/other",
 }
 COMMANDS = {name: words for name, words in COMMANDS.items() if words.split()[0] in VERBS}
