@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -36,6 +37,8 @@ PENALTY = 0.5
 READ, READ_FROM = 3, -9.0  # candidates that are read here, and the score of the first from which on
 GENERAL = 18  # lines of all general files together, of each bank
 MODES = ("meaning", "words")
+RANKED = {"plain": 1.0, "other words": 0.3, "another language": 0.2, "general": 0.3, "talk": 0.3}
+LANGUAGES = "de en es fr it ja ko nl pl pt ru sv tr zh".split()
 Row = tuple[dict[str, float], bool]
 
 
@@ -62,6 +65,21 @@ class Case:
             return "there"
         return "left out" if self.kind.startswith("not-") else self.kind
 
+    @property
+    def sort(self) -> str:
+        """Of a question whose memory is there how hard it is, else its group."""
+        if not self.there:
+            return self.group
+        hard = {"synonym": "other words"} | dict.fromkeys(LANGUAGES, "another language")
+        return hard.get(self.kind, "plain")
+
+    @property
+    def collection(self) -> str:
+        """What its bank is one of: our own notes, the developers', or another set of texts, NAME@PARTITION."""
+        if (NOTES / "banks" / f"{self.bank}.jsonl").exists():
+            return "own notes"
+        return self.bank.partition("@")[0] if "@" in self.bank else "the developers' notes"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,27 +92,24 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="memories of a file")
     parser.add_argument("--questions", type=int, default=99, help="of a memory, of as many kinds as there are")
     parser.add_argument("--languages", type=int, default=0, help="questions in other languages, of a memory of our own")
-    parser.add_argument("--rows", type=Path, help="keep the features here, or take them from here")
+    parser.add_argument("--rows", type=Path, nargs="*", default=[], help="take the features from these, or keep them in the one")
     parser.add_argument("--ranking", action="store_true", help="fit how the cosines join in, not what decides")
+    parser.add_argument("--share", type=float, help="with --ranking: what words and states count, not to be fitted")
     args = parser.parse_args()
-    if args.rows and args.rows.exists():
-        cases = [Case(**case) for case in json.loads(args.rows.read_text())]
-    else:
-        cases = []
-        for named in args.bank:
-            cases += collect(*named.split("=", 1), args)
-            if args.rows:
-                args.rows.write_text(json.dumps([vars(case) for case in cases]))
+    cases = [Case(**case) for path in args.rows if path.exists() for case in json.loads(path.read_text())]
+    for named in args.bank if not cases else ():
+        cases += collect(*named.split("=", 1), args)
+        for path in args.rows:
+            path.write_text(json.dumps([vars(case) for case in cases]))
     if args.ranking:
-        return fit_ranking(cases)
+        return fit_ranking(cases, args.share)
     for mode in MODES:
-        print(f"== {mode}")
-        for bank in dict.fromkeys(case.bank for case in cases):
-            weights = fit([case for case in cases if case.bank != bank], mode)
-            report(bank, [case for case in cases if case.bank == bank], mode, weights)
-        weights = fit(cases, mode)
-        report("all, fitted on all", cases, mode, weights)
-        for name, weight in weights.items():
+        print(f"== {mode}, each bank by weights that were fitted without it")
+        banks = dict.fromkeys(case.bank for case in cases)
+        weights = {bank: fit([case for case in cases if case.bank != bank], mode) for bank in banks}
+        for collection in dict.fromkeys(case.collection for case in cases):
+            report(collection, [case for case in cases if case.collection == collection], mode, weights)
+        for name, weight in fit(cases, mode).items():
             print(f'    "{name}": {weight:.3f},')
 
 
@@ -174,49 +189,44 @@ def ranked(opening: OpenBank, found: Candidates, right: str | None) -> list[tupl
     return [(float(a), float(c), id == right) for a, c, id in zip(found.alone, cosines, ids, strict=True)]
 
 
-def fit_ranking(cases: list[Case]) -> None:
-    """Share, weight and zero of the conditional logit over the candidates and "none", and what they rank first."""
+def fit_ranking(cases: list[Case], share: float | None) -> None:
+    """Share, weight and zero of the conditional logit over the candidates and "none", and what they rank first.
+
+    Each sort of question of each bank weighs the same, but for RANKED.
+    """
     import torch
 
-    given = [case for case in cases if case.ranked and case.group in ("there", "general", "talk")]
-    length = max(len(case.ranked) for case in given)
-    values = np.full((len(given), length, 2), -60.0, np.float32)
-    truth = np.full(len(given), length)
-    counts: dict[tuple[str, str], int] = {}
+    given = [case for case in cases if case.ranked and case.sort in RANKED]
+    values = np.full((len(given), max(len(case.ranked) for case in given), 2), -60.0, np.float32)
+    right = np.full(len(given), values.shape[1])
     for row, case in enumerate(given):
-        counts[case.bank, case.group] = counts.get((case.bank, case.group), 0) + 1
-        for place, (alone, cosine, right) in enumerate(case.ranked):
-            values[row, place] = alone, cosine
-            if right:
-                truth[row] = place
-    share = {"there": 1.0, "general": 0.3, "talk": 0.3}
-    weight = torch.tensor([share[c.group] / counts[c.bank, c.group] for c in given])
-    alone, cosine = torch.tensor(values[:, :, 0]), torch.tensor(values[:, :, 1])
-    fitted = torch.tensor([0.5, 10.0, 0.3], requires_grad=True)
-    optimizer = torch.optim.LBFGS([fitted], max_iter=200)
+        values[row, : len(case.ranked)] = [ranked[:2] for ranked in case.ranked]
+        right[row] = next((place for place, ranked in enumerate(case.ranked) if ranked[2]), right[row])
+    counts = Counter((case.bank, case.sort) for case in given)
+    weight = torch.tensor([RANKED[case.sort] / counts[case.bank, case.sort] for case in given])
+    alone, cosine, truth = torch.tensor(values[:, :, 0]), torch.tensor(values[:, :, 1]), torch.tensor(right)
+    fitted = torch.tensor([0.5 if share is None else share, 10.0, 0.3], requires_grad=True)
+    optimizer = torch.optim.LBFGS([fitted], max_iter=300)
 
     def scores() -> torch.Tensor:
         found = fitted[0] * alone + fitted[1] * (cosine - fitted[2])
-        found = torch.where(cosine < -50, torch.tensor(-1e9), found)
-        return torch.cat([found, torch.zeros(len(found), 1)], 1)
+        return torch.cat([found.where(cosine > -50, torch.tensor(-1e9)), torch.zeros(len(found), 1)], 1)
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = (torch.nn.functional.cross_entropy(scores(), torch.tensor(truth), reduction="none") * weight).sum()
+        value = (torch.nn.functional.cross_entropy(scores(), truth, reduction="none") * weight).sum()
         value.backward()
+        if share is not None and fitted.grad is not None:
+            fitted.grad[0] = 0
         return value
 
     optimizer.step(loss)
     print("share, weight, zero:", [round(v, 3) for v in fitted.tolist()])
     best = scores()[:, :-1].argsort(dim=1, descending=True).numpy()
-    for bank in dict.fromkeys(case.bank for case in given):
-        line = bank
-        for kind in dict.fromkeys(case.kind for case in given if case.bank == bank and case.there):
-            rows = [i for i, c in enumerate(given) if c.bank == bank and c.kind == kind and c.there]
-            first = [truth[i] == best[i, 0] for i in rows]
-            four = [truth[i] in best[i, :4] for i in rows]
-            line += f" | {kind} {np.mean(first):.2f} {np.mean(four):.2f} ({len(rows)})"
-        print(line)
+    for kind in sorted({(case.collection, case.sort) for case in given if case.there}):
+        rows = [row for row, case in enumerate(given) if case.there and (case.collection, case.sort) == kind]
+        shares = [np.mean([right[row] in best[row, :most] for row in rows]) for most in (1, 2, 4)]
+        print(*kind, f"(n {len(rows)}): first {shares[0]:.3f}, of two {shares[1]:.3f}, of four {shares[2]:.3f}")
 
 
 def spread(qa: list[dict], most: int, rng: random.Random) -> list[dict]:
@@ -264,9 +274,7 @@ def fit(cases: list[Case], mode: str) -> dict[str, float]:
     names = list(rows[0][1])
     x = np.array([[values[name] for name in names] for _, values, _ in rows])
     y = np.array([float(right) for *_, right in rows])
-    counts: dict[tuple[str, str], int] = {}
-    for case, *_ in rows:
-        counts[case.bank, case.group] = counts.get((case.bank, case.group), 0) + 1
+    counts = Counter((case.bank, case.group) for case, *_ in rows)
     share = {"there": 1.0, "left out": 0.5, "near": 0.5, "unanswered": 0.5}
     s = np.array([100 * share.get(c.group, 0.3) / max(40, counts[c.bank, c.group]) for c, *_ in rows])
     w = np.zeros(x.shape[1])
@@ -278,29 +286,37 @@ def fit(cases: list[Case], mode: str) -> dict[str, float]:
     return dict(zip(names, w.tolist(), strict=True))
 
 
-def report(name: str, cases: list[Case], mode: str, weights: dict[str, float]) -> None:
-    """Shares of questions answered from the right memory, from a wrong one, and answered though they should not be."""
-    for threshold in (0.2, 0.3, 0.4, 0.45, 0.5):
+def report(name: str, cases: list[Case], mode: str, weights: dict[str, dict[str, float]]) -> None:
+    """Shares of questions answered from the right memory, from a wrong one, and answered though they should not be.
+
+    ``weights``: for the cases of each bank.
+    """
+    sorts = sorted({case.sort for case in cases}, key=lambda sort: (sort not in RANKED, sort))
+    for threshold in (0.2, 0.3, 0.4, 0.5):
 
         def answered(case: Case, threshold: float = threshold) -> bool | None:
             for values, right in case.read(mode):
-                if known.probability(values, weights) >= threshold:
+                if known.probability(values, weights[case.bank]) >= threshold:
                     return right
             return None
 
-        there = [answered(c) for c in cases if c.there]
-        line = f"{name} >= {threshold}: n {len(there)} right {np.mean([a is True for a in there]):.3f}"
-        line += f" wrong {np.mean([a is False for a in there]):.3f}"
-        for group in sorted({c.group for c in cases if not c.there}):
-            of = [answered(c) is not None for c in cases if c.group == group]
-            line += f" | {group} {np.mean(of):.3f} ({len(of)})"
+        line = f"{name} >= {threshold}:"
+        for sort in sorts:
+            of = [(case.there, answered(case)) for case in cases if case.sort == sort]
+            if of[0][0]:
+                line += f" {sort} right {np.mean([a is True for _, a in of]):.3f} wrong"
+                line += f" {np.mean([a is False for _, a in of]):.3f} (n {len(of)}) |"
+            else:
+                line += f" {sort} answered {np.mean([a is not None for _, a in of]):.3f} (n {len(of)}) |"
         print(line)
-    kinds = sorted({c.kind for c in cases if c.there})
-    if len(kinds) > 1:
-        shares = {
-            k: np.mean([any(r for _, r in c.read(mode)) for c in cases if c.there and c.kind == k]) for k in kinds
-        }
-        print("    read:", " ".join(f"{k} {v:.2f}" for k, v in shares.items()))
+    read = {
+        sort: np.mean([any(right for _, right in case.read(mode)) for case in cases if case.sort == sort])
+        for sort in sorts
+        if any(case.there for case in cases if case.sort == sort)
+    }
+    print("    the right one read:", ", ".join(f"{sort} {share:.3f}" for sort, share in read.items()))
+    general = [bool(case.read(mode)) for case in cases if case.sort in ("general", "talk")]
+    print(f"    any read of a general question: {np.mean(general):.3f} (n {len(general)})")
 
 
 if __name__ == "__main__":

