@@ -81,7 +81,8 @@ Checked checked(py::handle object, const Label& what, Accept accept, int dims, b
 
 }  // namespace megart
 
-PYBIND11_MODULE(_core, m) {
+// What the macro declares is pybind11's own.
+PYBIND11_MODULE(_core, m) {  // NOLINT(misc-const-correctness)
     using namespace megart;
     m.doc() =
         "Gate, mix and llama.cpp hooks of megart. NumPy arrays in and out, no hidden "

@@ -139,6 +139,7 @@ void place(const void* in, Type in_type, float gate, void* out, Type out_type, s
         return;
     }
     assert(is_plain(out_type));  // nothing becomes blocks here
+    // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound)
     simd::kernels().rows[static_cast<int>(in_type)][static_cast<int>(out_type)](in, gate, out, rows,
                                                                                 run, stride);
 }

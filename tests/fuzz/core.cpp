@@ -189,7 +189,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 #ifndef LIBFUZZER
 int main(int count, char** words) {
-    const double seconds = count > 1 ? std::atof(words[1]) : 10;
+    const double seconds = count > 1 ? std::strtod(words[1], nullptr) : 10;
     std::mt19937_64 chance(count > 2 ? std::strtoull(words[2], nullptr, 10) : 1);
     const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
     unsigned long long inputs = 0;
