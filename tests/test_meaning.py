@@ -10,10 +10,10 @@ from megart.gate.meaning import E5_SMALL, MEANING, fitted
 
 
 def like_e5(count: int, seed: int) -> np.ndarray:
-    """Vectors that have much in common, as e5's: float32 [count, 384]."""
-    own = fitted(E5_SMALL)
+    """Vectors that have much in common, some more than others, as e5's: float32 [count, 384]."""
+    own, chance = fitted(E5_SMALL), np.random.default_rng(seed)
     assert own is not None
-    return unit(own.notes + 0.3 * unit(np.random.default_rng(seed).standard_normal((count, 384))))
+    return unit(own.notes + chance.uniform(0.1, 0.5, (count, 1)) * unit(chance.standard_normal((count, 384))))
 
 
 def test_the_fitted_cosine_is_what_its_definition_says() -> None:

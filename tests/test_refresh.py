@@ -104,6 +104,24 @@ def test_after_any_changes_an_open_bank_is_as_one_opened_anew(
         assistant.on_model(check)
 
 
+def test_another_embedder_makes_all_vectors_anew(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name alone changes: no memory does."""
+    from megart.runtime import embedders
+
+    monkeypatch.setattr(embedders, "make_text_embedder", lambda name, threads: Words() if name == "minilm" else None)
+    assistant = ready(threads=1)
+    memories = assistant.open_bank.memories
+
+    def check() -> None:
+        for name in ("default", "minilm", "default"):
+            assistant.bank.set_state("embedder", name.encode())
+            memories.refresh()
+            assert memories.index and (memories.index.vectors is not None) is (name == "minilm")
+            assert is_as_anew(assistant)
+
+    assistant.on_model(check)
+
+
 def test_only_what_changed_is_read(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
     assistant = ready(threads=1)
     memories = assistant.open_bank.memories

@@ -208,6 +208,14 @@ def test_progress_is_redrawn_on_a_terminal() -> None:
     ]
 
 
+def test_the_cursor_stays_while_progress_is_redrawn() -> None:
+    """A program that is ended by a signal has no time to bring it back."""
+    clock, terminal = [100.0], Terminal()
+    study(progress.StudyDisplay(terminal, clock=lambda: clock[0]), clock)
+    shown, hidden = terminal.getvalue().rfind("\x1b[?25h"), terminal.getvalue().rfind("\x1b[?25l")
+    assert shown >= hidden
+
+
 def test_learning_took_no_less_than_each_memory() -> None:
     clock, stream = [100.0], io.StringIO()
     display = progress.StudyDisplay(stream, clock=lambda: clock[0])
