@@ -43,7 +43,7 @@ class Taught:
     training: dict[str, Any] | None = None
 
 
-class Worker:
+class TeachingWorker:
     """One process that teaches; made into a Ray actor by :func:`memorize_on`."""
 
     def __init__(self, base: Model, sha256: str, options: TeachOptions):
@@ -141,7 +141,7 @@ class _Run:
 
     def start(self, place: dict[str, float]) -> Any:
         """A new worker; Ray waits for room in the cluster."""
-        return self._ray.remote(Worker).options(**place).remote(*self._how)
+        return self._ray.remote(TeachingWorker).options(**place).remote(*self._how)
 
     def teach(self, memories: list[Memory], places: list[dict[str, float]]) -> None:
         by_id = {memory.id: memory for memory in memories}

@@ -16,7 +16,7 @@ from .recipes import ReaderConfig
 
 if TYPE_CHECKING:
     from .runtime.engine import Engine
-    from .train.reader import Reading, Step
+    from .train.reader import ReadingTask, Step
     from .train.reader_data import Passage
 
 
@@ -89,7 +89,7 @@ def _begun(file: Path, model: Model, config: ReaderConfig) -> Adapter:
     return adapter.as_type("f32")
 
 
-def _up_to(questions: int | None, every: list[Reading]) -> list[Reading]:
+def _up_to(questions: int | None, every: list[ReadingTask]) -> list[ReadingTask]:
     """The first of *every*, with so many questions together."""
     if questions is None:
         return every
@@ -102,9 +102,9 @@ def before(engine: Engine) -> tuple[int, ...]:
     return engine.prompt([{"role": "user", "content": prompts.RECALL_CUE}]).tokens
 
 
-def readings(engine: Engine, passages: Iterable[Passage]) -> list[Reading]:
+def readings(engine: Engine, passages: Iterable[Passage]) -> list[ReadingTask]:
     """*passages* as tokens. Answers that do not begin and end with a token of their passage are left out."""
-    from .train.reader import Reading
+    from .train.reader import ReadingTask
 
     nothing = (*engine.tokenize(readers.NOTHING, special=False), engine.end_of_turn)
     made = []
@@ -121,5 +121,5 @@ def readings(engine: Engine, passages: Iterable[Passage]) -> list[Reading]:
                 answer = (*tokens[place[0] : place[1]], engine.end_of_turn)
             pairs.append((tuple(engine.next_turn(prompts.read(example.question, passage.title))), answer))
         if pairs:
-            made.append(Reading(tuple(tokens), tuple(pairs)))
+            made.append(ReadingTask(tuple(tokens), tuple(pairs)))
     return made

@@ -15,7 +15,7 @@ from megart.runtime.context import Context
 from megart.runtime.draft import Draft
 from megart.runtime.generate import generate
 from megart.runtime.runtime import Runtime
-from megart.runtime.sampling import Options
+from megart.runtime.sampling import SamplingOptions
 from megart.runtime.scope import Scope
 
 TEXT = [5, 6, 7, 8, 9, 5, 6, 20, 21, 22, 23, 24, 25, 26, 27, 28, 2]
@@ -63,7 +63,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_said_does_not_depend_on_the_guesses(ready, way: str, lie: int) -> None:
     context = ready(policy=NOTHING).base
-    options = Options(**{"max_tokens": 24, **WAYS[way]})
+    options = SamplingOptions(**{"max_tokens": 24, **WAYS[way]})
     prompt = list(range(60, 90))
 
     def made(draft: Draft | None) -> tuple[str, list[int], str, list[int], int]:
@@ -82,7 +82,7 @@ def test_what_is_said_does_not_depend_on_the_guesses(ready, way: str, lie: int) 
 def test_guesses_are_decoded_together(ready, monkeypatch) -> None:
     context = ready(policy=NOTHING).base
     context.decode(list(range(60, 90)))
-    answer = generate(context, Options(max_tokens=24)).tokens
+    answer = generate(context, SamplingOptions(max_tokens=24)).tokens
     sizes: list[int] = []
     real = Context.decode_every
     monkeypatch.setattr(Context, "decode_every", lambda self, part: (sizes.append(len(part)), real(self, part))[1])
@@ -91,7 +91,7 @@ def test_guesses_are_decoded_together(ready, monkeypatch) -> None:
     context.decode_every([context.tokens[-1]])
     context.truncate(30)
     sizes.clear()
-    generate(context, Options(max_tokens=24), draft=Knowing(answer, 0))
+    generate(context, SamplingOptions(max_tokens=24), draft=Knowing(answer, 0))
     assert sizes == [8, 8, 7]
 
 
@@ -99,12 +99,12 @@ def test_a_stop_text_and_cancelling_leave_no_guesses_in_the_cache(ready) -> None
     context = ready(policy=NOTHING).base
     prompt = list(range(60, 90))
     context.decode(prompt)
-    whole = generate(context, Options(max_tokens=24))
+    whole = generate(context, SamplingOptions(max_tokens=24))
     stop = context.engine.detokenize(whole.tokens[9:11])
     heard: list[str] = []
     for options, cancelled in (
-        (Options(max_tokens=24, stop=(stop,)), lambda: False),
-        (Options(max_tokens=24), lambda: len(heard) > 10),
+        (SamplingOptions(max_tokens=24, stop=(stop,)), lambda: False),
+        (SamplingOptions(max_tokens=24), lambda: len(heard) > 10),
     ):
         heard.clear()
         context.truncate(0)
@@ -119,10 +119,10 @@ def test_guesses_never_overflow_the_context(ready) -> None:
     context = ready(policy=NOTHING, context_size=256).base
     prompt = list(range(2, 2 + context.size - 5))
     context.decode(prompt)
-    plain = generate(context, Options(max_tokens=64)).tokens
+    plain = generate(context, SamplingOptions(max_tokens=64)).tokens
     context.truncate(0)
     context.decode(prompt)
-    assert generate(context, Options(max_tokens=64), draft=Knowing(plain, 0)).tokens == plain and len(plain) == 5
+    assert generate(context, SamplingOptions(max_tokens=64), draft=Knowing(plain, 0)).tokens == plain and len(plain) == 5
 
 
 def test_a_recurrent_model_is_not_guessed_for(ready, monkeypatch) -> None:
@@ -132,7 +132,7 @@ def test_a_recurrent_model_is_not_guessed_for(ready, monkeypatch) -> None:
     context.decode(list(range(60, 90)))
     context.can_forget = False
     monkeypatch.setattr(Context, "decode_every", lambda *_: pytest.fail("guessed"))
-    generate(context, Options(max_tokens=6), draft=Knowing([1] * 9, 0))
+    generate(context, SamplingOptions(max_tokens=6), draft=Knowing([1] * 9, 0))
 
 
 def recites(monkeypatch, answers: dict[str, list[int]]) -> None:

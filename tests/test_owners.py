@@ -18,7 +18,7 @@ from megart.runtime.prefix_cache import LEAST, PrefixCache
 from megart.runtime.recite import of_text
 from megart.runtime.request import Request
 from megart.runtime.runtime import Runtime
-from megart.runtime.sampling import Options
+from megart.runtime.sampling import SamplingOptions
 from megart.runtime.scope import Scope
 from megart.runtime.worker import BusyError
 
@@ -233,7 +233,7 @@ def test_a_conversation_is_about_what_its_answers_came_from(ready, monkeypatch) 
 def test_the_subject_is_told_by_the_sources_where_the_answer_does_not(ready) -> None:
     assistant = ready()
     said = [{"role": "user", "content": "Zebras?"}, {"role": "assistant", "content": "Striped ones."}]
-    asked = Request("ask", "And where?", said, Options(max_tokens=4))
+    asked = Request("ask", "And where?", said, SamplingOptions(max_tokens=4))
 
     def rows(subject):
         assistant.open_bank.refresh()

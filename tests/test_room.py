@@ -7,7 +7,7 @@ import pytest
 from megart.runtime.engine import Engine
 from megart.runtime.request import Message, Request
 from megart.runtime.room import STEP, TooLongError, fitting
-from megart.runtime.sampling import Options
+from megart.runtime.sampling import SamplingOptions
 
 SIZE = 2048
 
@@ -20,7 +20,7 @@ def engine(tiny):  # type: ignore[no-untyped-def]
 
 
 def asked(history: list[Message], question: str = "And now?", tokens: int = 64) -> Request:
-    return Request("ask", question, history, Options(max_tokens=tokens))
+    return Request("ask", question, history, SamplingOptions(max_tokens=tokens))
 
 
 def talk(turns: int) -> list[Message]:

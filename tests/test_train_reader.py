@@ -82,7 +82,7 @@ def test_slips_leave_numbers_and_the_first_letter() -> None:
 
 
 @pytest.fixture
-def taught(tiny, tiny_base) -> tuple[object, tuple[int, ...], list[training.Reading]]:
+def taught(tiny, tiny_base) -> tuple[object, tuple[int, ...], list[training.ReadingTask]]:
     engine = Engine(tiny("llama"))
     try:
         readings = train_reader.readings(engine, reader_data.passages(ROWS, seed=0))

@@ -167,15 +167,15 @@ def look(
     """*q* asked with its memory there and, if one answers it, without."""
     opening = assistant.open_bank
     opening.memories.refresh()
-    reading, read_already, made = opening._encode(q), {}, []
+    encoded, read_already, made = opening._encode(q), {}, []
     scopes = [EVERYTHING] if right is None else [EVERYTHING, Scope(without=(right,))]
     for scope in scopes:
-        found, there = opening._find(reading, scope), right is not None and scope is EVERYTHING
+        found, there = opening._find(encoded, scope), right is not None and scope is EVERYTHING
         case = Case(name, kind if there or right is None else f"not-{kind}", there, q)
         if args.ranking:
             case.ranked = ranked(opening, found, right)
         else:
-            read(assistant, reading, found, right, read_already, case)
+            read(assistant, encoded, found, right, read_already, case)
         made.append(case)
     return made
 
@@ -240,7 +240,7 @@ def spread(qa: list[dict], most: int, rng: random.Random) -> list[dict]:
 
 def read(
     assistant: megart.Assistant,
-    reading: embed.Reading,
+    encoded: embed.EncodedQuestion,
     both: Candidates,
     right: str | None,
     read_already: dict[str, Reading],
@@ -254,13 +254,13 @@ def read(
     )
     for mode, found in zip(MODES, (both, words), strict=True):
         case.rows[mode] = []
-        considered = opening.consider(reading, found, None)
+        considered = opening.consider(encoded, found, None)
         case.best[mode] = float(found.scores[0]) if len(found.scores) else -99.0
         for candidate in considered.candidates[:READ] if case.best[mode] >= READ_FROM else ():
             said = read_already.get(candidate.record.id)
             if said is None:
                 held = recall(assistant.runtime, opening, candidate.record)
-                said = reader.read(held, reading.text, candidate.record.title)
+                said = reader.read(held, encoded.text, candidate.record.title)
                 read_already[candidate.record.id] = said
             if said.span[0] == said.span[1] or candidate.seen.about.identifier:
                 continue

@@ -54,7 +54,7 @@ class Texts:
 class Asked:
     """One question, read once."""
 
-    reading: embed.Reading
+    reading: embed.EncodedQuestion
     minilm: np.ndarray
     paper: np.ndarray | None
 
@@ -141,7 +141,7 @@ class Reader:
         kept = self._kept(f"questions-{name}", make)
         return [replace(asked, reading=self._worded(asked.reading)) for asked in kept]
 
-    def _worded(self, reading: embed.Reading) -> embed.Reading:
+    def _worded(self, reading: embed.EncodedQuestion) -> embed.EncodedQuestion:
         """With its words read anew: what is kept of a question is what the base made of it."""
         question = gate.read_question(reading.text, self.prior, self.prior.knows)
         return replace(reading, question=question, parts=(question, *reading.parts[1:]))

@@ -60,13 +60,13 @@ def run(args: argparse.Namespace) -> int:
 
         with Assistant(bank, model=args.model, threads=args.threads) as assistant, _lines(args.history) as read:
             ui.say(f"{bank.path.name}: {len(bank)} notes. Ask, or /help; Ctrl-D ends.")
-            talk = Talk(bank, assistant, args.style, args.strict)
+            talk = ChatSession(bank, assistant, args.style, args.strict)
             while (line := read()) is not None:
                 talk.take(line)
     return 0
 
 
-class Talk:
+class ChatSession:
     """One conversation: what was said, and the last answer."""
 
     def __init__(self, bank: Bank, assistant: Assistant, style: str, strict: bool | None):

@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from .. import eval as evaluation
 
-    options = evaluation.Options(
+    options = evaluation.EvalOptions(
         suite=args.suite, files=tuple(args.data), work=args.work.expanduser(), bank=args.bank, report=args.report,
         limit=args.limit, questions=args.questions, general=args.general, composites=args.composites,
         partitions=args.partitions, methods=args.methods, seed=args.seed, recipe=args.recipe,

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import report
-from .run import Options, Run, Tick
+from .run import EvalOptions, Run, Tick
 from .suites import SUITES, module
 from .tables import learning
 
-__all__ = ["SUITES", "Options", "Tick", "estimate", "evaluate"]
+__all__ = ["SUITES", "EvalOptions", "Tick", "estimate", "evaluate"]
 
 
 def evaluate(
-    options: Options, on_tick: Callable[[Tick], None] | None = None, *, measure: bool = True
+    options: EvalOptions, on_tick: Callable[[Tick], None] | None = None, *, measure: bool = True
 ) -> tuple[Path, Path]:
     """Run a suite (what the work folder does not hold yet) and write its report: (results.json, report.html).
 
@@ -43,7 +43,7 @@ def evaluate(
         run.close()
 
 
-def estimate(options: Options) -> tuple[int, float]:
+def estimate(options: EvalOptions) -> tuple[int, float]:
     """Units left to do and the seconds they will take, at rates measured before where there are any."""
     run = Run(options)
     try:

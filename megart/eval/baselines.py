@@ -53,7 +53,7 @@ def units(run: Run, part: Partition) -> list[Unit]:
 
 def measure(run: Run, part: Partition, items: Sequence[Item], method: str) -> dict[tuple[str, str], Row]:
     """Train *method* on *items* and ask it what the others are asked."""
-    engine = run.desk(part.name).assistant.engine
+    engine = run.taught(part.name).assistant.engine
     network = Tuned(run, engine, method)
     network.learn(items)
     rows = network.answers(items)

@@ -74,7 +74,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Conflict:
+class Contradiction:
     """An old text and a new one that contradicts it; the answers are those of each."""
 
     id: str
@@ -105,7 +105,7 @@ class Data:
 
     partitions: dict[str, Partition] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
+    conflicts: list[Contradiction] = field(default_factory=list)
     unrelated: list[Question] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -179,7 +179,7 @@ def _take(data: Data, composites: list[tuple[int, Composite]], stem: str, number
     elif "old" in row and "new" in row:
         new = row["new"][0] if isinstance(row["new"], list) else row["new"]
         old_answers, new_answers = _answers(row.get("old_a", ())), _answers(row.get("new_a", ()))
-        data.conflicts.append(Conflict(id, row.get("title"), row["old"], new, row["q"], old_answers, new_answers))
+        data.conflicts.append(Contradiction(id, row.get("title"), row["old"], new, row["q"], old_answers, new_answers))
     elif "text" in row:
         name = f"{stem}-{row['partition']}" if row.get("partition") is not None else stem
         data.partitions.setdefault(name, Partition(name)).items.append(_item(row))

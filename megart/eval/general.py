@@ -27,7 +27,7 @@ def units(run: Run, partition: str, stage: int, methods: Sequence[str]) -> list[
 
 def _choice(run: Run, partition: str, stage: int, method: str, choice: Choice) -> Unit:
     def work() -> Row:
-        assistant = run.desk(partition).assistant
+        assistant = run.taught(partition).assistant
         prompt = score.turn(assistant.engine, choice.q)
         words = [assistant.engine.tokenize(c, special=False) for c in choice.choices]
         under = None if method == "base" else score.GATE
@@ -62,7 +62,7 @@ def passages(data: Data, count: int, seed: int) -> list[tuple[str, str]]:
 
 def _text(run: Run, partition: str, stage: int, method: str, name: str, text: str) -> Unit:
     def work() -> Row:
-        assistant = run.desk(partition).assistant
+        assistant = run.taught(partition).assistant
         tokens = assistant.engine.tokenize(text, special=False, bos=True)[: 2 * WINDOW]
         prompt = score.tokens_prompt(tokens[:WINDOW])
         under = None if method == "base" else score.GATE

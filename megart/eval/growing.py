@@ -11,10 +11,10 @@ import numpy as np
 from ..adapter import Adapter, read_adapter, write_adapter
 from ..bank import Bank, Memory
 from ..quant import shape
-from .run import Desk
+from .run import PartitionBank
 
 
-def copy_memory(source: Desk, target: Bank, id: str, new_id: str | None = None) -> None:
+def copy_memory(source: PartitionBank, target: Bank, id: str, new_id: str | None = None) -> None:
     """Put memory *id* of *source* into *target* (as *new_id*), its adapter as it is; not twice."""
     if target.find(new_id or id) is not None:
         return
@@ -59,15 +59,15 @@ def noise_like(like: Path, rank: int, seed: int = 0) -> bytes:
 
 
 def add_strangers(
-    desk: Desk, texts: Iterable[tuple[str, str | None]], adapter: bytes, activated: bool, first: int
+    taught: PartitionBank, texts: Iterable[tuple[str, str | None]], adapter: bytes, activated: bool, first: int
 ) -> int:
     """Add memories of *texts* (text, title) that share a synthetic adapter; returns how many."""
     count = 0
     for number, (text, title) in enumerate(texts, first):
         id = f"stranger-{number:06}"
-        if desk.bank.find(id) is None:
-            desk.bank.add(
-                Memory(text, id, title), **desk.assistant.index_entry(text, title), adapter=adapter, recipe="synthetic",
+        if taught.bank.find(id) is None:
+            taught.bank.add(
+                Memory(text, id, title), **taught.assistant.index_entry(text, title), adapter=adapter, recipe="synthetic",
                 activated=activated, rank=1, training={"synthetic": True},
             )  # fmt: skip
         count += 1

@@ -16,7 +16,7 @@ from ..runtime.scope import Scope
 from .data import Question
 from .ledger import Row
 from .metrics import answer_scores, recall_scores
-from .run import Desk
+from .run import PartitionBank
 
 LABELS = {
     "base": "bare base model",
@@ -34,9 +34,9 @@ def kind(method: str) -> str:
     return KINDS.get(method, "ask")
 
 
-def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], limit: int, *, judge: Any = None) -> Row:
+def ask(taught: PartitionBank, method: str, question: Question, memories: Sequence[str], limit: int, *, judge: Any = None) -> Row:
     """One question answered by *method*: text, scores, what opened, log-probability of the right answer."""
-    assistant, engine = desk.assistant, desk.assistant.engine
+    assistant, engine = taught.assistant, taught.assistant.engine
     prompt = score.turn(engine, prompts.ask(question.q))
     row: Row = {}
     limit *= max(1, len(memories))  # several memories have more to say
@@ -47,7 +47,7 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
         made = assistant.ask(question.q, max_tokens=limit)
         text, row = made.text, _opened(made.memories, memories)
     elif method == "mega-right":
-        there = [id for id in memories if desk.bank.find(id)]
+        there = [id for id in memories if taught.bank.find(id)]
         each = [assistant.ask(question.q, max_tokens=limit, scope=Scope(gates={id: 1.0})).text for id in there]
         text = "\n".join(each) or assistant.bare(question.q, max_tokens=limit).text
     elif method == "irag":
@@ -62,7 +62,7 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
         if method == "rag":
             ids = score.rank(assistant, question.q).ids[: max(1, len(memories))]
             row = {"retrieved": ids, "right": set(ids) >= set(memories)}
-        texts = {item.id: item.memory.text for item in desk.part.items}
+        texts = {item.id: item.memory.text for item in taught.part.items}
         content = prompts.with_text(question.q, [texts[id] for id in ids if id in texts])
         prompt = score.turn(engine, content)
         text = assistant.bare(content, max_tokens=limit).text
@@ -80,9 +80,9 @@ def ask(desk: Desk, method: str, question: Question, memories: Sequence[str], li
     return row
 
 
-def recall(desk: Desk, method: str, memory_id: str, cue: str, text: str) -> Row:
+def recall(taught: PartitionBank, method: str, memory_id: str, cue: str, text: str) -> Row:
     """The whole memory called up by *cue* under *method*."""
-    assistant = desk.assistant
+    assistant = taught.assistant
     limit = 2 * len(assistant.engine.tokenize(text, special=False)) + 16
     row: Row = {}
     if method == "base":
@@ -91,19 +91,19 @@ def recall(desk: Desk, method: str, memory_id: str, cue: str, text: str) -> Row:
         made = assistant.recall(cue, max_tokens=limit)
         heard, row = made.text, _opened(made.memories, [memory_id])
     elif method == "mega-right":
-        there = Scope(gates={memory_id: 1.0}) if desk.bank.find(memory_id) else None
+        there = Scope(gates={memory_id: 1.0}) if taught.bank.find(memory_id) else None
         heard = assistant.recall(cue, max_tokens=limit, scope=there).text if there else ""
     else:
         # What RAG "recalls" is the passage it finds.
         ids = [memory_id] if method == "rag-right" else score.rank(assistant, cue).ids[:1]
-        texts = {item.id: item.memory.text for item in desk.part.items}
+        texts = {item.id: item.memory.text for item in taught.part.items}
         heard, row = texts.get(ids[0], "") if ids else "", {"retrieved": ids}
     return {"cue": cue, "text": heard, "meant": text, "memory": memory_id, **row, **recall_scores(heard, text)}
 
 
-def gate(desk: Desk, question: Question, memories: Sequence[str]) -> Row:
+def gate(taught: PartitionBank, question: Question, memories: Sequence[str]) -> Row:
     """Where the right memory stands in the gate's order, and what opens."""
-    found = score.rank(desk.assistant, question.q)
+    found = score.rank(taught.assistant, question.q)
     ranks = [found.ids.index(id) + 1 if id in found.ids else len(found.ids) + 1 for id in memories]
     row: Row = {"q": question.q, "opened": found.opened, "opens": float(bool(found.opened)), "memory": question.memory}
     if memories:

@@ -28,7 +28,7 @@ SECONDS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class EvalOptions:
     """What the user chose. ``limit``: memories per partition; ``questions``: per memory; ``general``: rows of
     general knowledge, of texts and of unrelated questions; ``counts``: bank sizes of the scale suite."""
 
@@ -81,7 +81,7 @@ class Tick:
 
 
 @dataclass
-class Desk:
+class PartitionBank:
     """A partition's bank, learnt, with an Assistant that answers from it."""
 
     part: Partition
@@ -100,9 +100,9 @@ class Desk:
 
 
 class Run:
-    """Everything a suite needs: data, ledger, one open desk at a time."""
+    """Everything a suite needs: data, ledger, one open bank at a time."""
 
-    def __init__(self, options: Options, on_tick: Callable[[Tick], None] | None = None):
+    def __init__(self, options: EvalOptions, on_tick: Callable[[Tick], None] | None = None):
         self.options = options
         if options.recipe not in RECIPES:
             raise InputError(f"got recipe {options.recipe!r}; expected one of {', '.join(RECIPES)}")
@@ -112,8 +112,8 @@ class Run:
             raise InputError("no memory in the data files (with these --partitions); expected rows with a text")
         self.ledger = Ledger(options.work, self.settings())
         self._on_tick = on_tick or (lambda _: None)
-        self._desk: Desk | None = None
-        self.side: Desk | None = None
+        self._taught: PartitionBank | None = None
+        self.side: PartitionBank | None = None
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._count: Counter[str] = Counter()
         self._done = self._total = 0
@@ -221,24 +221,24 @@ class Run:
             there = {record.id for record in bank.records("learnt")}
         return sum(item.id not in there for item in part.items)
 
-    def desk(self, name: str) -> Desk:
-        """The desk of a partition, its memories learnt; closes the one that was open."""
-        if self._desk is None or self._desk.part.name != name:
+    def taught(self, name: str) -> PartitionBank:
+        """The bank of a partition, its memories learnt; closes the one that was open."""
+        if self._taught is None or self._taught.part.name != name:
             self.close_desk()
-            self._desk = self.open_desk(self.data.partitions[name], self.bank_folder(name))
-            self._note_learning(self._desk)
-        return self._desk
+            self._taught = self.open_partition(self.data.partitions[name], self.bank_folder(name))
+            self._note_learning(self._taught)
+        return self._taught
 
-    def _note_learning(self, desk: Desk) -> None:
+    def _note_learning(self, taught: PartitionBank) -> None:
         """Rows on how the memories were learnt, whenever that was."""
-        for item in desk.known:
-            key = (self.options.suite, desk.part.name, len(desk.part.items), "learnt", item.id)
+        for item in taught.known:
+            key = (self.options.suite, taught.part.name, len(taught.part.items), "learnt", item.id)
             if key not in self.ledger:
-                record = desk.bank.get(item.id)
+                record = taught.bank.get(item.id)
                 study = {name: record.training.get(name) for name in ("steps", "seconds", "recall")}
                 self.ledger.add(key, {"rank": record.rank, "bytes": record.adapter_bytes, "study": study})
 
-    def open_desk(self, part: Partition, folder: Path, learn: bool = True) -> Desk:
+    def open_partition(self, part: Partition, folder: Path, learn: bool = True) -> PartitionBank:
         """A bank in *folder* that holds the memories of *part* (learnt now if need be), and an Assistant."""
         from ..bank import Bank
         from ..runtime.assistant import Assistant
@@ -246,7 +246,7 @@ class Run:
         bank = Bank.create(folder, self.model, exist_ok=True)
         try:
             failed = self.learn(bank, part) if learn else []
-            return Desk(part, bank, Assistant(bank, model=self.model, threads=self.options.threads), failed)
+            return PartitionBank(part, bank, Assistant(bank, model=self.model, threads=self.options.threads), failed)
         except BaseException:
             bank.close()
             raise
@@ -285,15 +285,15 @@ class Run:
         return sorted({*known, *failed})
 
     def close_desk(self) -> None:
-        if self._desk is not None:
-            self._desk.close()
-            self._desk = None
+        if self._taught is not None:
+            self._taught.close()
+            self._taught = None
 
-    def keep(self, desk: Desk) -> None:
-        """Take a suite's own desk into care, beside the partition's; closes the one before."""
+    def keep(self, taught: PartitionBank) -> None:
+        """Take a suite's own bank into care, beside the partition's; closes the one before."""
         if self.side is not None:
             self.side.close()
-        self.side = desk
+        self.side = taught
 
     def close(self) -> None:
         self.close_desk()
@@ -303,7 +303,7 @@ class Run:
         self.ledger.close()
 
 
-def _limited(data: Data, options: Options) -> Data:
+def _limited(data: Data, options: EvalOptions) -> Data:
     """*data* cut to what the options ask for."""
     for part in data.partitions.values():
         part.items = part.items[: options.limit]

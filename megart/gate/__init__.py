@@ -9,16 +9,16 @@ them knows files or models.
 from . import known, rerank
 from .evidence import Candidates, Evidence, Index
 from .meaning import Vectors
-from .policy import GatePolicy, Opened, by_product, decide, unit
-from .words import Question, read_question, sequence
+from .policy import Gated, GatePolicy, by_product, decide, unit
+from .words import QuestionWords, read_question, sequence
 
 __all__ = [
     "Candidates",
     "Evidence",
     "GatePolicy",
     "Index",
-    "Opened",
-    "Question",
+    "Gated",
+    "QuestionWords",
     "Vectors",
     "by_product",
     "decide",

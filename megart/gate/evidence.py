@@ -18,7 +18,7 @@ import numpy as np
 from .. import _core
 from . import partner
 from .meaning import Vectors
-from .words import Question, fold, stem, term_hash, typos
+from .words import QuestionWords, fold, stem, term_hash, typos
 
 K1, B = 1.2, 0.5
 # What a word of the same root counts.
@@ -120,7 +120,7 @@ class Index:
 
     def find(
         self,
-        question: Question,
+        question: QuestionWords,
         query: np.ndarray,
         states: np.ndarray,
         owner: np.ndarray,
@@ -139,7 +139,7 @@ class Index:
 
     def evidence(
         self,
-        question: Question,
+        question: QuestionWords,
         query: np.ndarray,
         states: np.ndarray,
         owner: np.ndarray,
@@ -186,14 +186,14 @@ class Index:
             1.0 if vectors is None else vectors.weighs.share,
         )  # fmt: skip
 
-    def holds(self, row: int, question: Question, names: Sequence[Sequence[int]]) -> bool:
+    def holds(self, row: int, question: QuestionWords, names: Sequence[Sequence[int]]) -> bool:
         """Does memory *row* hold a word of each of *names*?"""
         question, _ = self.corrected(question)
         idf = np.ones(len(question.terms), np.float32)
         found, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
         return all((found[0][list(name)] == _ITSELF).any() for name in names)
 
-    def corrected(self, question: Question) -> tuple[Question, dict[str, str]]:
+    def corrected(self, question: QuestionWords) -> tuple[QuestionWords, dict[str, str]]:
         """*question* with words that nobody knows read as words of the bank that are one slip away, and which as what."""
         unknown = ~question.known & ~question.asking & (self.lexicon.df(question.terms) == 0)
         terms, read_as = question.terms.copy(), {}
@@ -208,7 +208,7 @@ class Index:
                 terms[i], read_as[question.words[i]] = meant[there[0]], near[there[0]]
         return replace(question, terms=terms), read_as
 
-    def _idf(self, question: Question, frequency: np.ndarray) -> np.ndarray:
+    def _idf(self, question: QuestionWords, frequency: np.ndarray) -> np.ndarray:
         """Surprise of each word in nats: what the bank shows, and the prior while it shows little."""
         expected = (frequency + PRIOR_MEMORIES * question.prior) / (len(self) + PRIOR_MEMORIES)
         idf = -np.log(np.clip(expected, 1e-12, 1.0))
@@ -238,7 +238,7 @@ class Evidence:
 
     rows: np.ndarray
     features: np.ndarray
-    question: Question
+    question: QuestionWords
     present: np.ndarray
     idf: np.ndarray
     frequency: np.ndarray
@@ -326,7 +326,7 @@ class _Names:
     memory has them; ``broken``: 1 when no memory has such a word.
     """
 
-    def __init__(self, question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray):
+    def __init__(self, question: QuestionWords, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray):
         count = len(present)
         self.whole, self.elsewhere, self.broken = (np.zeros(count) for _ in range(3))
         complete, touched = np.zeros((count, len(question.names))), np.zeros((count, len(question.names)))
@@ -346,7 +346,7 @@ class _Names:
 
 
 def _against(
-    question: Question, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, best: int, count: int
+    question: QuestionWords, present: np.ndarray, idf: np.ndarray, frequency: np.ndarray, best: int, count: int
 ) -> np.ndarray:
     """The features of "none applies", from what the best candidate and its best complement leave open."""
     beyond = ((1 - present[best]) * present) @ idf

@@ -16,7 +16,7 @@ _SHOWN = 40
 
 
 @dataclass(frozen=True)
-class Opened:
+class Gated:
     """One memory the gate has opened: row in the bank's order, score, weight in the mix."""
 
     index: int
@@ -48,7 +48,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
-def decide(candidates: Candidates, policy: GatePolicy) -> list[Opened]:
+def decide(candidates: Candidates, policy: GatePolicy) -> list[Gated]:
     """Which of *candidates* open, best first."""
     if not len(candidates.rows) or 1 - candidates.p_none < policy.threshold:
         return []
@@ -60,7 +60,7 @@ def decide(candidates: Candidates, policy: GatePolicy) -> list[Opened]:
     order = np.argsort(-gates, kind="stable")[: policy.top_k]
     kept = [j for j in order if j == 0 or gates[j] >= policy.min_gate]
     total = float(sum(gates[j] for j in kept))
-    return [Opened(int(candidates.rows[j]), float(candidates.scores[j]), float(gates[j]) / total) for j in kept]
+    return [Gated(int(candidates.rows[j]), float(candidates.scores[j]), float(gates[j]) / total) for j in kept]
 
 
 def by_product(query: np.ndarray, keys: np.ndarray, allowed: np.ndarray | None = None) -> Candidates:

@@ -120,7 +120,7 @@ def sequence(text: str, title: str | None = None) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionWords:
     """A question as words.
 
     ``terms``: uint32 [Q], each word once; ``words``: the same as the user wrote them; ``asking``:
@@ -140,7 +140,7 @@ class Question:
     known: np.ndarray
 
 
-def read_question(text: str, prior: Callable[[str], float], known: Callable[[str], bool] = lambda _: True) -> Question:
+def read_question(text: str, prior: Callable[[str], float], known: Callable[[str], bool] = lambda _: True) -> QuestionWords:
     """Read *text*; ``prior(word)`` is the share of texts, in (0, 1), that hold a word of the language.
 
     ``known(word)``: whether the language has the word for certain; another may be a slip of the keyboard.
@@ -167,7 +167,7 @@ def read_question(text: str, prior: Callable[[str], float], known: Callable[[str
         first = len(text[: match.start()].encode())
         spans.append((first, first + len(match.group().encode()), numbers[key]))
     pairs = sorted({(a, b) for a, b in zip(order, order[1:]) if a != b})
-    return Question(
+    return QuestionWords(
         terms=np.array([term_hash(key) for key in numbers], np.uint32),
         words=tuple(words),
         asking=np.array([key in asked for key in numbers], bool),

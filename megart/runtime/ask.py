@@ -26,7 +26,7 @@ from .recall import recall
 from .recite import Recital, of_text
 from .request import STYLE
 from .runtime import ms
-from .sampling import Options
+from .sampling import SamplingOptions
 from .terse import terse
 
 NOT_KNOWN = "Not in memory."
@@ -261,7 +261,7 @@ def _put(job: Job, text: str, sources: list[Tried]) -> Made:
     return answer, made.first_token
 
 
-def _whole(job: Job) -> Options:
+def _whole(job: Job) -> SamplingOptions:
     """The request's options; what was read is cut only where the user says so."""
     asked = job.request
     return asked.options if asked.limited else replace(asked.options, max_tokens=MOST_TOKENS)

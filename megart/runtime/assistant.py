@@ -26,7 +26,7 @@ from .open_bank import History, OpenBank
 from .request import ANSWER_TOKENS, COMBINE, MODES, RECALL_TOKENS, STYLE, STYLES, Message, Request
 from .respond import respond
 from .runtime import Runtime
-from .sampling import Options
+from .sampling import SamplingOptions
 from .scope import EVERYTHING, Scope
 from .worker import CancelledError, Stream
 
@@ -44,7 +44,7 @@ class Assistant:
     :mod:`~megart.runtime.draft`), 0 for none; the bare model is never guessed for.
 
     Any thread may ask; the questions are answered one after the other. Each verb takes the options
-    of :class:`~megart.runtime.sampling.Options` by name (``temperature``, ``stop``, ``grammar``...)
+    of :class:`~megart.runtime.sampling.SamplingOptions` by name (``temperature``, ``stop``, ``grammar``...)
     and ``history``, the conversation so far: [{"role": "user", "content": "..."}, ...]; ``scope`` (see
     :class:`~megart.runtime.scope.Scope`) limits which memories may open. ``on_text``
     receives the answer as it is decoded, in the caller's thread.
@@ -199,7 +199,7 @@ class Assistant:
             "on_known": given.pop("on_known", None),
             "subject": given.pop("subject", None),
         }
-        options = Options.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
+        options = SamplingOptions.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
         request = Request(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)
         return self.runtime.submit(lambda stream: respond(Job(self.runtime, self.open_bank, request, stream)))
 
@@ -212,7 +212,7 @@ class Assistant:
         ``max_tokens`` may be 0. ``logprobs``: score each new token, with ``echo`` those of the prompt too, beside so
         many likeliest ones. Raises InputError.
         """
-        how = Options.of(max(1, max_tokens), options)
+        how = SamplingOptions.of(max(1, max_tokens), options)
         tokens = tokens_of(self.engine, prompt)
 
         def run(stream: Stream[Completion]) -> Completion:

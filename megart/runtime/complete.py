@@ -16,7 +16,7 @@ from .generate import Generation, generate
 from .likelihood import log_probability
 from .prefix_cache import PrefixCache
 from .room import TooLongError
-from .sampling import Options
+from .sampling import SamplingOptions
 from .worker import Stream
 
 MOST_ALTERNATIVES = 20
@@ -25,7 +25,7 @@ _ROWS = 64
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredToken:
     """A token: its ``id``, ``text``, and natural-log probability, None for the first one of a text.
 
     ``best``: the likeliest tokens there, (text, log-probability), best first.
@@ -48,7 +48,7 @@ class Completion:
     tokens: list[int]
     prompt_tokens: int
     finish: str
-    scored: list[Scored] | None = None
+    scored: list[ScoredToken] | None = None
     first_token_ms: float = 0.0
     total_ms: float = 0.0
 
@@ -65,7 +65,7 @@ def tokens_of(engine: Engine, prompt: str | Sequence[int]) -> list[int]:
 
 
 def complete(
-    base: Context, prefixes: PrefixCache, tokens: Sequence[int], limit: int, options: Options,
+    base: Context, prefixes: PrefixCache, tokens: Sequence[int], limit: int, options: SamplingOptions,
     stream: Stream[Completion], logprobs: int | None, echo: bool,
 ) -> Completion:  # fmt: skip
     """Continue *tokens* by at most *limit* more; with *logprobs*, each is scored beside so many likeliest ones.
@@ -106,11 +106,11 @@ def _said(base: Context, made: Generation) -> list[int]:
     return [token for token, end in zip(made.tokens, ends) if end <= len(made.text)]
 
 
-def _unscored(engine: Engine, token: int) -> Scored:
-    return Scored(token, engine.piece(token).decode("utf-8", "replace"), None)
+def _unscored(engine: Engine, token: int) -> ScoredToken:
+    return ScoredToken(token, engine.piece(token).decode("utf-8", "replace"), None)
 
 
-def _score(base: Context, tokens: Sequence[int], first: int, best: int, stream: Stream[Completion]) -> Iterator[Scored]:
+def _score(base: Context, tokens: Sequence[int], first: int, best: int, stream: Stream[Completion]) -> Iterator[ScoredToken]:
     """Each of *tokens* from number *first* (at least 1) on; ends early where *stream* is cancelled."""
     if first >= len(tokens):
         return
@@ -124,12 +124,12 @@ def _score(base: Context, tokens: Sequence[int], first: int, best: int, stream: 
             yield _scored(base, at, token, best)
 
 
-def _scored(base: Context, at: int, token: int, best: int) -> Scored:
+def _scored(base: Context, at: int, token: int, best: int) -> ScoredToken:
     logits = base.logits(at)
     nearest = np.argpartition(-logits, best)[:best].tolist() if best else []
     likely = sorted(nearest, key=lambda other: -logits[other])
     texts = ((base.engine.piece(other).decode("utf-8", "replace"), log_probability(logits, other)) for other in likely)
-    return Scored(token, base.engine.piece(token).decode("utf-8", "replace"), log_probability(logits, token), tuple(texts))
+    return ScoredToken(token, base.engine.piece(token).decode("utf-8", "replace"), log_probability(logits, token), tuple(texts))
 
 
 def tokenizer_info(engine: Engine) -> dict[str, str | None]:

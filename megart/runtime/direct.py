@@ -21,7 +21,7 @@ from .open_bank import Opened
 from .recall import cue_prompt
 from .request import RECALL_TOKENS
 from .runtime import ms
-from .sampling import Options
+from .sampling import SamplingOptions
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def direct(job: Job) -> Answer:
 def irag(job: Job) -> Answer:
     """Recall first, then let the base answer with what was recalled in its prompt (the paper's iRAG)."""
     silent = replace(job, stream=job.stream.muted())
-    first = direct(silent.asking(mode="recall", options=Options(max_tokens=RECALL_TOKENS), limited=False))
+    first = direct(silent.asking(mode="recall", options=SamplingOptions(max_tokens=RECALL_TOKENS), limited=False))
     if first.finish == "cancelled":
         return replace(first, mode="irag", text="", tokens=[], recalled=first.text)
     if not first.memories:

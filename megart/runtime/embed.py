@@ -24,7 +24,7 @@ import numpy as np
 from .. import sentences
 from ..bank import Bank
 from ..errors import BankError
-from ..gate import Question, read_question, unit
+from ..gate import QuestionWords, read_question, unit
 from ..gate.words import WORD
 from ..models import user_cache_dir
 from .context import Context
@@ -223,15 +223,15 @@ class UnigramPrior:
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodedQuestion:
     """A question as the gate takes it; ``parts`` are the arguments of ``gate.Index.find``."""
 
     text: str
-    question: Question
-    parts: tuple[Question, np.ndarray, np.ndarray, np.ndarray]
+    question: QuestionWords
+    parts: tuple[QuestionWords, np.ndarray, np.ndarray, np.ndarray]
 
 
-def read(context: Context, prompt: Prompt, whitening: Whitening, prior: UnigramPrior) -> Reading:
+def read(context: Context, prompt: Prompt, whitening: Whitening, prior: UnigramPrior) -> EncodedQuestion:
     """Read the question in *prompt*, which *context* holds, as words and states."""
     first, last = _inside(context, prompt.span)
     text, owner_of = _pieces(context, first, last)
@@ -239,7 +239,7 @@ def read(context: Context, prompt: Prompt, whitening: Whitening, prior: UnigramP
     owner = owner_of([(a, b, term) for a, b, term in question.spans])
     states = whitening.tokens(context.states(first, last), whitening.question)
     query = whitening.query(token_mean(context, prompt.span))
-    return Reading(text, question, (question, query, states, owner))
+    return EncodedQuestion(text, question, (question, query, states, owner))
 
 
 def memory_tokens(

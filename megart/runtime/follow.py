@@ -47,7 +47,7 @@ _OWN_DOINGS = frozenset((verb, who) for verb in ("did", "have", "had", "was", "w
 _THERE_IS = re.compile(r"\b(?:is|are|was|were|be|been|isn't|aren't) there\b|\bthere(?:'s| is| are| was| were| be)\b")
 
 
-def is_follow_up(question: gate.Question) -> bool:
+def is_follow_up(question: gate.QuestionWords) -> bool:
     """Does *question* lean on what was said before it?"""
     words = _words(question)
     if not words or words[0] in _GOES_ON or not _PERSONS.isdisjoint(words):
@@ -58,19 +58,19 @@ def is_follow_up(question: gate.Question) -> bool:
     return bool(pointing) or (not question.names and len(telling_words(question)) < _TELLING)
 
 
-def points_weakly(question: gate.Question) -> bool:
+def points_weakly(question: gate.QuestionWords) -> bool:
     """Does *question* lean on what was said by words only that may also point at nothing?"""
     words = _words(question)
     return bool(words) and words[0] not in _GOES_ON and _PERSONS.isdisjoint(words)
 
 
-def telling_words(question: gate.Question) -> list[int]:
+def telling_words(question: gate.QuestionWords) -> list[int]:
     """Which words of *question* say something, and do not only make it a question or point back."""
     pointing = _PERSONS | _THINGS
     return [i for i, word in enumerate(_words(question)) if not question.asking[i] and word not in pointing]
 
 
-def _words(question: gate.Question) -> list[str]:
+def _words(question: gate.QuestionWords) -> list[str]:
     return [word.lower().split("'")[0].split("’")[0] for word in question.words]
 
 

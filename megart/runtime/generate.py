@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .context import Context
 from .draft import Draft
-from .sampling import Options, Sampler
+from .sampling import Sampler, SamplingOptions
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Generation:
     guessed: int = 0
 
 
-class Text:
+class StopFilter:
     """Hands text on as it comes, but keeps back what may be the beginning of a stop text."""
 
     def __init__(self, stops: tuple[str, ...], on_text: Callable[[str], None] | None):
@@ -57,12 +57,12 @@ class Text:
 
 def greedy(context: Context, limit: int, on_text: Callable[[str], None] | None = None) -> Generation:
     """:func:`generate` by the likeliest token each time, at most *limit* of them."""
-    return generate(context, Options(max_tokens=limit), on_text)
+    return generate(context, SamplingOptions(max_tokens=limit), on_text)
 
 
 def generate(
     context: Context,
-    options: Options,
+    options: SamplingOptions,
     on_text: Callable[[str], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     draft: Draft | None = None,
@@ -77,7 +77,7 @@ def generate(
     """
     engine = context.engine
     decoder = engine.decoder()
-    said = Text(options.stop, on_text)
+    said = StopFilter(options.stop, on_text)
     tokens: list[int] = []
     first = 0.0
     finish = "length"

@@ -16,7 +16,7 @@ from .generate import Generation, generate
 from .open_bank import OpenBank
 from .request import Request
 from .runtime import Runtime
-from .sampling import Options
+from .sampling import SamplingOptions
 from .worker import Stream
 
 
@@ -49,7 +49,7 @@ class Job:
             context, self.request.options, self.stream.put, lambda: self.stream.is_cancelled, draft, along
         )
 
-    def put(self, text: str, options: Options | None = None) -> Generation:
+    def put(self, text: str, options: SamplingOptions | None = None) -> Generation:
         """*text* as the answer; nothing is decoded."""
         return self.runtime.put(text, options or self.request.options, self.stream.put)
 

@@ -103,9 +103,9 @@ class OpenBank:
             return self._by_hand(scope), Timings()
         if self.memories.index is None:
             return Opened([], []), Timings()
-        reading = self._read(context, prompt)
+        encoded = self._read(context, prompt)
         embedded = time.perf_counter()
-        earlier, weighed = self._weigh(reading, scope, history)
+        earlier, weighed = self._weigh(encoded, scope, history)
         gated = time.perf_counter()
         candidates = self._rerank(earlier, weighed)
         rerank_ms = 0.0 if candidates is weighed else ms(gated)
@@ -122,15 +122,15 @@ class OpenBank:
             return Found([Candidate(r, gate.known.Seen(gate.known.CERTAIN)) for r in records], True, True), Timings()
         if self.memories.index is None:
             return Found([], False), Timings()
-        reading = self._read(context, prompt)
+        encoded = self._read(context, prompt)
         embedded = time.perf_counter()
-        found, talk = self._find(reading, scope), self._talk(request)
-        considered = self.consider(reading, found, talk)
+        found, talk = self._find(encoded, scope), self._talk(request)
+        considered = self.consider(encoded, found, talk)
         return considered, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded))
 
-    def consider(self, reading: embed.Reading, found: gate.Candidates, talk: Talk | None) -> Found:
+    def consider(self, encoded: embed.EncodedQuestion, found: gate.Candidates, talk: Talk | None) -> Found:
         """Which of the candidates *found* to read, and in what order, after what the conversation was about."""
-        leans = talk is not None and is_follow_up(reading.question)
+        leans = talk is not None and is_follow_up(encoded.question)
         ranked = self._ranked(found, dict.fromkeys(talk.rows, 1.0 if leans else 0.2) if talk else {})
         order = [*ranked]
         least = gate.known.READ_FROM if found.meant is None else gate.known.READ_FROM_MEANING
@@ -139,7 +139,7 @@ class OpenBank:
         if partner is not None:
             order = [order[0], *dict.fromkeys([partner, *order[1:]])]
         # A slip of the keyboard stands for what it was taken for; a clause without spaces is no name.
-        words = [reading.question.words[i] for name in reading.question.names for i in name]
+        words = [encoded.question.words[i] for name in encoded.question.names for i in name]
         names = [found.read_as.get(word, word) for word in words if ord(max(word)) < 0x2E80]
         candidates = []
         for place, row in enumerate(order[:_CANDIDATES]):
@@ -151,7 +151,7 @@ class OpenBank:
             # What leans on an earlier question need not name its subject again; a memory that its own words find is
             # asked by these alone.
             earlier = talk.question if talk and leans and (seen.subject or score < _BY_ITSELF) else None
-            about = gate.known.subject(reading.text, [] if earlier else names, found.telling, text)
+            about = gate.known.subject(encoded.text, [] if earlier else names, found.telling, text)
             candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), earlier, row))
         opens = 1 - found.p_none >= self.policy.threshold
         return Found(candidates, likely, opens, partner is not None, leans)
@@ -204,32 +204,32 @@ class OpenBank:
             [r.state == "pending" for r in records],
         )
 
-    def _encode(self, question: str) -> embed.Reading:
+    def _encode(self, question: str) -> embed.EncodedQuestion:
         context = self._runtime.encoder
         prompt = embed.text_prompt(self._runtime.engine, question)
         context.advance(prompt.body)
         return self._read(context, prompt)
 
-    def _read(self, context: Context, prompt: Prompt) -> embed.Reading:
+    def _read(self, context: Context, prompt: Prompt) -> embed.EncodedQuestion:
         return embed.read(context, prompt, self.memories.prepare(), self.memories.prior)
 
-    def _find(self, reading: embed.Reading, scope: Scope) -> gate.Candidates:
-        """The memories that *reading* may be about."""
+    def _find(self, encoded: embed.EncodedQuestion, scope: Scope) -> gate.Candidates:
+        """The memories that *encoded* may be about."""
         index = self.memories.index
         assert index is not None
         allowed = None if scope.is_everything else np.array([scope.allows(r) for r in self.records], bool)
         if self.memories.embedder == embedders.PAPER:
-            return gate.by_product(self.memories.keys.query(reading.text, reading.parts[1]), index.keys, allowed)
-        meaning = self.memories.meaning(reading.text)
-        return index.find(*reading.parts, allowed=allowed, threads=self._runtime.engine.threads, meaning=meaning)
+            return gate.by_product(self.memories.keys.query(encoded.text, encoded.parts[1]), index.keys, allowed)
+        meaning = self.memories.meaning(encoded.text)
+        return index.find(*encoded.parts, allowed=allowed, threads=self._runtime.engine.threads, meaning=meaning)
 
-    def _weigh(self, reading: embed.Reading, scope: Scope, history: History) -> tuple[str, gate.Candidates]:
-        """The question and its candidates; an earlier question and those of it where *reading* leans on one."""
-        candidates = self._find(reading, scope)
+    def _weigh(self, encoded: embed.EncodedQuestion, scope: Scope, history: History) -> tuple[str, gate.Candidates]:
+        """The question and its candidates; an earlier question and those of it where *encoded* leans on one."""
+        candidates = self._find(encoded, scope)
         if self.memories.embedder == embedders.PAPER:
-            return reading.text, candidates
-        earlier, subject = self._subject(reading, candidates, scope, history)
-        return earlier or reading.text, candidates if subject is None else subject
+            return encoded.text, candidates
+        earlier, subject = self._subject(encoded, candidates, scope, history)
+        return earlier or encoded.text, candidates if subject is None else subject
 
     def _talk(self, request: Request) -> Talk | None:
         """What the conversation is about: the memories that its last answer came from."""
@@ -250,16 +250,16 @@ class OpenBank:
 
     def _subject(
         self,
-        reading: embed.Reading,
+        encoded: embed.EncodedQuestion,
         alone: gate.Candidates,
         scope: Scope,
         history: History,
     ) -> tuple[str | None, gate.Candidates | None]:
-        """The earlier question that *reading* leans on, and what it opened; None where it stands alone, as *alone* says."""
+        """The earlier question that *encoded* leans on, and what it opened; None where it stands alone, as *alone* says."""
         assert self.memories.index is not None
-        if not history or not is_follow_up(reading.question):
+        if not history or not is_follow_up(encoded.question):
             return None, None
-        names = reading.question.names
+        names = encoded.question.names
         if names and 1 - alone.p_none >= self.policy.threshold:
             return None, None  # it names what it is about: a change of subject
         earlier = anchor(history, self.memories.prior)
@@ -269,11 +269,11 @@ class OpenBank:
         if 1 - subject.p_none < self.policy.threshold:
             return None, None
         best = int(subject.rows[0])
-        if names and not self.memories.index.holds(best, reading.question, names):
+        if names and not self.memories.index.holds(best, encoded.question, names):
             return None, None  # it speaks of somebody that the memory does not know
-        telling = telling_words(reading.question)
-        if points_weakly(reading.question) and len(telling) > 1:
-            if not any(self.memories.index.holds(best, reading.question, [[word]]) for word in telling):
+        telling = telling_words(encoded.question)
+        if points_weakly(encoded.question) and len(telling) > 1:
+            if not any(self.memories.index.holds(best, encoded.question, [[word]]) for word in telling):
                 return None, None  # "it" or "that" may stand for nothing, and nothing it says is in the memory
         return earlier, subject
 
@@ -286,7 +286,7 @@ class OpenBank:
 
     # -- from candidates to memories ----------------------------------------------------------
 
-    def _shown(self, chosen: list[gate.Opened]) -> Opened:
+    def _shown(self, chosen: list[gate.Gated]) -> Opened:
         records = [self.records[o.index] for o in chosen]
         return Opened([_show(r, o.gate) for r, o in zip(records, chosen)], records)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .context import Context
 from .engine import Engine
 from .generate import generate
-from .sampling import Options
+from .sampling import SamplingOptions
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def recite(context: Context, text: str, limit: int, cancelled: Callable[[], bool
     """
 
     def decoded(most: int) -> list[int]:
-        return generate(context, Options(max_tokens=max(1, most)), cancelled=cancelled).tokens
+        return generate(context, SamplingOptions(max_tokens=max(1, most)), cancelled=cancelled).tokens
 
     engine = context.engine
     meant = engine.tokenize(text, special=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .. import prompts
 from .draft import LONGEST
-from .sampling import Options
+from .sampling import SamplingOptions
 from .scope import EVERYTHING, Scope
 
 Message = dict[str, str]
@@ -36,7 +36,7 @@ class Request:
     mode: str
     question: str
     history: list[Message]
-    options: Options
+    options: SamplingOptions
     scope: Scope = EVERYTHING
     limited: bool = True
     in_talk: bool = False  # another turn is likely to follow

@@ -20,12 +20,12 @@ from .ahead import IdlePrefill
 from .context import Context
 from .engine import Engine, Prompt
 from .fingerprint import Fingerprint
-from .generate import Generation, Text
+from .generate import Generation, StopFilter
 from .prefix_cache import PrefixCache
 from .reader import Reader
 from .recite import Recital
 from .request import Message
-from .sampling import Options
+from .sampling import SamplingOptions
 from .slot import Slot
 from .worker import MOST_WAITING, Stream, Worker
 
@@ -227,14 +227,14 @@ class Runtime:
             self.mix.advance(prompt.tokens, logits=True)
         return install_ms
 
-    def put(self, text: str, options: Options, on_text: Callable[[str], None] | None) -> Generation:
+    def put(self, text: str, options: SamplingOptions, on_text: Callable[[str], None] | None) -> Generation:
         """*text* as an answer, cut as *options* say; nothing is decoded."""
         tokens = self.engine.tokenize(text, special=False)
         kept = tokens[: options.max_tokens]
         if len(kept) < len(tokens):
             decoder = self.engine.decoder()
             text = "".join(decoder.decode(self.engine.piece(token)) for token in kept)
-        said = Text(options.stop, on_text)
+        said = StopFilter(options.stop, on_text)
         said.add(text, final=True)
         finish = "stop" if said.stopped or len(kept) == len(tokens) else "length"
         return Generation(said.text, kept, time.perf_counter(), finish, stopped=said.stopped)

@@ -22,7 +22,7 @@ _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])  # struct
 
 
 @dataclass(frozen=True)
-class Options:
+class SamplingOptions:
     """How an answer is generated. Raises InputError for values that cannot be.
 
     ``temperature`` 0 is greedy; above it ``top_k`` (0: all), ``top_p``, ``min_p`` and ``seed`` (None:
@@ -43,7 +43,7 @@ class Options:
     json_schema: str | dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, default_tokens: int, given: dict[str, Any]) -> Options:
+    def of(cls, default_tokens: int, given: dict[str, Any]) -> SamplingOptions:
         """Options out of keyword arguments; None means the default."""
         unknown = given.keys() - cls.__dataclass_fields__.keys()
         if unknown:
@@ -93,7 +93,7 @@ class Options:
 class Sampler:
     """Chooses tokens for one answer; close it afterwards. ``before``: the tokens of the prompt."""
 
-    def __init__(self, context: Context, options: Options, before: Sequence[int] = ()):
+    def __init__(self, context: Context, options: SamplingOptions, before: Sequence[int] = ()):
         self.context = context
         self._grammar = None
         self.chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
@@ -103,7 +103,7 @@ class Sampler:
             self.close()
             raise
 
-    def _build(self, options: Options, before: Sequence[int]) -> None:
+    def _build(self, options: SamplingOptions, before: Sequence[int]) -> None:
         gbnf = options.gbnf
         if gbnf is not None:
             vocab = self.context.engine.vocab

@@ -18,7 +18,7 @@ from .found import check_kinds
 from .generate import Generation
 from .generate import generate as answer_with
 from .likelihood import log_probability
-from .sampling import Options
+from .sampling import SamplingOptions
 
 GATE = "gate"
 
@@ -38,7 +38,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scores:
     """The scores of all continuations, in order, and the memories they were scored under."""
 
     scores: list[Score]
@@ -66,7 +66,7 @@ def score(
     continuations: Sequence[Sequence[int]],
     *,
     memories: str | Sequence[str] | None = GATE,
-) -> Scored:
+) -> Scores:
     """Score each of *continuations* (token ids) after *prompt*.
 
     ``memories``: "gate" opens what the gate opens, a list of ids opens exactly those with equal gates,
@@ -75,7 +75,7 @@ def score(
     that cannot share an answer.
     """
 
-    def run() -> Scored:
+    def run() -> Scores:
         context, opened = stand(assistant, prompt, memories)
         end = len(context.tokens)
         first = context.logits()
@@ -83,7 +83,7 @@ def score(
         for tokens in continuations:
             found.append(_one(context, first, tokens))
             context.truncate(end)
-        return Scored(found, opened)
+        return Scores(found, opened)
 
     return assistant.on_model(run)
 
@@ -122,7 +122,7 @@ def generate(
 
     def run() -> tuple[Generation, list[OpenedMemory]]:
         context, opened = stand(assistant, prompt, memories)
-        return answer_with(context, Options(max_tokens=limit, stop=tuple(stop))), opened
+        return answer_with(context, SamplingOptions(max_tokens=limit, stop=tuple(stop))), opened
 
     return assistant.on_model(run)
 

@@ -43,7 +43,7 @@ def _add_completions(app: FastAPI, desk: Desk) -> None:
         return JSONResponse(texts.made(id, text, model, made, None))
 
 
-def stream_of(id: str, model: str, text: texts.Text, stream: Stream[Any]) -> Response:
+def stream_of(id: str, model: str, text: texts.CompletionRequest, stream: Stream[Any]) -> Response:
     async def events() -> AsyncIterator[dict[str, str]]:
         if text.echo and isinstance(text.prompts[0], str):
             yield answers.event(texts.chunk(id, model, 0, text.prompts[0]))

@@ -19,7 +19,7 @@ from ..runtime.scope import Scope
 from ..runtime.worker import Stream
 from . import wire
 from .lessons import Lessons
-from .texts import Text
+from .texts import CompletionRequest
 
 MOST_WAITING = 32
 # What a message must say to become a memory: the rule that the README explains.
@@ -141,7 +141,7 @@ class Desk:
         scope = Scope(only, without, tags)
         return assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
 
-    def complete(self, text: Text, prompt: str | list[int]) -> Stream[Completion]:
+    def complete(self, text: CompletionRequest, prompt: str | list[int]) -> Stream[Completion]:
         """Queue *prompt* for the bare model to continue. Raises BusyError, InputError."""
         _, assistant, _ = self.find(text.model)
         if text.logprobs is not None and text.logprobs > MOST_ALTERNATIVES:

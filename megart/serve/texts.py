@@ -16,7 +16,7 @@ MOST_PROMPTS = 64
 
 
 @dataclass(frozen=True)
-class Text:
+class CompletionRequest:
     """What a client wants continued: ``prompts``, each a text or token ids, each ``choices`` times.
 
     ``question``: the one prompt is a question in words, which a memory may answer.
@@ -33,7 +33,7 @@ class Text:
     question: bool
 
 
-def text_of(body: Mapping[str, Any]) -> Text:
+def text_of(body: Mapping[str, Any]) -> CompletionRequest:
     """A request to /v1/completions. Raises InputError."""
     prompts = _prompts(body.get("prompt"))
     limit = body.get("max_tokens")
@@ -45,7 +45,7 @@ def text_of(body: Mapping[str, Any]) -> Text:
         options["max_tokens"] = min(options.get("max_tokens", side.TOKENS), side.TOKENS)
     logprobs = _logprobs(body.get("logprobs"))
     wants = body.get("stream_options")
-    return Text(
+    return CompletionRequest(
         model=str(body.get("model") or ""),
         prompts=prompts,
         options=options,
@@ -91,7 +91,7 @@ def as_completion(answer: Answer) -> Completion:
     )
 
 
-def made(id: str, text: Text, model: str, found: Sequence[Completion], ours: dict[str, Any] | None) -> dict[str, Any]:
+def made(id: str, text: CompletionRequest, model: str, found: Sequence[Completion], ours: dict[str, Any] | None) -> dict[str, Any]:
     """The answer: *found* are the choices of the first prompt, then of the second, and so on."""
     choices = []
     for number, one in enumerate(found):

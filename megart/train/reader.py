@@ -30,7 +30,7 @@ Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingTask:
     """A passage as token ids, and its (question, answer) pairs.
 
     ``passage`` follows the tokens that all passages share (``before`` of :func:`train`). Each question is all that
@@ -53,7 +53,7 @@ class Step:
 def train(
     base: FrozenBase,
     before: Sequence[int],
-    readings: Sequence[Reading],
+    readings: Sequence[ReadingTask],
     config: ReaderConfig,
     *,
     start: Factors | None = None,
@@ -90,11 +90,11 @@ def train(
     return lora.factors(0)
 
 
-def _batches(readings: Sequence[Reading], config: ReaderConfig, seed: int) -> list[list[Reading]]:
+def _batches(readings: Sequence[ReadingTask], config: ReaderConfig, seed: int) -> list[list[ReadingTask]]:
     """*readings* of like length together, so that little is padded, in random order."""
     rng = random.Random(seed)
-    batch: list[Reading] = []
-    made: list[list[Reading]] = []
+    batch: list[ReadingTask] = []
+    made: list[list[ReadingTask]] = []
     for reading in sorted(readings, key=lambda r: len(r.passage) + rng.random() * 8):
         if batch and sum(len(r.pairs) for r in [*batch, reading]) > config.questions:
             made.append(batch)
@@ -120,7 +120,7 @@ class _Batches:
         self._before = [(layer.keys, layer.values) for layer in cache.layers]
 
     @torch.no_grad()
-    def encode(self, batch: Sequence[Reading]) -> tuple[Any, Tensor, Tensor]:
+    def encode(self, batch: Sequence[ReadingTask]) -> tuple[Any, Tensor, Tensor]:
         """Keys and values of each question's passage, their mask [questions, length], and its length [questions]."""
         device = self.base.device
         cache: Any = DynamicCache(config=self.base.network.config)
@@ -144,7 +144,7 @@ class _Batches:
         return each, seen[rows], seen[rows].sum(1)
 
 
-def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[Reading]) -> float:
+def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[ReadingTask]) -> float:
     """The gradient of one step into ``lora.grad``; the mean loss of its answers' tokens."""
     device = base.device
     cache, seen, lengths = batches.encode(batch)

@@ -84,7 +84,7 @@ def test_what_is_wrong_is_told_and_the_talk_goes_on(talk) -> None:
 def test_a_turn_is_asked_with_those_before_it_until_a_new_talk(empty: Path) -> None:
     from types import SimpleNamespace
 
-    from megart.cli.chat import Talk
+    from megart.cli.chat import ChatSession
     from megart.runtime.answer import Answer
     from megart.runtime.conversation import Conversation
 
@@ -99,7 +99,7 @@ def test_a_turn_is_asked_with_those_before_it_until_a_new_talk(empty: Path) -> N
 
     assistant = SimpleNamespace(chat=chat)
     assistant.conversation = lambda: Conversation(assistant)  # type: ignore[arg-type]
-    talk = Talk(None, assistant, "short", None)  # type: ignore[arg-type]
+    talk = ChatSession(None, assistant, "short", None)  # type: ignore[arg-type]
     for line in ("one", "stop", "two", "/new", "three"):
         talk.take(line)
     assert asked == [
@@ -155,7 +155,7 @@ def test_in_a_terminal_keys_stop_and_end_and_lines_are_kept_only_if_asked(notes:
 def test_what_is_not_known_is_told_once(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from types import SimpleNamespace
 
-    from megart.cli.chat import Talk
+    from megart.cli.chat import ChatSession
     from megart.runtime.answer import Answer
     from megart.runtime.ask import NOT_KNOWN
     from megart.runtime.conversation import Conversation
@@ -168,6 +168,6 @@ def test_what_is_not_known_is_told_once(empty: Path, capsys: pytest.CaptureFixtu
 
     assistant = SimpleNamespace(chat=chat)
     assistant.conversation = lambda: Conversation(assistant)  # type: ignore[arg-type]
-    Talk(None, assistant, "sentence", True).take("Where is my passport?")  # type: ignore[arg-type]
+    ChatSession(None, assistant, "sentence", True).take("Where is my passport?")  # type: ignore[arg-type]
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("Not in memory") == 1

@@ -11,7 +11,7 @@ from helpers import few_lines, noise_adapter
 
 from megart.adapter import write_adapter
 from megart.bank import Bank
-from megart.eval import Options
+from megart.eval import EvalOptions
 from megart.eval import data as data_module
 from megart.models import Model
 from megart.runtime import embed
@@ -45,8 +45,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def learnt(tiny: Callable[..., Model], rows: Path, tmp_path: Path, few: None) -> Options:
-    """Options over the tiny model whose banks hold the data's memories, with adapters of noise."""
+def learnt(tiny: Callable[..., Model], rows: Path, tmp_path: Path, few: None) -> EvalOptions:
+    """EvalOptions over the tiny model whose banks hold the data's memories, with adapters of noise."""
     model = tiny()
     data = data_module.load([rows])
     for name, part in data.partitions.items():
@@ -55,7 +55,7 @@ def learnt(tiny: Callable[..., Model], rows: Path, tmp_path: Path, few: None) ->
                 memory = item.memory
                 adapter = write_adapter(noise_adapter("llama", 4, seed))
                 bank.add(memory, key=assistant.key(memory.text, memory.title), adapter=adapter, recipe="fast", rank=4)
-    return Options(
+    return EvalOptions(
         "paper", (rows,), tmp_path / "work", tmp_path / "banks", tmp_path / "report", partitions=(5,), max_tokens=6,
         methods=("base", "mega", "mega-right", "irag", "rag", "rag-right"), model=str(model.gguf), threads=1,
     )  # fmt: skip

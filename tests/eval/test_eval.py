@@ -17,7 +17,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 from megart.errors import InputError, MegartError
-from megart.eval import Options
+from megart.eval import EvalOptions
 from megart.eval import data as data_module
 from megart.eval.judge import Judge
 from megart.eval.ledger import Ledger
@@ -81,7 +81,7 @@ def test_shipped_set_is_whole() -> None:
         assert contains(pair.new, pair.new_answers) and not contains(pair.new, pair.old_answers)
 
 
-def test_quick_leaves_the_right_gate_out_unless_asked_for(learnt: Options, tmp_path: Path) -> None:
+def test_quick_leaves_the_right_gate_out_unless_asked_for(learnt: EvalOptions, tmp_path: Path) -> None:
     def methods(**how: object) -> set[str]:
         options = replace(learnt, suite="quick", work=tmp_path / "quick", **how)
         run = Run(options)
@@ -158,7 +158,7 @@ def test_whose_answer_it_is() -> None:
     pair = next(c for c in data.conflicts if c.id.endswith("ferry"))
     said = {text: conflict.judged(text, pair)["says"] for text in ("the west pier", "east", "east or west", "a pier")}
     assert list(said.values()) == ["new", "old", "both", "neither"]
-    bare = data_module.Conflict("x", None, "Ana lives in Kuwait City.", "Ana lives in Tokyo.", "Where?", (), ())
+    bare = data_module.Contradiction("x", None, "Ana lives in Kuwait City.", "Ana lives in Tokyo.", "Where?", (), ())
     assert conflict.judged("Ana lives in Tokyo.", bare)["says"] == "new"
     assert conflict.judged("Ana lives in the city of Kuwait.", bare)["says"] == "old"
 

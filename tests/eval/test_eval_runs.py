@@ -20,7 +20,7 @@ from helpers import noise_adapter
 
 from megart.adapter import write_adapter
 from megart.bank import Bank
-from megart.eval import Options, evaluate
+from megart.eval import EvalOptions, evaluate
 from megart.eval import data as data_module
 from megart.eval.ledger import Ledger
 from megart.eval.run import Run
@@ -35,7 +35,7 @@ def measured(results: Path) -> list[dict]:
     return sorted(({k: v for k, v in row.items() if k not in timed} for row in rows), key=json.dumps)
 
 
-def test_paper_suite_and_its_report(learnt: Options) -> None:
+def test_paper_suite_and_its_report(learnt: EvalOptions) -> None:
     pytest.importorskip("torchmetrics")
     ticks = []
     results, page = evaluate(learnt, ticks.append)
@@ -59,7 +59,7 @@ def test_paper_suite_and_its_report(learnt: Options) -> None:
     assert not re.search(r"<(script|link|img|iframe)|src=|@import|url\((?!#)", html)
 
 
-def test_a_stopped_run_goes_on(learnt: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on(learnt: EvalOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
     whole, _ = evaluate(replace(learnt, work=tmp_path / "other", report=tmp_path / "r"))
     add = Ledger.add
@@ -94,7 +94,7 @@ def test_a_stopped_run_goes_on(learnt: Options, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_killed_run_goes_on(learnt: Options, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(learnt: EvalOptions, tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
     words = ["eval", "unrelated", "--data", str(learnt.files[0]), "--work", str(learnt.work), "--bank", str(learnt.bank),
              "--partitions", "5", "--model", str(learnt.model), "--max-tokens", "6", "--threads", "1"]  # fmt: skip
@@ -116,9 +116,9 @@ def test_a_killed_run_goes_on(learnt: Options, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suite", ["forgetting", "paraphrase", "conflict", "scale", "quick"])
-def test_other_suites(suite: str, learnt: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_suites(suite: str, learnt: EvalOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchmetrics")
-    options = Options(
+    options = EvalOptions(
         **{**vars(learnt), "suite": suite, "methods": ("base", "mega"), "counts": (2, 4), "bank": learnt.bank}
     )
     if suite in ("conflict", "quick"):  # teach nothing: noise will do
@@ -154,7 +154,7 @@ def test_other_suites(suite: str, learnt: Options, monkeypatch: pytest.MonkeyPat
         assert all(row["disk_bytes"] > 0 for row in machine.values())
 
 
-def test_cost_suite(learnt: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_suite(learnt: EvalOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
     from megart.eval.suites import cost
 
@@ -185,7 +185,7 @@ def test_every_suite_has_its_parts() -> None:
         assert callable(module(name).units) and callable(module(name).sections)
 
 
-def test_words_of_others_are_escaped(learnt: Options, rows: Path) -> None:
+def test_words_of_others_are_escaped(learnt: EvalOptions, rows: Path) -> None:
     pytest.importorskip("torchmetrics")
     text = rows.read_text("utf-8").replace("Whom did Ada meet?", "Whom did <script>alert(1)</script> meet?")
     rows.write_text(text, "utf-8")

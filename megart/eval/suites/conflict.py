@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from ...bank import Bank, Memory
 from .. import methods
-from ..data import Conflict, Item, Partition, Question
+from ..data import Contradiction, Item, Partition, Question
 from ..growing import copy_memory
 from ..ledger import Row
 from ..metrics import contains, normalised
-from ..run import Desk, Run, Unit
+from ..run import PartitionBank, Run, Unit
 from ..tables import Column, Section, Table, by
 
 WORLDS = {
@@ -31,7 +31,7 @@ def worlds(run: Run) -> dict[str, Partition]:
     return {"both": Partition(BOTH, both), "replaced": Partition("conflict-replaced", replaced)}
 
 
-def _item(conflict: Conflict, which: str, text: str) -> Item:
+def _item(conflict: Contradiction, which: str, text: str) -> Item:
     memory = Memory(text, f"{conflict.id}-{which}"[:64], conflict.title)
     return Item(memory, (Question(f"{memory.id}/q0", conflict.q, memory=memory.id),))
 
@@ -48,37 +48,37 @@ def units(run: Run) -> list[Unit]:
     return found
 
 
-def _desk(run: Run, part: Partition) -> Desk:
-    """The desk of a world. An adapter depends on its text alone: what "both" has learnt is not taught again."""
+def _taught(run: Run, part: Partition) -> PartitionBank:
+    """The bank of a world. An adapter depends on its text alone: what "both" has learnt is not taught again."""
     if part.name == BOTH or run.missing(part) == 0:
-        return run.desk(part.name)
-    source = run.desk(BOTH)
+        return run.taught(part.name)
+    source = run.taught(BOTH)
     with Bank.create(run.bank_folder(part.name), run.model, exist_ok=True) as bank:
         for item in part.items:
             twin = f"{item.id.removesuffix('-old')}-new"
             if bank.find(item.id) is None and source.bank.find(twin) is not None:
                 copy_memory(source, bank, twin, item.id)
-    return run.desk(part.name)
+    return run.taught(part.name)
 
 
-def _ids(desk: Desk, conflict: Conflict) -> dict[str, str]:
+def _ids(taught: PartitionBank, conflict: Contradiction) -> dict[str, str]:
     return {f"{conflict.id}-{which}"[:64]: which for which in ("old", "new")}
 
 
-def _ask(run: Run, world: str, part: Partition, conflict: Conflict, method: str) -> Unit:
+def _ask(run: Run, world: str, part: Partition, conflict: Contradiction, method: str) -> Unit:
     def work() -> Row:
-        desk = _desk(run, part)
+        taught = _taught(run, part)
         question = Question(conflict.id, conflict.q)
-        row = methods.ask(desk, method, question, list(_ids(desk, conflict)), run.options.max_tokens)
-        return {**row, **judged(row["text"], conflict), **_opened(desk, row, conflict), "world": world}
+        row = methods.ask(taught, method, question, list(_ids(taught, conflict)), run.options.max_tokens)
+        return {**row, **judged(row["text"], conflict), **_opened(taught, row, conflict), "world": world}
 
     return Unit(part.name, len(part.items), method, f"{world}/{conflict.id}", methods.kind(method), work)
 
 
-def _recall(run: Run, world: str, part: Partition, conflict: Conflict) -> Unit:
+def _recall(run: Run, world: str, part: Partition, conflict: Contradiction) -> Unit:
     def work() -> Row:
-        desk = _desk(run, part)
-        row = methods.recall(desk, "mega", conflict.id, conflict.q, conflict.new)
+        taught = _taught(run, part)
+        row = methods.recall(taught, "mega", conflict.id, conflict.q, conflict.new)
         texts = {"new": conflict.new, "old": conflict.old}
         said = next((name for name, text in texts.items() if row["text"].split() == text.split()), "neither")
         return {**row, "says": said, "world": world, **{f"is_{name}": float(said == name) for name in ANSWERS}}
@@ -86,8 +86,8 @@ def _recall(run: Run, world: str, part: Partition, conflict: Conflict) -> Unit:
     return Unit(part.name, len(part.items), "recall", f"{world}/{conflict.id}/recall", "recall", work)
 
 
-def _opened(desk: Desk, row: Row, conflict: Conflict) -> Row:
-    names = _ids(desk, conflict)
+def _opened(taught: PartitionBank, row: Row, conflict: Contradiction) -> Row:
+    names = _ids(taught, conflict)
     which = sorted({names.get(id, "other") for id in row.get("opened", [])})
     return {
         "which": "+".join(which) or "nothing",
@@ -96,7 +96,7 @@ def _opened(desk: Desk, row: Row, conflict: Conflict) -> Row:
     }
 
 
-def judged(text: str, conflict: Conflict) -> Row:
+def judged(text: str, conflict: Contradiction) -> Row:
     """Whose answer *text* is. Without short answers: by the words that only one of the texts has."""
     if conflict.old_answers and conflict.new_answers:
         old, new = contains(text, conflict.old_answers), contains(text, conflict.new_answers)

@@ -115,22 +115,22 @@ def _timed(
 
 
 def _base(run: Run, name: str) -> Row:
-    assistant = run.desk(name).assistant
+    assistant = run.taught(name).assistant
     return _timed(assistant, _questions(run, name), lambda q: assistant.bare(q, max_tokens=TOKENS))
 
 
 def _mega(run: Run, name: str, rank: int, k: int) -> Row:
     """A bank of as many noise memories as there are questions and more; the policy opens exactly *k*."""
-    desk = run.desk(name)
-    like = desk.bank.adapter_path(desk.known[0].id)
+    taught = run.taught(name)
+    like = taught.bank.adapter_path(taught.known[0].id)
     activated = bool(read_adapter(like).invocation_tokens)
     folder = run.options.work / "banks" / f"{name}-noise-{rank}"
     policy = replace(GatePolicy(), threshold=-1.0, top_k=k, min_gate=0.0)
     with Bank.create(folder, run.model, exist_ok=True) as bank:
-        for item in desk.known[: max(OPEN)]:
+        for item in taught.known[: max(OPEN)]:
             if bank.find(item.id) is None:
                 bank.add(
-                    item.memory, key=desk.assistant.key(item.memory.text, item.memory.title), recipe="synthetic", rank=rank,
+                    item.memory, key=taught.assistant.key(item.memory.text, item.memory.title), recipe="synthetic", rank=rank,
                     adapter=growing.noise_like(like, rank), activated=activated, training={"synthetic": True},
                 )  # fmt: skip
         # Mixed, so that all of them are in the slot at once: in turn each answers as one does.
@@ -160,9 +160,9 @@ def _mega(run: Run, name: str, rank: int, k: int) -> Row:
 
 def _rag(run: Run, name: str, embedder: str) -> Row:
     """Embed the question, find the nearest passage with FAISS, and answer with it in the prompt."""
-    desk = run.desk(name)
-    assistant = desk.assistant
-    texts = [item.memory.text for item in desk.part.items]
+    taught = run.taught(name)
+    assistant = taught.assistant
+    texts = [item.memory.text for item in taught.part.items]
     if embedder == "minilm":
         found = metrics.sentence_embedder()
         if found is None:

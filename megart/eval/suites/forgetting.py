@@ -17,7 +17,7 @@ from ..data import Item, Partition, Question
 from ..growing import copy_memory
 from ..ledger import Row
 from ..plots import lines
-from ..run import Desk, Run, Unit
+from ..run import PartitionBank, Run, Unit
 from ..tables import Column, Section, by
 
 _DEFAULT = ("base", "mega")
@@ -52,26 +52,26 @@ class _Growing:
 
     def __init__(self, run: Run, part: Partition):
         self.run, self.part = run, part
-        self._desk: Desk | None = None
+        self._taught: PartitionBank | None = None
 
-    def at(self, stage: int) -> Desk:
-        """A desk whose bank holds exactly the first *stage* memories (fewer where some could not be learnt)."""
-        source = self.run.desk(self.part.name)
-        if self._desk is None or self._desk.bank is None or self.run.side is not self._desk:
+    def at(self, stage: int) -> PartitionBank:
+        """A bank that holds exactly the first *stage* memories (fewer where some could not be learnt)."""
+        source = self.run.taught(self.part.name)
+        if self._taught is None or self._taught.bank is None or self.run.side is not self._taught:
             bank = Bank.create(
                 self.run.options.work / "banks" / f"{self.part.name}-growing", self.run.model, exist_ok=True
             )
             assistant = Assistant(bank, model=self.run.model, threads=self.run.options.threads)
-            self._desk = Desk(self.part, bank, assistant)
-            self.run.keep(self._desk)
+            self._taught = PartitionBank(self.part, bank, assistant)
+            self.run.keep(self._taught)
         wanted = [item.id for item in self.part.items[:stage]]
-        for record in self._desk.bank.records():
+        for record in self._taught.bank.records():
             if record.id not in wanted:
-                self._desk.bank.remove(record.id)
+                self._taught.bank.remove(record.id)
         for id in wanted:
             if source.bank.find(id) is not None:
-                copy_memory(source, self._desk.bank, id)
-        return self._desk
+                copy_memory(source, self._taught.bank, id)
+        return self._taught
 
 
 def _item(run: Run, part: Partition, grown: _Growing, stage: int, method: str, item: Item) -> list[Unit]:
@@ -102,7 +102,7 @@ def _baseline(run: Run, part: Partition, method: str, firsts: list[Item]) -> Uni
     """Fine-tuning through all memories in one go, asked after each (``stage`` in the row)."""
 
     def work() -> dict[tuple[str, str], Row]:
-        network = Tuned(run, run.desk(part.name).assistant.engine, method)
+        network = Tuned(run, run.taught(part.name).assistant.engine, method)
         rows = {}
         for stage, item in enumerate(part.items[: run.options.baseline_memories], 1):
             network.learn([item])

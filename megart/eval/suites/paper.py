@@ -52,7 +52,7 @@ def _title_cue(item: Item) -> str:
 
 def _recall(run: Run, partition: str, stage: int, method: str, item: Item, name: str, cue: str) -> Unit:
     def work() -> Row:
-        return methods.recall(run.desk(partition), method, item.id, cue, item.memory.text)
+        return methods.recall(run.taught(partition), method, item.id, cue, item.memory.text)
 
     return Unit(partition, stage, method, f"{item.id}/{name}", "recall", work)
 
@@ -65,14 +65,14 @@ def asked(run: Run, partition: str, stage: int, question: Question, memories: tu
         found.append(
             Unit(
                 partition, stage, "gate", question.id, "gate",
-                lambda: methods.gate(run.desk(partition), question, memories),
+                lambda: methods.gate(run.taught(partition), question, memories),
             )
         )  # fmt: skip
     for method in filter(run.wants, methods.LABELS):
 
         def work(method: str = method) -> Row:
-            desk = run.desk(partition)
-            return methods.ask(desk, method, question, memories, run.options.max_tokens, judge=judge)
+            taught = run.taught(partition)
+            return methods.ask(taught, method, question, memories, run.options.max_tokens, judge=judge)
 
         found.append(Unit(partition, stage, method, question.id, methods.kind(method), work))
     return found

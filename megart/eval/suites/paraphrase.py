@@ -100,7 +100,7 @@ def units(run: Run) -> list[Unit]:
 
 def _recall(run: Run, partition: str, stage: int, method: str, item: Item, kind: str, cue: str) -> Unit:
     def work() -> Row:
-        row = methods.recall(run.desk(partition), method, item.id, cue, item.memory.text)
+        row = methods.recall(run.taught(partition), method, item.id, cue, item.memory.text)
         return {**row, "cue_kind": kind}
 
     return Unit(partition, stage, method, f"{item.id}/cue-{kind}", "recall", work)
@@ -108,7 +108,7 @@ def _recall(run: Run, partition: str, stage: int, method: str, item: Item, kind:
 
 def _ask(run: Run, partition: str, stage: int, method: str, item: Item, question: Question, name: str) -> Unit:
     def work() -> Row:
-        row = methods.ask(run.desk(partition), method, question, (item.id,), run.options.max_tokens)
+        row = methods.ask(run.taught(partition), method, question, (item.id,), run.options.max_tokens)
         return {**row, "wording": name.rstrip("0123456789")}
 
     return Unit(partition, stage, method, f"{question.id}/{name}", methods.kind(method), work)

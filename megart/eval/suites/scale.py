@@ -19,7 +19,7 @@ from .. import growing
 from ..data import Question, sample
 from ..ledger import Row
 from ..plots import lines
-from ..run import Desk, Run, Unit
+from ..run import PartitionBank, Run, Unit
 from ..stats import estimate
 from ..tables import Section, Table, show
 
@@ -48,15 +48,15 @@ class _Scale:
         ids = {item.id for item in self.real}
         for part in run.data.partitions.values():  # nobody else needs to be taught
             part.items = [item for item in part.items if item.id in ids]
-        self._desk: Desk | None = None
+        self._taught: PartitionBank | None = None
 
-    def desk(self) -> Desk:
-        if self._desk is None:
+    def taught(self) -> PartitionBank:
+        if self._taught is None:
             bank = Bank.create(self.run.options.work / "banks" / f"{self.name}-scale", self.run.model, exist_ok=True)
             assistant = Assistant(bank, model=self.run.model, threads=self.run.options.threads)
-            self._desk = Desk(self.run.data.partitions[self.name], bank, assistant)
-            self.run.keep(self._desk)
-        return self._desk
+            self._taught = PartitionBank(self.run.data.partitions[self.name], bank, assistant)
+            self.run.keep(self._taught)
+        return self._taught
 
     def strangers(self) -> Iterator[tuple[str, str | None]]:
         """Texts that nobody is asked about, each once: further memories, then plain text, then whatever else there is."""
@@ -81,30 +81,30 @@ class _Scale:
 
     def grow(self, count: int) -> tuple[int, int]:
         """Bring the bank to *count* memories: (learnt ones, synthetic ones)."""
-        desk = self.desk()
+        taught = self.taught()
         learnt = 0
         for part in self.run.data.partitions.values():
             wanted = [item.id for item in self.real[:count] if item in part.items]
-            if any(desk.bank.find(id) is None for id in wanted):
-                source = self.run.desk(part.name)
+            if any(taught.bank.find(id) is None for id in wanted):
+                source = self.run.taught(part.name)
                 for id in wanted:
                     if source.bank.find(id) is not None:
-                        growing.copy_memory(source, desk.bank, id)
-            learnt += sum(desk.bank.find(id) is not None for id in wanted)
+                        growing.copy_memory(source, taught.bank, id)
+            learnt += sum(taught.bank.find(id) is not None for id in wanted)
         self.run.close_desk()
         room = count - learnt
         if room > 0:
-            like = desk.bank.adapter_path(self.real[0].id)
+            like = taught.bank.adapter_path(self.real[0].id)
             adapter, activated = growing.synthetic_adapter(like)
             texts = self.strangers()
-            growing.add_strangers(desk, (t for t, _ in zip(texts, range(room), strict=False)), adapter, activated, 0)
-        return learnt, len(desk.bank) - learnt
+            growing.add_strangers(taught, (t for t, _ in zip(texts, range(room), strict=False)), adapter, activated, 0)
+        return learnt, len(taught.bank) - learnt
 
     def measure(self, count: int) -> dict[tuple[str, str], Row]:
         learnt, synthetic = self.grow(count)
-        desk = self.desk()
-        assistant = desk.assistant
-        asked = [q for item in self.real[:count] if desk.bank.find(item.id) for q in item.questions]
+        taught = self.taught()
+        assistant = taught.assistant
+        asked = [q for item in self.real[:count] if taught.bank.find(item.id) for q in item.questions]
         asked = sample(asked, ASKED, self.run.options.seed)
         strangers = [*self.run.data.unrelated, *(Question(c.id, c.q) for c in self.run.data.choices)]
         rows: dict[tuple[str, str], Row] = {}
@@ -116,22 +116,22 @@ class _Scale:
             rows["gate", f"{count}/{question.id}"] = {
                 "memory": question.memory, "rank": rank, "top1": float(rank == 1), "top5": float(rank <= 5),
                 "true_open": float(question.memory in found.opened), "nothing": float(not found.opened),
-                "rank_ms": (time.perf_counter() - started) * 1e3, "n": len(desk.bank),
+                "rank_ms": (time.perf_counter() - started) * 1e3, "n": len(taught.bank),
             }  # fmt: skip
         for question in strangers:
             opened = score.rank(assistant, question.q).opened
-            rows["unrelated", f"{count}/{question.id}"] = {"false_open": float(bool(opened)), "n": len(desk.bank)}
+            rows["unrelated", f"{count}/{question.id}"] = {"false_open": float(bool(opened)), "n": len(taught.bank)}
         timings = [assistant.ask(q.q, max_tokens=1).timings for q in asked[:TIMED]]
         started = time.perf_counter()
-        with Assistant(desk.bank, model=self.run.model, threads=self.run.options.threads) as second:
+        with Assistant(taught.bank, model=self.run.model, threads=self.run.options.threads) as second:
             second.ask(asked[0].q if asked else "?", max_tokens=1)
             cold = time.perf_counter() - started
         rows["machine", str(count)] = {
-            "n": len(desk.bank), "learnt": learnt, "synthetic": synthetic, "gate_ms": _median(t.gate_ms for t in timings),
+            "n": len(taught.bank), "learnt": learnt, "synthetic": synthetic, "gate_ms": _median(t.gate_ms for t in timings),
             "open_ms": _median(t.mix_ms + t.install_ms for t in timings),
             "first_token_ms": _median(t.first_token_ms for t in timings), "timed": len(timings), "first_answer_s": cold,
-            "resident_bytes": growing.resident_bytes(), "disk_bytes": growing.folder_bytes(desk.bank.path),
-            "real_adapter_bytes": _median(r.adapter_bytes for r in desk.bank.records("learnt") if r.recipe != "synthetic"),
+            "resident_bytes": growing.resident_bytes(), "disk_bytes": growing.folder_bytes(taught.bank.path),
+            "real_adapter_bytes": _median(r.adapter_bytes for r in taught.bank.records("learnt") if r.recipe != "synthetic"),
         }  # fmt: skip
         return rows
 

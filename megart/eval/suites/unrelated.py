@@ -47,7 +47,7 @@ def units(run: Run) -> list[Unit]:
 
 def _gate(run: Run, partition: str, stage: int, kind: str, question: Question) -> Unit:
     def work() -> Row:
-        ranking = score.rank(run.desk(partition).assistant, question.q)
+        ranking = score.rank(run.taught(partition).assistant, question.q)
         best = round(ranking.scores[0], 5) if ranking.scores else None
         return {"q": question.q, "about": kind, "opened": ranking.opened, "false_open": float(bool(ranking.opened)),
                 "best": best}  # fmt: skip
@@ -57,7 +57,7 @@ def _gate(run: Run, partition: str, stage: int, kind: str, question: Question) -
 
 def _answer(run: Run, partition: str, stage: int, kind: str, question: Question) -> Unit:
     def work() -> Row:
-        assistant = run.desk(partition).assistant
+        assistant = run.taught(partition).assistant
         bare = assistant.bare(question.q, max_tokens=run.options.max_tokens)
         made = assistant.ask(question.q, max_tokens=run.options.max_tokens)
         return {"q": question.q, "about": kind, "base": bare.text, "mega_text": made.text,
