@@ -79,9 +79,9 @@ def memorize(
     A memory already in the bank with the same text is passed over, so an interrupted run can be
     repeated. ``device`` is a torch device, default CUDA where there is one. With ``later`` nothing is
     taught and torch is not needed: text and key are committed in the state "pending", and the memory
-    answers from its text until :func:`learn` has taught it. Returns the records of all memories given. Raises InputError (same id, other text), DependencyError (torch missing),
-    BaseMismatchError, and MemorizeError at the end when some memories could not be learnt; the
-    others are in the bank by then.
+    answers from its text until :func:`learn` has taught it. Returns the records of all memories given. Raises
+    InputError (same id, other text), DependencyError (torch missing), BaseMismatchError, and MemorizeError at the end
+    when some memories could not be learnt; the others are in the bank by then.
     """
     options = TeachOptions(recipe_of(recipe), device, progress)
     bank.remove_expired()

@@ -1,4 +1,5 @@
-"""The mix: one adapter equal to the gated sum of several, by rank concatenation; exact but for the rounding of its type.
+"""The mix: one adapter equal to the gated sum of several, by rank concatenation; exact but for the rounding of its
+type.
 
 Works on arrays; where they go (a slot inside llama.cpp, or a file) is for its users to say.
 """
@@ -106,12 +107,15 @@ def compress(adapters: Sequence[Adapter], gates: Sequence[float], rank: int, thr
 def _nearest(
     weights: np.ndarray, a: Sequence[np.ndarray], b: Sequence[np.ndarray], place: Pair
 ) -> tuple[float, float]:
-    """Write the nearest matrix of the rank of *place* to the gated sum (Eckart-Young); its squared norm, and what is lost.
+    """Write the nearest matrix of the rank of *place* to the gated sum (Eckart-Young); its squared norm, and what is
+    lost.
 
     By QR of the stacked factors: the singular values of a small matrix are those of the whole.
     """
     rows = np.concatenate([quant.dequantize(factor) for factor in a]).astype(np.float32)
-    columns = np.concatenate([w * quant.dequantize(f).astype(np.float32) for w, f in zip(weights, b, strict=True)], axis=1)
+    columns = np.concatenate(
+        [w * quant.dequantize(f).astype(np.float32) for w, f in zip(weights, b, strict=True)], axis=1
+    )
     left, upper = np.linalg.qr(columns)
     right, lower = np.linalg.qr(rows.T)
     u, values, v = np.linalg.svd(upper @ lower.T)

@@ -16,14 +16,14 @@ class Recipe:
     """How memories are taught.
 
     ``studies``: "recall" (the text, by the one recall cue), "answers" (the text, and questions answered by its
-    passages) or "paraphrases" (the text and its paraphrases, as the paper does). ``alpha`` is LoRA's; ``rslora`` scales by alpha / sqrt(rank) instead of alpha / rank.
-    ``activated``: the base encodes the prompt and the adapter works from the generation prompt on.
-    ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all examples);
-    without it a memory studies until it knows its text, at most ``max_steps``.
-    ``recall``: share of the text's words that the runtime must recall, in order; 1.0 is verbatim.
-    ``answer_words``: how much of the text, around the sentence that answers, is taught as the answer.
-    ``layers``: share of the base's layers that learn, the upper ones: those below run once per example.
-    ``precision``: of the exported factors, as GGUF names it. ``betas``: AdamW's.
+    passages) or "paraphrases" (the text and its paraphrases, as the paper does). ``alpha`` is LoRA's; ``rslora`` scales
+    by alpha / sqrt(rank) instead of alpha / rank. ``activated``: the base encodes the prompt and the adapter works from
+    the generation prompt on. ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all
+    examples); without it a memory studies until it knows its text, at most ``max_steps``. ``recall``: share of the
+    text's words that the runtime must recall, in order; 1.0 is verbatim. ``answer_words``: how much of the text, around
+    the sentence that answers, is taught as the answer. ``layers``: share of the base's layers that learn, the upper
+    ones: those below run once per example. ``precision``: of the exported factors, as GGUF names it. ``betas``:
+    AdamW's.
     """
 
     name: str

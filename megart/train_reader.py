@@ -33,8 +33,8 @@ def train(
 ) -> bytes:
     """A reader for *model*, trained on *rows* (see ``train.reader_data``), as the bytes of its GGUF file.
 
-    ``questions``: read so many at most; ``start``: the file of a reader to go on from. Raises DependencyError without torch,
-    InputError where the rows give nothing to train on or *start* is no such reader.
+    ``questions``: read so many at most; ``start``: the file of a reader to go on from. Raises DependencyError without
+    torch, InputError where the rows give nothing to train on or *start* is no such reader.
     """
     check_teachable(model)
     try:

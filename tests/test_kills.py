@@ -1,7 +1,7 @@
 """kill -9 before every change that a verb makes to the disk, and in the middle of every write: nothing is lost.
 
-A library in front of libc counts what changes files (write, rename, unlink, ...), and ends the process at a given one. A
-server imports megart once and runs each command line in a child of its own, so that a thousand kills take minutes.
+A library in front of libc counts what changes files (write, rename, unlink, ...), and ends the process at a given one.
+A server imports megart once and runs each command line in a child of its own, so that a thousand kills take minutes.
 """
 
 from __future__ import annotations

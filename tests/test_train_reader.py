@@ -1,4 +1,5 @@
-"""Training a reader: what it is trained on, that it learns, goes on where it was stopped, and works in llama.cpp as in torch."""
+"""Training a reader: what it is trained on, that it learns, goes on where it was stopped, and works in llama.cpp as in
+torch."""
 
 from __future__ import annotations
 

@@ -2,11 +2,12 @@
 
     python tools/bench_bank.py [--sizes 10,1000,10000] [--folder DIR] [--out tools/results/bank.json]
 
-The memories are made up (50 words each of 5000), pending, with keys, words and token states as the gate has them; the base
-is smollm2, without a text embedder. Each row is of a process of its own, which has loaded the model and asked a pack of ten
-before it opens this one: what is reported comes on top of that. "opened": the bank is open; "ready": the gate can be asked;
-"asked": it was. Medians of some processes; "least" and "cpu" (time computed) are what other
-programs disturb least. Resident memory is what /proc/self/smaps_rollup says, "anonymous" what cannot be read again from the file.
+The memories are made up (50 words each of 5000), pending, with keys, words and token states as the gate has them; the
+base is smollm2, without a text embedder. Each row is of a process of its own, which has loaded the model and asked a
+pack of ten before it opens this one: what is reported comes on top of that. "opened": the bank is open; "ready": the
+gate can be asked; "asked": it was. Medians of some processes; "least" and "cpu" (time computed) are what other programs
+disturb least. Resident memory is what /proc/self/smaps_rollup says, "anonymous" what cannot be read again from the
+file.
 """
 
 from __future__ import annotations

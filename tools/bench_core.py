@@ -5,7 +5,8 @@
 `scan`: a query against 10^3 to 10^6 keys of 576 values in f32 and f16: the core's `scores` (and
 its whole `gate`: scan, top-k, softmax), NumPy, FAISS flat of the same type, and the time that merely
 reading the keys takes at the machine's measured bandwidth. `mix`: `mix_all` against memcpy of the bytes
-it writes. `find`: the whole gate (words, keys, late interaction) over 10^4 to 10^6 made memories. Medians with quartiles, variants in turn; results go into tools/results/core.json.
+it writes. `find`: the whole gate (words, keys, late interaction) over 10^4 to 10^6 made memories. Medians with
+quartiles, variants in turn; results go into tools/results/core.json.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 
 DATA_DIR holds the files that its README lists. Everything was chosen on wiki2024 partitions 0-4 and the
 like (tools/fit_gate.py); reported are partitions 5-9, all of wiki2024, and sets that chose nothing or in half.
-Parts: partitions, typos, whole, distractors, encyclopaedia, squad, tofu, fictional, compositional, times, looks. --cache
-keeps the states that the base gives, so that a second run takes seconds. Results of earlier parts are kept in --out.
+Parts: partitions, typos, whole, distractors, encyclopaedia, squad, tofu, fictional, compositional, times, looks.
+--cache keeps the states that the base gives, so that a second run takes seconds. Results of earlier parts are kept in
+--out.
 """
 
 from __future__ import annotations
@@ -344,7 +345,8 @@ class Bench:
     def looks(self) -> dict:
         """Milliseconds of reranking TOFU's memories, first and later, against a prefill of the question.
 
-        Medians of 30 questions, the system prompt cached for all three; and how many tokens are read after the question.
+        Medians of 30 questions, the system prompt cached for all three; and how many tokens are read after the
+        question.
         """
         texts, questions, _ = self.tofu()
         bank, context = Bank(texts, self.reader), self.reader.small

@@ -235,7 +235,9 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                     work = [BARE[n % len(BARE)] for n in range(args.requests)]
                     port = ports[name]
                     seconds = at_once(
-                        clients, work, lambda question, port=port, rows=rows: rows.append(ask(port, "smollm2", question))
+                        clients,
+                        work,
+                        lambda question, port=port, rows=rows: rows.append(ask(port, "smollm2", question)),
                     )
                     one = found.setdefault(f"{clients} clients", {}).setdefault(
                         name, {"seconds": 0.0, "first": [], "n": 0}

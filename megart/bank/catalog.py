@@ -24,7 +24,9 @@ SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_TABLES = frozenset(["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "change", "sqlite_sequence"])
+_TABLES = frozenset(
+    ["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "change", "sqlite_sequence"]
+)
 # A statement that takes longer is not one of ours over a bank of ours.
 _MOST_SECONDS = 120.0
 

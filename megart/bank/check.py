@@ -20,8 +20,9 @@ class Problem:
     """Something wrong with a bank.
 
     id: the memory, "" when none is concerned. kind: "missing", "size" or "sha" of an adapter file,
-    "unreadable" of one that is there but cannot be read now, "orphan" of a file without a memory, "key" or "no-key" of a context key, "catalog" of the database;
-    "recall" of a memory that does not recite word for word (megart.verbatim, not `verify`).
+    "unreadable" of one that is there but cannot be read now, "orphan" of a file without a memory, "key" or "no-key" of
+    a context key, "catalog" of the database; "recall" of a memory that does not recite word for word (megart.verbatim,
+    not `verify`).
     """
 
     id: str

@@ -63,7 +63,8 @@ def turn(folder: Path, until: float) -> Iterator[None]:
     """Be the next writer of the bank *folder*, for as long as the write lock is waited for.
 
     Who has just written must come here too, and so cannot take the lock again before one that waits. Without a turn by
-    *until*, on the monotonic clock, or where there are no such locks, it goes on all the same: this is manners, no safety.
+    *until*, on the monotonic clock, or where there are no such locks, it goes on all the same: this is manners, no
+    safety.
     """
     try:
         import fcntl

@@ -66,8 +66,8 @@ class _Source:
 def unpack(pack: PackedBank, folder: str | Path) -> Bank:
     """A new bank in *folder*, missing or empty, with all that *pack* holds. Raises BankError, InputError.
 
-    It is made beside its place, as .NAME.unpacking, until it is whole: a bank of some of the memories would look like one
-    of all. What a killed run left there the next one goes on with.
+    It is made beside its place, as .NAME.unpacking, until it is whole: a bank of some of the memories would look like
+    one of all. What a killed run left there the next one goes on with.
     """
     if pack.delta is not None:
         raise InputError(
@@ -123,9 +123,9 @@ class Merged:
 def merge(sources: Sequence[Bank | PackedBank], into: Bank, *, rename: bool = False) -> Merged:
     """Put the memories of *sources* into *into*, which keeps all it has. A memory that expired is left out.
 
-    The same text is one memory, under the id that it has in *into*; what its title and metadata lack there is taken over.
-    One id with two texts is refused before anything is written, or, with *rename*, comes in under an id of its own. May
-    be repeated. Raises InputError, BankError, BaseMismatchError.
+    The same text is one memory, under the id that it has in *into*; what its title and metadata lack there is taken
+    over. One id with two texts is refused before anything is written, or, with *rename*, comes in under an id of its
+    own. May be repeated. Raises InputError, BankError, BaseMismatchError.
     """
     for bank in sources:
         _check_fits(bank, into)
@@ -215,8 +215,9 @@ class Applied:
 def apply_delta(pack: PackedBank, into: Bank) -> Applied:
     """Make *into*, which holds what the pack held that *pack* goes on from, hold what changed since.
 
-    Memories that the bank has besides are left alone. Nothing is changed where the bank holds another pack's content, or
-    where somebody changed one of the memories here. An interrupted run can be repeated. Raises InputError, BankError.
+    Memories that the bank has besides are left alone. Nothing is changed where the bank holds another pack's content,
+    or where somebody changed one of the memories here. An interrupted run can be repeated. Raises InputError,
+    BankError.
     """
     delta = pack.delta
     if delta is None:

@@ -1,7 +1,7 @@
 """A pack's file: its header, its directory and its columns, each byte compared with its hash before it is used.
 
-The format is docs/pack.md. What a pack says of itself is checked first: every offset lies inside the file, the directory has
-the hash that the header names. Knows nothing of memories but their number.
+The format is docs/pack.md. What a pack says of itself is checked first: every offset lies inside the file, the
+directory has the hash that the header names. Knows nothing of memories but their number.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ _CHANGES = frozenset(
 class Delta:
     """What a delta pack says beside its memories, which are new or changed since the pack ``since``.
 
-    ``since``, ``becomes``: the content (see :func:`content_of`), before and after; ``was``: of the ids that are changed or
-    forgotten, the SHA-256 of the record that is to be there; ``forgotten``: ids.
+    ``since``, ``becomes``: the content (see :func:`content_of`), before and after; ``was``: of the ids that are changed
+    or forgotten, the SHA-256 of the record that is to be there; ``forgotten``: ids.
     """
 
     since: str
@@ -283,7 +283,11 @@ class PackedBank:
 
     def found(self) -> dict[str, tuple[bytes, ...]]:
         """The bytes of key, words, token states and, where there are any, vector of each memory, by id."""
-        keys, words, tokens = self.file.matrix("keys", "<f4"), self._sequences(np.arange(len(self))), self.tokens(self.ids)
+        keys, words, tokens = (
+            self.file.matrix("keys", "<f4"),
+            self._sequences(np.arange(len(self))),
+            self.tokens(self.ids),
+        )
         vectors = self.file.matrix("vectors", "<f2") if "vectors" in self.file.columns else None
         parts: list[Any] = [keys, words, tokens, *([] if vectors is None else [vectors])]
         return {id: tuple(part[row].tobytes() for part in parts) for row, id in enumerate(self.ids)}

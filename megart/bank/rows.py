@@ -31,9 +31,10 @@ class Columns:
     """The memories that may open, in the order they came, and what the gate finds them by; all lists go row by row.
 
     ``keys``: as stored, f32 [N, D], or None where ``ready`` has them as the gate compares them, f16 [N, D]; ``words``:
-    uint32 [n] of each, None of one without evidence, or all in one array and where each begins, i64 [N + 1]; ``vectors``: an embedder's name and its f16 [N, E], None where they
-    are to be looked up; ``until``: when the next memory expires, in seconds since 1970 (inf: never); ``seqs``: what
-    ``versions`` names the memories by, none in a pack.
+    uint32 [n] of each, None of one without evidence, or all in one array and where each begins, i64 [N + 1];
+    ``vectors``: an embedder's name and its f16 [N, E], None where they are to be looked up; ``until``: when the next
+    memory expires, in seconds since 1970 (inf: never); ``seqs``: what ``versions`` names the memories by, none in a
+    pack.
     """
 
     ids: list[str]

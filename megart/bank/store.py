@@ -282,7 +282,9 @@ class Bank(FoundBy):
         the bank cannot be written.
         """
         key_blob, named = key_bytes(key), None if vector is None else (vector[0], key_bytes(vector[1]))
-        row = new_row(memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {}, dates=dates)
+        row = new_row(
+            memory, adapter, recipe=recipe, activated=activated, rank=rank, training=training or {}, dates=dates
+        )
         touched: list[str] = []
         try:
             with self._catalog.write() as connection:
@@ -370,7 +372,8 @@ class Bank(FoundBy):
     def repair(self) -> list[check.Problem]:
         """Moves files that belong to no memory into quarantine/, marks memories whose adapter is lost as pending.
 
-        No text is lost, and no file is deleted or reached through a link. Returns the problems that were mended; `verify` shows what is left.
+        No text is lost, and no file is deleted or reached through a link. Returns the problems that were mended;
+        `verify` shows what is left.
         """
         return check.repair(self._catalog, self._files)
 

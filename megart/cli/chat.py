@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
     parser.add_argument(
-        "--style", default="sentence", choices=("short", "sentence", "passage"), help="the answers' form (default: sentence)"
+        "--style",
+        default="sentence",
+        choices=("short", "sentence", "passage"),
+        help="the answers' form (default: sentence)",
     )
     parser.add_argument(
         "--strict", action=argparse.BooleanOptionalAction, default=True,
@@ -149,7 +152,9 @@ class ChatSession:
         if not found:
             raise InputError("the last answer is from no note")
         for source in found:
-            ui.say(ui.paint(f"{ui.one_line(source.title)} [{source.id}], {ui.moment(source.created)}", "dim", sys.stderr))
+            ui.say(
+                ui.paint(f"{ui.one_line(source.title)} [{source.id}], {ui.moment(source.created)}", "dim", sys.stderr)
+            )
             ui.put_source(source)
 
     def why(self, _: str) -> None:

@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
             reads = assistant.on_model(lambda: aptitude.measure(assistant.runtime))
         bank.set_state(aptitude.STATE, reads.to_json())
         if args.json:
-            ui.put_json({"bank": str(bank.path), "base": asdict(bank.base), "embedder": embedder, "reading": asdict(reads)})
+            ui.put_json(
+                {"bank": str(bank.path), "base": asdict(bank.base), "embedder": embedder, "reading": asdict(reads)}
+            )
         else:
             ui.put(f"made the bank {bank.path} for {bank.base.name} ({bank.base.sha256[:12]})")
             how = "with its reader" if reads.trained else "by itself"

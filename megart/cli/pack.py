@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="OLD", help="only what changed since the pack OLD; megart merge FILE BANK applies it"
     )
     parser.add_argument(
-        "--no-text", action="store_true", help="leave out the texts: what a memory says is in its weights alone (titles, tags, dates stay)"
+        "--no-text",
+        action="store_true",
+        help="leave out the texts: what a memory says is in its weights alone (titles, tags, dates stay)",
     )
     parser.add_argument("--sign", metavar="KEY", help="sign with the Ed25519 private key in this file")
     parser.add_argument("--new-key", action="store_true", help="make KEY, and KEY.pub for those who verify, first")

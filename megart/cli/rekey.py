@@ -23,7 +23,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
-    parser.add_argument("--embedder", metavar="NAME", help="default, e5, minilm, gguf:FILE or paper (default: the bank's own)")
+    parser.add_argument(
+        "--embedder", metavar="NAME", help="default, e5, minilm, gguf:FILE or paper (default: the bank's own)"
+    )
     common.add_json(parser)
 
 

@@ -230,7 +230,9 @@ def put_table(
     cut: OverflowMethod = "ellipsis" if has_blocks(sys.stdout) else "crop"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if head in right else "left", no_wrap=head != shrink, min_width=8 * (head == shrink))
+        table.add_column(
+            head, justify="right" if head in right else "left", no_wrap=head != shrink, min_width=8 * (head == shrink)
+        )
         least += 8 if head == shrink else max(cell_len(line[place]) for line in [list(heads), *lines])
     for line in lines:
         table.add_row(*(Text(cell, no_wrap=True, overflow=cut) for cell in line))
@@ -305,7 +307,9 @@ def put_source(source: Source) -> None:
 def trace(answer: Answer) -> None:
     """What older notes said, and the one line of talk under an answer."""
     for source in answer.older:
-        say(f"another note, of {source.created[:10]}: {one_line(source.text[slice(*sentences.holding(source.text, *source.span))])}")
+        say(
+            f"another note, of {source.created[:10]}: {one_line(source.text[slice(*sentences.holding(source.text, *source.span))])}"
+        )
     opened = ", ".join(f"{one_line(m.title)} {m.gate:.2f}{' (pending)' if m.pending else ''}" for m in answer.memories)
     times = answer.timings
     nobody = "nothing is known" if answer.known is False and not times.prompt_tokens else "from the model itself"

@@ -34,7 +34,9 @@ def kind(method: str) -> str:
     return KINDS.get(method, "ask")
 
 
-def ask(taught: PartitionBank, method: str, question: Question, memories: Sequence[str], limit: int, *, judge: Any = None) -> Row:
+def ask(
+    taught: PartitionBank, method: str, question: Question, memories: Sequence[str], limit: int, *, judge: Any = None
+) -> Row:
     """One question answered by *method*: text, scores, what opened, log-probability of the right answer."""
     assistant, engine = taught.assistant, taught.assistant.engine
     prompt = score.turn(engine, prompts.ask(question.q))

@@ -58,7 +58,8 @@ def squad_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
 def answer_scores(
     answer: str, accepted: Sequence[str], parts: Sequence[str] = (), wrong: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Containment, containment in one sentence at most (the paper's judge asks for that), exact match and F1 of an answer.
+    """Containment, containment in one sentence at most (the paper's judge asks for that), exact match and F1 of an
+    answer.
 
     It must hold one of *accepted*, or all of *parts* where there are some, and nothing of *wrong*.
     """

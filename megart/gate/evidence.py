@@ -4,8 +4,8 @@ A candidate's evidence is made of shares of the question (how much of its weight
 holds, in all, side by side, by words of the same root), of names found whole or in part,
 and of likeness of the base's states (of the whole texts, and token by token). The same weights serve one
 memory and ten thousand; but among more memories more hold words of a question by chance, so their number
-speaks against all of them, and more so where the question names nothing. The weights are a conditional logit model (McFadden 1974) whose outside option
-is "no memory applies"; each may only speak in its own direction.
+speaks against all of them, and more so where the question names nothing. The weights are a conditional logit model
+(McFadden 1974) whose outside option is "no memory applies"; each may only speak in its own direction.
 """
 
 from __future__ import annotations

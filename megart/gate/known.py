@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from .words import WORD, fold, term, term_hash
 
-# The best memory's log odds, without and with a text embedder: below, none is read. Generous: with an embedder 63 of 100
-# questions in other words than our held notes' read the right one, and all plain ones; of general questions 31 of 100 read any.
+# The best memory's log odds, without and with a text embedder: below, none is read. Generous: with an embedder 63 of
+# 100 questions in other words than our held notes' read the right one, and all plain ones; of general questions 31 of
+# 100 read any.
 READ_FROM, READ_FROM_MEANING = -7.0, -3.0
 # Read one after the other until one answers.
 MOST = 2
@@ -63,8 +64,8 @@ _PLAIN = re.compile(r"[\W_]+")
 class Subject:
     """What of a question stands in a memory.
 
-    ``lacking``: the share of the question's weight in telling words that the memory lacks, 0 to 1; ``name``: the same of
-    the words of its names; ``number``: whether a number or identifier of the question is not there; ``identifier``:
+    ``lacking``: the share of the question's weight in telling words that the memory lacks, 0 to 1; ``name``: the same
+    of the words of its names; ``number``: whether a number or identifier of the question is not there; ``identifier``:
     whether an identifier is not (a part number, a long number, a version): then the memory is about something else.
     """
 
@@ -78,9 +79,9 @@ class Subject:
 class Seen:
     """What the gate saw of a candidate.
 
-    ``odds``: log odds by words and states; ``margin``: of its whole score above the best other one's; ``meant``: log odds
-    by the text embedder, None without one; ``subject``: 1 where the conversation's last answer came from this memory,
-    less the longer ago one did, 0 for never.
+    ``odds``: log odds by words and states; ``margin``: of its whole score above the best other one's; ``meant``: log
+    odds by the text embedder, None without one; ``subject``: 1 where the conversation's last answer came from this
+    memory, less the longer ago one did, 0 for never.
     """
 
     odds: float
@@ -165,8 +166,9 @@ VERSION_FROM = 0.5
 def same_fact(alike: float, first: Seen, other: Seen, odds: float) -> float:
     """The probability that *other* says the same as *first* at another time.
 
-    ``alike``: of the two memories; ``odds``: the reader's that *other* answers. Fitted on updates of our own writing and the
-    developers' notes: at 0.5 it finds 63 of 100 updates, and takes 7 of 100 similar notes for one (cross-validated).
+    ``alike``: of the two memories; ``odds``: the reader's that *other* answers. Fitted on updates of our own writing
+    and the developers' notes: at 0.5 it finds 63 of 100 updates, and takes 7 of 100 similar notes for one
+    (cross-validated).
     """
     by_meaning = first.meant is not None
     values = {

@@ -1,7 +1,7 @@
 """Words that hold a sentence together or make it a question, in languages besides English.
 
-They say nothing about a memory. A word such as "die" or "war" is one in German only: the list of a language counts where
-the question has more words of it than of English or of any other language.
+They say nothing about a memory. A word such as "die" or "war" is one in German only: the list of a language counts
+where the question has more words of it than of English or of any other language.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a memory means, beside its words: how vectors by a text embedder are compared, and what their likeness counts.
 
-For e5 a fitted matrix stands between the vectors and their cosine: it leaves out what all notes and all questions have in
-common and says more about what other words have in common. The bank holds the embedder's own vectors.
+For e5 a fitted matrix stands between the vectors and their cosine: it leaves out what all notes and all questions have
+in common and says more about what other words have in common. The bank holds the embedder's own vectors.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Meaning:
 
 
 # By the embedder's family; "e5" is one of another size, compared by its plain vectors. A conditional logit
-# (tools/fit_known.py --ranking) of notes of our own, the developers', wiki2024 partition 2 and SQuAD's even half, with general
-# questions as what nothing applies to.
+# (tools/fit_known.py --ranking) of notes of our own, the developers', wiki2024 partition 2 and SQuAD's even half, with
+# general questions as what nothing applies to.
 MEANING = {
     E5_SMALL: Meaning(0.55, 21.1, 0.066),
     "e5": Meaning(0.5, 34.5, 0.837),

@@ -140,7 +140,9 @@ class QuestionWords:
     known: np.ndarray
 
 
-def read_question(text: str, prior: Callable[[str], float], known: Callable[[str], bool] = lambda _: True) -> QuestionWords:
+def read_question(
+    text: str, prior: Callable[[str], float], known: Callable[[str], bool] = lambda _: True
+) -> QuestionWords:
     """Read *text*; ``prior(word)`` is the share of texts, in (0, 1), that hold a word of the language.
 
     ``known(word)``: whether the language has the word for certain; another may be a slip of the keyboard.
@@ -197,7 +199,11 @@ def _names(
     end = -1
     for place, (match, number) in enumerate(zip(found, order)):
         word = match.group()
-        marked = (capitals and word[0].isupper()) or any(c.isdigit() for c in word) or (not loud and priors[number] < _RARE_QUIET)
+        marked = (
+            (capitals and word[0].isupper())
+            or any(c.isdigit() for c in word)
+            or (not loud and priors[number] < _RARE_QUIET)
+        )
         if not marked or keys[number] in asked or (place == 0 and priors[number] > _RARE_FIRST):
             end = -1
             continue

@@ -78,7 +78,8 @@ class Answer:
     holds what iRAG recalled before it answered. ``truncation`` is the share of the mix's norm that was
     lost because the memories needed more rank than the slot holds, nearly always 0. ``excluded`` are
     memories that the gate would have opened too, but that work on another part of the prompt and so cannot
-    share a mix; answers in turn leave none out. Where several answer in turn, the times up to the first token are of the first.
+    share a mix; answers in turn leave none out. Where several answer in turn, the times up to the first token are of
+    the first.
 
     ``known``: True where the answer was read from memories, the ``sources``; False where the question is one for the
     bank but no memory answers it, and None where it is a general one: the text is the bare model's then, or nothing

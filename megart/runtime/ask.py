@@ -84,7 +84,9 @@ class Outcome:
     @property
     def known(self) -> bool | None:
         """True, or False where the question is one for the bank, or None where it is a general one."""
-        about_the_bank = any(one.p >= NEAR for one in self.tried) or is_own(self.question) or gate.known.identifiers(self.question)
+        about_the_bank = (
+            any(one.p >= NEAR for one in self.tried) or is_own(self.question) or gate.known.identifiers(self.question)
+        )
         return True if self.answering else False if about_the_bank else None
 
 
@@ -332,7 +334,9 @@ def _bound(job: Job, answering: list[Tried]) -> Made:
 def _not_known(job: Job, outcomes: list[Outcome]) -> Made:
     """Nothing answers: the bare base does, unless the bank is strict."""
     known = False if any(outcome.known is False for outcome in outcomes) else None
-    nearest = list(dict.fromkeys(title.rstrip(".") for o in outcomes for title in o.found.titles)) if known is False else []
+    nearest = (
+        list(dict.fromkeys(title.rstrip(".") for o in outcomes for title in o.found.titles)) if known is False else []
+    )
     if job.request.on_known is not None:
         job.request.on_known(known, nearest)
     if job.request.strict and known is False:

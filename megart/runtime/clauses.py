@@ -1,8 +1,9 @@
 """Questions that hold more than one: two facts at once, and one that is about whatever another one finds.
 
 A small model answers one question at a time. "Where is A, and who keeps B?" is asked as two. "What is the number of the
-vet who treated the mare?" is asked as "Who treated the mare?" and then with what that found in its place. Plain text in,
-plain text out; question words of several European languages, but "the number of A and of B" and "who" in English only.
+vet who treated the mare?" is asked as "Who treated the mare?" and then with what that found in its place. Plain text
+in, plain text out; question words of several European languages, but "the number of A and of B" and "who" in English
+only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _OF_BOTH = re.compile(
     rf"(?P<head>.+\b(?P<of>of|for)\s)(?P<one>{_THE}.+?),? and (?:(?P=of)\s)?(?P<other>{_THE}.+?)\s*\?*$", re.IGNORECASE
 )
 _BOTH_ARE = re.compile(
-    rf"(?P<asking>what|who|where|when) (?P<are>are|were) (?P<one>{_THE}.+?),? and (?P<other>{_THE}.+?)\s*\?*$", re.IGNORECASE
+    rf"(?P<asking>what|who|where|when) (?P<are>are|were) (?P<one>{_THE}.+?),? and (?P<other>{_THE}.+?)\s*\?*$",
+    re.IGNORECASE,
 )
 _RELATIVE = re.compile(
     r"(?P<before>.+\b(?:of|is|are|was|for|to|by|with|in|from|at|on|does|did|do|call|phone|reach)\s)"

@@ -71,13 +71,16 @@ def complete(
     """Continue *tokens* by at most *limit* more; with *logprobs*, each is scored beside so many likeliest ones.
 
     What *base* has read for others stays in *prefixes*, and so will this text unless it is scored: who measures a
-    model sends thousands, each once. On the model's thread. Raises InputError where the prompt leaves no room in the context.
+    model sends thousands, each once. On the model's thread. Raises InputError where the prompt leaves no room in the
+    context.
     """
     started = time.perf_counter()
     if not tokens:
         raise InputError("got a prompt of no tokens; expected some text")
     if len(tokens) + bool(limit) > base.size:
-        raise TooLongError(f"got a prompt of {len(tokens)} tokens; expected at most {base.size - 1}, the context's size")
+        raise TooLongError(
+            f"got a prompt of {len(tokens)} tokens; expected at most {base.size - 1}, the context's size"
+        )
     scored = None if logprobs is None else [_unscored(base.engine, tokens[0])] if echo else []
     if scored:
         prefixes.advance((), keep=False)
@@ -110,7 +113,9 @@ def _unscored(engine: Engine, token: int) -> ScoredToken:
     return ScoredToken(token, engine.piece(token).decode("utf-8", "replace"), None)
 
 
-def _score(base: Context, tokens: Sequence[int], first: int, best: int, stream: Stream[Completion]) -> Iterator[ScoredToken]:
+def _score(
+    base: Context, tokens: Sequence[int], first: int, best: int, stream: Stream[Completion]
+) -> Iterator[ScoredToken]:
     """Each of *tokens* from number *first* (at least 1) on; ends early where *stream* is cancelled."""
     if first >= len(tokens):
         return
@@ -129,14 +134,20 @@ def _scored(base: Context, at: int, token: int, best: int) -> ScoredToken:
     nearest = np.argpartition(-logits, best)[:best].tolist() if best else []
     likely = sorted(nearest, key=lambda other: -logits[other])
     texts = ((base.engine.piece(other).decode("utf-8", "replace"), log_probability(logits, other)) for other in likely)
-    return ScoredToken(token, base.engine.piece(token).decode("utf-8", "replace"), log_probability(logits, token), tuple(texts))
+    return ScoredToken(
+        token, base.engine.piece(token).decode("utf-8", "replace"), log_probability(logits, token), tuple(texts)
+    )
 
 
 def tokenizer_info(engine: Engine) -> dict[str, str | None]:
     """What programs that render chats themselves ask of a server: the template, and the texts of the control tokens."""
 
     def text(token: int) -> str | None:
-        return (llama_cpp.llama_vocab_get_text(engine.vocab, token) or b"").decode("utf-8", "replace") if token >= 0 else None
+        return (
+            (llama_cpp.llama_vocab_get_text(engine.vocab, token) or b"").decode("utf-8", "replace")
+            if token >= 0
+            else None
+        )
 
     return {
         "chat_template": engine.metadata("tokenizer.chat_template"),

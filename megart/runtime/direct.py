@@ -100,7 +100,8 @@ def _gate(job: Job, prompt: Prompt) -> tuple[Opened, Timings]:
 
 
 def _take(job: Job, turns: list[_Turn], prompt: Prompt) -> tuple[Generation, Timings, float, float]:
-    """Every turn's answer, one after the other; of the first, its times and when its prefill began; the most that a mix lost."""
+    """Every turn's answer, one after the other; of the first, its times and when its prefill began; the most that a mix
+    lost."""
     request, runtime = job.request, job.runtime
     limit = request.options.max_tokens
     read_along = request.in_talk and request.mode in ("ask", "direct")

@@ -1,12 +1,12 @@
 """Follow-up questions: when a question leans on what was said before, and on what.
 
 What an earlier answer said stands in the memory that it came from: by that its subject is known again, whatever the
-question had opened. Where no memory holds what was answered, the rule is this. A question leans on the conversation when it has a word that points back (she, it, their,
-there, ...), begins with one that goes on (and, but, so, ...), or says almost nothing by itself ("Why?").
-Then its subject is that of the last question of the user that stood on its own: what that question
-opens stays open. A question that names something closes it again, unless the open memory holds the name;
-so does one that points back only by a word like "it" or "that" and says more than one thing, none of
-which is in the open memory ("Does it rain when clouds meet?"). "There is" points at nothing.
+question had opened. Where no memory holds what was answered, the rule is this. A question leans on the conversation
+when it has a word that points back (she, it, their, there, ...), begins with one that goes on (and, but, so, ...), or
+says almost nothing by itself ("Why?"). Then its subject is that of the last question of the user that stood on its own:
+what that question opens stays open. A question that names something closes it again, unless the open memory holds the
+name; so does one that points back only by a word like "it" or "that" and says more than one thing, none of which is in
+the open memory ("Does it rain when clouds meet?"). "There is" points at nothing.
 """
 
 from __future__ import annotations

@@ -166,7 +166,10 @@ class OpenBank:
         near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
         lowest = gate.known.Seen(_NO_SCORE, meant=None if candidate.seen.meant is None else _NO_SCORE)
-        others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, candidate.earlier, row) for row in near]
+        others = [
+            known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, candidate.earlier, row)
+            for row in near
+        ]
         return [(other, float(alike[other.row])) for other in others if other.row != candidate.row]
 
     def _ranked(self, found: gate.Candidates, subject: Mapping[int, float]) -> dict[int, tuple[float, gate.known.Seen]]:
@@ -282,7 +285,9 @@ class OpenBank:
         if self.memories.embedder == embedders.PAPER:
             return candidates
         gains = partial(self._likelihood.gains, question)
-        return gate.rerank.rerank(candidates, self.policy, lambda row: self.memories.told(self.records[row]).text, gains)
+        return gate.rerank.rerank(
+            candidates, self.policy, lambda row: self.memories.told(self.records[row]).text, gains
+        )
 
     # -- from candidates to memories ----------------------------------------------------------
 

@@ -107,7 +107,9 @@ class Reader:
     def choose(self, recital: Recital, question: str, title: str | None, spans: Sequence[tuple[int, int]]) -> int:
         """Which of *spans* of *recital*, in characters, the reader would rather say; the context holds the recital."""
         places = [readers.covering(recital.text, list(recital.ends), *span) for span in spans]
-        words = {i: [*recital.tokens[slice(*place)], self.engine.end_of_turn] for i, place in enumerate(places) if place}
+        words = {
+            i: [*recital.tokens[slice(*place)], self.engine.end_of_turn] for i, place in enumerate(places) if place
+        }
         left = [*words] if self.slot else []
         if len(left) < 2:
             return left[0] if left else 0

@@ -49,8 +49,9 @@ class Runtime:
     """Answers with one base; :class:`~megart.runtime.open_bank.OpenBank` says from which memories.
 
     ``context_size`` is in tokens, at most what the model was trained for (InputError); ``threads`` defaults to the
-    cores that other programs leave free; ``gpu_layers`` is llama.cpp's n_gpu_layers. ``prefix_tokens`` of clients that take turns are kept in host memory (default: as
-    many as the context holds); more than ``most_waiting`` questions are refused (BusyError). Raises ModelError where llama.cpp cannot load the base.
+    cores that other programs leave free; ``gpu_layers`` is llama.cpp's n_gpu_layers. ``prefix_tokens`` of clients that
+    take turns are kept in host memory (default: as many as the context holds); more than ``most_waiting`` questions are
+    refused (BusyError). Raises ModelError where llama.cpp cannot load the base.
 
     What computes belongs on its own thread, see :meth:`call`.
     """

@@ -70,7 +70,11 @@ class SamplingOptions:
         check(0 < self.top_p <= 1, "top_p", "more than 0, at most 1")
         check(0 <= self.min_p <= 1, "min_p", "0 to 1")
         check(0 < self.repeat_penalty <= 100, "repeat_penalty", "more than 0 (1 is none), at most 100")
-        check(self.seed is None or (isinstance(self.seed, int) and 0 <= self.seed < 2**32), "seed", "a whole number of 32 bits")
+        check(
+            self.seed is None or (isinstance(self.seed, int) and 0 <= self.seed < 2**32),
+            "seed",
+            "a whole number of 32 bits",
+        )
         check(self.grammar is None or isinstance(self.grammar, str), "grammar", "a text")
         check(all(isinstance(s, str) and s for s in self.stop), "stop", "texts that are not empty")
         if self.grammar is not None and self.json_schema is not None:

@@ -1,7 +1,8 @@
-"""The part of an answer that the question asks for: a number to "how many", a town to "which town", a year to "which year".
+"""The part of an answer that the question asks for: a number to "how many", a town to "which town", a year to "which
+year".
 
-A reader often says a word or two more than that. Only cuts down what it said, and only where one part is the one asked for.
-English, and "how many" in some other languages.
+A reader often says a word or two more than that. Only cuts down what it said, and only where one part is the one asked
+for. English, and "how many" in some other languages.
 """
 
 from __future__ import annotations

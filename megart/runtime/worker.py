@@ -119,7 +119,8 @@ class Worker:
     """Runs streams one after the other, first come first served, on a thread of its own.
 
     ``idle`` is called when nothing has come for ``IDLE_AFTER`` seconds; it does a little work and says whether
-    there is more. Who asks at once, or closes, does not wait for it. ``most``: streams that are not done; more are refused.
+    there is more. Who asks at once, or closes, does not wait for it. ``most``: streams that are not done; more are
+    refused.
     """
 
     def __init__(self, idle: Callable[[], bool] = lambda: False, most: int = MOST_WAITING):
@@ -163,7 +164,8 @@ class Worker:
         return len(self._streams)
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run *work* on the thread, in its turn, and wait for what it returns; never refused. Raises MegartError after close."""
+        """Run *work* on the thread, in its turn, and wait for what it returns; never refused. Raises MegartError after
+        close."""
         if threading.current_thread() is self._thread:
             return work()
         return self.submit(lambda _: work(), bounded=False).wait()

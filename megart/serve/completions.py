@@ -70,7 +70,9 @@ def _add_tokenizer(app: FastAPI, desk: Desk) -> None:
         if not isinstance(text, str):
             raise InputError('got no prompt; expected {"prompt": a text}')
         assistant = desk.find(str(body.get("model") or ""))[1]
-        tokens = assistant.engine.tokenize(text, bos=bool(body.get("add_special_tokens", body.get("add_special", False))))
+        tokens = assistant.engine.tokenize(
+            text, bos=bool(body.get("add_special_tokens", body.get("add_special", False)))
+        )
         return {"tokens": tokens, "count": len(tokens), "max_model_len": assistant.base.size}
 
     @app.post("/detokenize")

@@ -40,9 +40,9 @@ class ReadOnlyError(BankError):
 class Desk:
     """Several banks; those of one base share a runtime. Safe from several threads.
 
-    ``remember``: messages may save memories; ``teach``: what is saved is taught at once; ``waiting``: how many questions
-    may wait; ``later``: :meth:`load` is called by somebody else, until then nothing can be asked; ``how``: options of a
-    :class:`Runtime`.
+    ``remember``: messages may save memories; ``teach``: what is saved is taught at once; ``waiting``: how many
+    questions may wait; ``later``: :meth:`load` is called by somebody else, until then nothing can be asked; ``how``:
+    options of a :class:`Runtime`.
     """
 
     def __init__(
@@ -179,7 +179,9 @@ class Desk:
         """The bank of *model*. Raises ReadOnlyError for a pack."""
         bank = self.find(model)[0]
         if isinstance(bank, PackedBank):
-            raise ReadOnlyError(f"{bank.path.name} is a pack and cannot be changed; run: megart unpack {bank.path.name} FOLDER")
+            raise ReadOnlyError(
+                f"{bank.path.name} is a pack and cannot be changed; run: megart unpack {bank.path.name} FOLDER"
+            )
         return bank
 
     def about(self, model: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Banks as models of simonw's command `llm`: ``llm -m megart "Where is the key?"``. Found by its entry point.
 
-``megart`` is the bank that `megart ask` would ask ($MEGART_BANK, else the user's own), ``megart:DIR`` that of a folder or
-pack named in $MEGART_LLM_BANKS (paths with the system's path separator between them).
+``megart`` is the bank that `megart ask` would ask ($MEGART_BANK, else the user's own), ``megart:DIR`` that of a folder
+or pack named in $MEGART_LLM_BANKS (paths with the system's path separator between them).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ TOKENS = 128  # the most that such a request gets
 _OPEN_WEBUI = re.compile(r"### Task:\s*(?P<documents>Respond to the user query)?")
 _OTHERS = re.compile(
     r"""<task>
-    | (please\s+)? (generate|provide|write|create) \s a \s (concise|short|brief) [^\n]{0,60} \b (title|summary) \b   # LibreChat
+    | (please\s+)? (generate|provide|write|create) \s a \s (concise|short|brief) [^\n]{0,60} \b (title|summary) \b   #
+    LibreChat
     | summarize \s in \s a \s \d+-word \s title                                                                    # Jan
     | given \s the \s following [^\n]{0,40} please \s reply \s with \s a \s title                                   # Continue
     | your \s task \s is \s to \s reflect \s the \s speaker's \s likely \s facial \s expression                    # Open WebUI
@@ -20,7 +21,9 @@ _OTHERS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # Marks of a text with a hole in it, for a model to fill in: no question, whatever the words say.
-_HOLE = re.compile(r"<\|?(fim|fim_)[ _-]?(prefix|suffix|middle|begin|hole|end)|<｜fim▁|<PRE>|\[SUFFIX\]|<\|code_(prefix|suffix)\|>")
+_HOLE = re.compile(
+    r"<\|?(fim|fim_)[ _-]?(prefix|suffix|middle|begin|hole|end)|<｜fim▁|<PRE>|\[SUFFIX\]|<\|code_(prefix|suffix)\|>"
+)
 
 
 def is_side(text: str, task: str | None = None) -> bool:

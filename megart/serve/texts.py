@@ -91,7 +91,9 @@ def as_completion(answer: Answer) -> Completion:
     )
 
 
-def made(id: str, text: CompletionRequest, model: str, found: Sequence[Completion], ours: dict[str, Any] | None) -> dict[str, Any]:
+def made(
+    id: str, text: CompletionRequest, model: str, found: Sequence[Completion], ours: dict[str, Any] | None
+) -> dict[str, Any]:
     """The answer: *found* are the choices of the first prompt, then of the second, and so on."""
     choices = []
     for number, one in enumerate(found):

@@ -2,7 +2,8 @@
 
 Token ids in, token ids out; knows nothing about text, banks or reports. The penalties: L2 pulls towards the
 weights before the memory at hand; EWC (online form, arXiv 1805.06370) weighs that pull by the diagonal of the
-Fisher information, each memory's brought to a mean of 1, summed over the memories so far. A LoRA is merged into the weights after each memory.
+Fisher information, each memory's brought to a mean of 1, summed over the memories so far. A LoRA is merged into the
+weights after each memory.
 """
 
 from __future__ import annotations

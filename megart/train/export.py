@@ -25,5 +25,7 @@ def to_adapter(
     times too weakly.
     """
     rank = next(iter(factors.values()))[0].shape[0]
-    tensors: dict[str, tuple[np.ndarray, np.ndarray]] = {name: (a.astype(dtype), b.astype(dtype)) for name, (a, b) in factors.items()}
+    tensors: dict[str, tuple[np.ndarray, np.ndarray]] = {
+        name: (a.astype(dtype), b.astype(dtype)) for name, (a, b) in factors.items()
+    }
     return Adapter(architecture, scale * rank, tensors, list(invocation_tokens), dict(metadata or {}))

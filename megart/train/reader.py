@@ -62,7 +62,8 @@ def train(
 ) -> Factors:
     """Train a reader on *readings*; factors as :meth:`StackedLora.factors` gives them.
 
-    ``start``: go on from these factors of a reader, of the same rank and layers. ``resume``: a file that keeps the state now and then; where it exists already, training goes on from it.
+    ``start``: go on from these factors of a reader, of the same rank and layers. ``resume``: a file that keeps the
+    state now and then; where it exists already, training goes on from it.
     """
     first = base.n_layer - max(1, round(config.layers * base.n_layer))
     targets = [t for t in find_targets(base.network, base.architecture, ALL_ROLES) if t.layer >= first]
