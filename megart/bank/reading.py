@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from megart.bank.memory import Memory
-from megart.errors import InputError
-from megart.split import MOST_WORDS, PIECE_WORDS, Piece, split_markdown, split_text, words
+from ..errors import InputError
+from ..split import MOST_WORDS, PIECE_WORDS, Piece, split_markdown, split_text, words
+from .memory import Memory
 
 _MOST_BYTES = 256 << 20
 JSON_SUFFIXES = (".jsonl", ".ndjson")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from megart.bank.memory import Memory, Record, to_json
-from megart.errors import BankError, ChangedError, InputError
+from ..errors import BankError, ChangedError, InputError
+from .memory import Memory, Record, to_json
 
 COLUMNS = (
     "id, title, text, paraphrases, questions, metadata, state, recipe, activated, rank, "

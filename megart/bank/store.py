@@ -19,14 +19,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from megart.adapter import Adapter, read_adapter
-from megart.bank import check, usage
-from megart.bank.catalog import FILE_NAME, BaseInfo, Catalog
-from megart.bank.files import AdapterFiles, is_adapter_name
-from megart.bank.found_by import FoundBy
-from megart.bank.locks import check_locks, check_mount
-from megart.bank.memory import FORGET_AFTER, Memory, Record, is_id, to_json
-from megart.bank.rows import (
+from ..adapter import Adapter, read_adapter
+from ..errors import AdapterError, BankError, BaseMismatchError, InputError, MemoryNotFoundError
+from ..models import DEFAULT_MODEL, Model, resolve_model
+from . import check, usage
+from .catalog import FILE_NAME, BaseInfo, Catalog
+from .features import Features
+from .files import AdapterFiles, is_adapter_name
+from .locks import check_locks, check_mount
+from .memory import FORGET_AFTER, Memory, Record, is_id, to_json
+from .rows import (
     COLUMNS,
     Evidence,
     check_length,
@@ -38,8 +40,6 @@ from megart.bank.rows import (
     stamp,
     to_record,
 )
-from megart.errors import AdapterError, BankError, BaseMismatchError, InputError, MemoryNotFoundError
-from megart.models import DEFAULT_MODEL, Model, resolve_model
 
 T = TypeVar("T")
 ADAPTERS = "adapters"
@@ -48,7 +48,7 @@ LEFTOVER = "leftover:"
 _LEFTOVERS = f"SELECT name FROM state WHERE name >= '{LEFTOVER}' AND name < 'leftover;'"
 
 
-class Bank(FoundBy):
+class Bank(Features):
     """An open bank. Use `create` or `open`, close it or use it in a `with`; safe from several threads."""
 
     def __init__(self, path: Path, catalog: Catalog) -> None:

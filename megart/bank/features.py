@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from megart.bank.catalog import Catalog
-from megart.bank.memory import Record
-from megart.bank.rows import COLUMNS, Columns, Evidence, among, evidence_bytes, key_bytes, stamp, to_record
-from megart.errors import BankError, ChangedError
+from ..errors import BankError, ChangedError
+from .catalog import Catalog
+from .memory import Record
+from .rows import COLUMNS, Columns, Evidence, among, evidence_bytes, key_bytes, stamp, to_record
 
 
-class FoundBy:
+class Features:
     """That part of a bank. ``seqs`` are memories as :meth:`versions` names them; None: all of them."""
 
     path: Path
