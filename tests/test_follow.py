@@ -259,3 +259,27 @@ def test_there_is_points_at_nothing() -> None:
         ("Does the moon change its shape every month?", True),
     ):
         assert is_follow_up(read_question(text, lambda _: 1e-2)) is leans, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Und ihre Nummer?", "Was kostet sie?", "Wie heißt seine Frau?", "Et son numéro ?", "Où habite-t-elle ?", "¿Y su teléfono?",
+        "¿Dónde vive ella?", "E il suo numero?", "E a que horas fecha?", "En wat kost de tweede kamer?", "Och vad är hennes nummer?",
+        "А её номер?", "Где он живёт?",
+    ],
+)  # fmt: skip
+def test_other_languages_point_back_too(text: str) -> None:
+    assert is_follow_up(read_question(text, lambda _: 1e-2))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wann fährt die Fähre nach Sandholm?", "En qué ciudad vive la tía Marta?", "Où est la clé du garage ?",
+        "¿Cuánto cuesta la habitación doble?", "Quanto custa a diária do hotel Aurora?", "Welke kleur heeft de boot van Jan?",
+        "Где лежит ключ от сарая?", "Quelle est la taille de la chambre de Léa ?",
+    ],
+)  # fmt: skip
+def test_a_whole_question_of_another_language_stands_alone(text: str) -> None:
+    assert not is_follow_up(read_question(text, lambda _: 1e-2))

@@ -13,17 +13,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from .. import gate
 from ..bank import Record
+from ..gate.languages import language
 from ..gate.words import WORD, fold
 
 # An answer of fewer characters may stand in any memory.
 _TELLING_ANSWER = 12
-_PERSONS = frozenset("he she they him her them his hers their theirs himself herself themselves".split())
-# These may also stand for nothing said before: "it rains", "is it true that", "there are".
-_THINGS = frozenset("it its itself this that these those there then same".split())
-_GOES_ON = frozenset(["and", "but", "so", "also", "or", "then", "plus"])
+# Words that go on with what was said, where they come first. Folded, as all words here are.
+_GOES_ON = frozenset(
+    "and but so also or then plus und aber oder dann et mais alors y pero entonces e ed ma allora maar dus och eller ale "
+    "а и но".split()
+)
+# In one language only, see gate.languages; "en" begins a whole question in Spanish and French.
+_GOES_ON_IN = {"Dutch": frozenset(["en"])}
+# By language: words that stand for somebody, and words that stand for a thing, but may also stand for nothing said
+# before ("it rains", "is it true that", "there are").
+_PERSONS = {
+    "English": "he she they him her them his hers their theirs himself herself themselves",
+    "German": "er ihn ihm ihr ihre ihrem ihren ihrer ihres seine seinem seinen seiner seines",
+    "French": "elle elles eux lui leur leurs son sa ses",
+    "Spanish": "ella ellos ellas su sus", "Italian": "lui lei loro suo sua suoi sue",
+    "Portuguese": "ele ela eles elas dele dela deles delas seu sua seus suas", "Dutch": "hij zij haar hem hun",
+    "Swedish": "han hon honom henne hans hennes dem deras", "Polish": "on ona oni jego jej ich",
+    "Russian": "он она они его ее их ему ей им него нее них",
+}  # fmt: skip
+_THINGS = {
+    "English": "it its itself this that these those there then same", "German": "es sie dort davon dazu damit dafur",
+    "French": "il ils cela ca ceci", "Spanish": "esto eso ello alli ahi", "Italian": "questo quello cio li",
+    "Portuguese": "isso isto aquilo", "Dutch": "dit daar ervan ervoor", "Swedish": "detta dar", "Russian": "это там туда",
+}  # fmt: skip
 # A question of fewer telling words than this stands on nothing.
 _TELLING = 2
 _TURNS = 8
@@ -47,31 +68,52 @@ _OWN_DOINGS = frozenset((verb, who) for verb in ("did", "have", "had", "was", "w
 _THERE_IS = re.compile(r"\b(?:is|are|was|were|be|been|isn't|aren't) there\b|\bthere(?:'s| is| are| was| were| be)\b")
 
 
+@dataclass(frozen=True)
+class _Pointing:
+    """The words of a question that point back, folded; ``goes_on``: it begins with a word that goes on."""
+
+    goes_on: bool
+    persons: frozenset[str]
+    things: frozenset[str]
+
+
+def _pointing(question: gate.QuestionWords) -> _Pointing:
+    words = _words(question)
+    spoken = language(words)
+
+    first = words[0] if words else ""
+    goes_on = first in _GOES_ON or first in _GOES_ON_IN.get(spoken, ())
+    persons, things = (frozenset(by.get(spoken, "").split()).intersection(words) for by in (_PERSONS, _THINGS))
+    return _Pointing(goes_on, persons, things)
+
+
 def is_follow_up(question: gate.QuestionWords) -> bool:
     """Does *question* lean on what was said before it?"""
-    words = _words(question)
-    if not words or words[0] in _GOES_ON or not _PERSONS.isdisjoint(words):
+    pointing = _pointing(question)
+    if not question.words or pointing.goes_on or pointing.persons:
         return True
-    pointing = _THINGS.intersection(words)
-    if "there" in pointing and _THERE_IS.search(" ".join(question.words).lower()):
-        pointing -= {"there"}
-    return bool(pointing) or (not question.names and len(telling_words(question)) < _TELLING)
+    things = pointing.things
+    if "there" in things and _THERE_IS.search(" ".join(question.words).lower()):
+        things -= {"there"}
+    return bool(things) or (not question.names and len(telling_words(question)) < _TELLING)
 
 
 def points_weakly(question: gate.QuestionWords) -> bool:
     """Does *question* lean on what was said by words only that may also point at nothing?"""
-    words = _words(question)
-    return bool(words) and words[0] not in _GOES_ON and _PERSONS.isdisjoint(words)
+    pointing = _pointing(question)
+    return bool(question.words) and not pointing.goes_on and not pointing.persons
 
 
 def telling_words(question: gate.QuestionWords) -> list[int]:
     """Which words of *question* say something, and do not only make it a question or point back."""
-    pointing = _PERSONS | _THINGS
-    return [i for i, word in enumerate(_words(question)) if not question.asking[i] and word not in pointing]
+    pointing = _pointing(question)
+    back = pointing.persons | pointing.things
+    return [i for i, word in enumerate(_words(question)) if not question.asking[i] and word not in back]
 
 
 def _words(question: gate.QuestionWords) -> list[str]:
-    return [word.lower().split("'")[0].split("’")[0] for word in question.words]
+    """The words, folded, without what stands after an apostrophe."""
+    return [fold(word).replace("’", "'").split("'")[0] for word in question.words]
 
 
 def anchor(history: Sequence[Mapping[str, str]], prior: Callable[[str], float]) -> str | None:
