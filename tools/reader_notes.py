@@ -159,7 +159,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", choices=("train", "held"), help="all but every sixth template, or these")
     parser.add_argument("--templates", type=int, default=9999, help="filled templates, drawn at random")
-    parser.add_argument("--questions", type=int, default=99, help="of a note, those in other words first")
+    parser.add_argument("--questions", type=int, default=99, help="of a note")
+    parser.add_argument("--hard", type=int, default=99, help="of these, at most so many in other words or languages")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     folder = Path(__file__).with_name("reader_notes")
@@ -181,10 +182,11 @@ def main() -> None:
             rows += bank(path, rng, general)
     for row in rows:
         asked = rng.sample(row["qa"], len(row["qa"]))
-        asked.sort(
-            key=lambda qa: "lang" not in qa and qa.get("kind") != "synonym"
-        )  # those in other words are what is hard
-        print(json.dumps({**row, "qa": asked[: args.questions]}, ensure_ascii=False))
+        hard = [qa for qa in asked if "lang" in qa or qa.get("kind") == "synonym"]
+        easy = [qa for qa in asked if qa not in hard]
+        chosen = hard[: max(args.hard, args.questions - len(easy))]
+        chosen += easy[: args.questions - len(chosen)]
+        print(json.dumps({**row, "qa": chosen[: args.questions]}, ensure_ascii=False))
 
 
 if __name__ == "__main__":
