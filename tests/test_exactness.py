@@ -20,9 +20,10 @@ from megart.runtime.engine import Engine
 from megart.runtime.slot import Slot
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+DynamicCache = pytest.importorskip("transformers").DynamicCache
 
 from megart.memorize import train_config
+from megart.train.base import with_cache
 from megart.train.export import to_adapter
 from megart.train.lora import StackedLora
 from megart.train.trainer import Example, Task, Trainer
@@ -63,13 +64,13 @@ def in_pytorch(base, factors, recipe: Recipe, given: Example) -> np.ndarray:
     targets = [t for t in base.targets if t.role in recipe.roles]
     lora = StackedLora(base, targets, 1, recipe.rank, recipe.scale)
     lora.load_lane(0, factors)
-    past = None
+    past = with_cache(base.network, DynamicCache(config=base.network.config))
     with torch.no_grad(), lora.attached(base.network):
         if given.prompt:
-            past = base.network(torch.tensor([given.prompt]), use_cache=True).past_key_values
+            base.network(torch.tensor([given.prompt]), **past)
         with lora.use(1):
             ids = torch.tensor([given.opening + given.target])
-            return base.network(ids, past_key_values=past).logits[0].float().numpy()
+            return base.network(ids, **past).logits[0].float().numpy()
 
 
 def in_llama_cpp(

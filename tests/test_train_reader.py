@@ -24,6 +24,7 @@ from megart.runtime.reader import Reader
 from megart.runtime.slot import Slot
 from megart.train import reader as training
 from megart.train import reader_data
+from megart.train.base import with_cache
 
 ROWS = [
     {
@@ -152,8 +153,7 @@ def test_llama_cpp_computes_what_torch_did(tiny, taught, exact, monkeypatch) -> 
                 input_ids=ids,
                 attention_mask=torch.cat([seen[:1], torch.ones_like(ids)], 1),
                 position_ids=lengths[:1, None] + torch.arange(ids.shape[1])[None],
-                past_key_values=_first(cache, base),
-                use_cache=True,
+                **with_cache(base.network.base_model, _first(cache, base)),
             ).last_hidden_state
         meant = (hidden[0, len(question) - 1] @ base.network.get_output_embeddings().weight.T).numpy()
     engine = Engine(model)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import os
 import shutil
@@ -118,6 +119,15 @@ def load_base(
     # On a CPU the plain form is the faster one: SDPA's backward pass is slow with a mask.
     network.set_attn_implementation("sdpa" if where.type == "cuda" else "eager")
     return FrozenBase(network, architecture, where, kind, find_targets(network, architecture))
+
+
+def with_cache(module: nn.Module, keys_and_values: Any) -> dict[str, Any]:
+    """The arguments by which *module*, of transformers, goes on from *keys_and_values* and adds its own.
+
+    transformers 5.24 calls it ``cache``, those before ``past_key_values``, which it warns of.
+    """
+    name = "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
+    return {name: keys_and_values, "use_cache": True}
 
 
 def find_targets(network: Any, architecture: str, roles: tuple[str, ...] = TARGET_ROLES) -> list[Target]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..recipes import ReaderConfig
-from .base import ALL_ROLES, FrozenBase, find_targets
+from .base import ALL_ROLES, FrozenBase, find_targets, with_cache
 from .head import judge
 from .lora import LaneAdam, StackedLora
 
@@ -115,9 +115,7 @@ class _Batches:
         self._body = base.network.base_model
         cache: Any = DynamicCache(config=base.network.config)
         with torch.no_grad():
-            self._body(
-                input_ids=torch.tensor([list(before)], device=base.device), past_key_values=cache, use_cache=True
-            )
+            self._body(input_ids=torch.tensor([list(before)], device=base.device), **with_cache(self._body, cache))
         self._before = [(layer.keys, layer.values) for layer in cache.layers]
 
     @torch.no_grad()
@@ -135,8 +133,7 @@ class _Batches:
             input_ids=ids.to(device),
             attention_mask=seen.to(device),
             position_ids=place.to(device),
-            past_key_values=cache,
-            use_cache=True,
+            **with_cache(self._body, cache),
         )
         rows = torch.tensor([i for i, reading in enumerate(batch) for _ in reading.pairs])
         each: Any = DynamicCache(config=self.base.network.config)
@@ -157,8 +154,7 @@ def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequen
             input_ids=ids.to(device),
             attention_mask=torch.cat([seen, mask], 1).to(device),
             position_ids=place.to(device),
-            past_key_values=cache,
-            use_cache=True,
+            **with_cache(base.network.base_model, cache),
         ).last_hidden_state
     rows = [i for i, (_, answer) in enumerate(pairs) for _ in answer]
     columns = [len(q) - 1 + j for q, answer in pairs for j in range(len(answer))]

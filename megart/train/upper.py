@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .base import FrozenBase
+from .base import FrozenBase, with_cache
 
 # Lessons at least this long, relative to the longest of a pass, go with it.
 _LIKE = 0.9
@@ -97,7 +97,7 @@ class UpperLayers:
         if tokens and tokens not in self._prefixes:
             cache: Any = DynamicCache(config=self.base.network.config)
             ids = torch.tensor([tokens], device=self.base.device)
-            self._body(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._body(input_ids=ids, **with_cache(self._body, cache))
             self._prefixes[tokens] = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
         return self._prefixes.get(tokens, [])
 
@@ -123,8 +123,7 @@ class UpperLayers:
                 input_ids=ids.to(base.device),
                 position_ids=(torch.arange(width, device=base.device) + past).expand(size, -1),
                 attention_mask=self._mask(torch.full((size,), past), past, width),
-                past_key_values=cache,
-                use_cache=True,
+                **with_cache(self._body, cache),
             )
         except _Reached:
             pass
@@ -155,6 +154,7 @@ class UpperLayers:
         rotary: dict[str | None, tuple[Tensor, Tensor]] = {}
         kinds = getattr(self.base.network.config.get_text_config(), "layer_types", None)
         by_kind = "layer_type" in inspect.signature(self._body.rotary_emb.forward).parameters
+        goes_on = with_cache(self._layers[0], cache)
         for i in self._upper:
             kind = kinds[i] if by_kind and kinds else None
             if kind not in rotary:
@@ -163,9 +163,8 @@ class UpperLayers:
                 hidden,
                 attention_mask=mask,
                 position_ids=place,
-                past_key_values=cache,
-                use_cache=True,
                 position_embeddings=rotary[kind],
+                **goes_on,
             )
         return hidden
 
