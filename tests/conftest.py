@@ -7,6 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import importlib.util
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,8 @@ from megart.models import Model, resolve_model
 
 # Tests say themselves when a bank is to have a text embedder (tests/test_embedders.py), installed or not.
 os.environ["MEGART_EMBEDDER"] = "default"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what runs behind; processes would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 
 
