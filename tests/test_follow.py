@@ -267,6 +267,10 @@ def test_there_is_points_at_nothing() -> None:
         "Und ihre Nummer?", "Was kostet sie?", "Wie heißt seine Frau?", "Et son numéro ?", "Où habite-t-elle ?", "¿Y su teléfono?",
         "¿Dónde vive ella?", "E il suo numero?", "E a que horas fecha?", "En wat kost de tweede kamer?", "Och vad är hennes nummer?",
         "А её номер?", "Где он живёт?",
+        "Quelle est la couleur de leur bateau neuf ?", "¿De qué color es la puerta de su garaje nuevo?",
+        "Di che colore è la porta del suo garage nuovo?", "Qual é a cor da porta da garagem nova dela?",
+        "Welke kleur heeft de deur van haar nieuwe garage?", "Vad är det för färg på hennes nya dörr?",
+        "Jaki kolor ma jego nowy samochód w garażu?", "Какого цвета дверь у его нового гаража?",
     ],
 )  # fmt: skip
 def test_other_languages_point_back_too(text: str) -> None:
