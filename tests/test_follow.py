@@ -278,6 +278,19 @@ def test_other_languages_point_back_too(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("Ihre Nummer?", "Wer vertritt sie im Juli?"),
+        ("¿Su teléfono?", "¿Dónde está la moto?"),
+        ("Quanto costa?", "Quando c'è il corso di ceramica?"),
+    ],
+)
+def test_the_language_of_a_very_short_question_is_that_of_the_talk(text: str, before: str) -> None:
+    question = read_question(text, lambda _: 1e-2)
+    assert is_follow_up(question, before) and not is_follow_up(question)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "Wann fährt die Fähre nach Sandholm?", "En qué ciudad vive la tía Marta?", "Où est la clé du garage ?",

@@ -284,13 +284,19 @@ def fit(cases: list[Case], mode: str) -> dict[str, float]:
     counts = Counter((case.bank, case.group) for case, *_ in rows)
     share = {"there": 1.0, "left out": 0.5, "near": 0.5, "unanswered": 0.5}
     s = np.array([100 * share.get(c.group, 0.3) / max(40, counts[c.bank, c.group]) for c, *_ in rows])
+    w = logistic(x, y, s)
+    return dict(zip(names, w.tolist(), strict=True))
+
+
+def logistic(x: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Weights [D] of the logistic model of truths *y* [N] by features *x* [N, D], each row counting *s* [N] times."""
     w = np.zeros(x.shape[1])
     for _ in range(60):  # Newton's method
         p = 1 / (1 + np.exp(-x @ w))
         gradient = x.T @ (s * (p - y)) + PENALTY * w
         hessian = (x.T * (s * p * (1 - p))) @ x + PENALTY * np.eye(len(w))
         w -= np.linalg.solve(hessian, gradient)
-    return dict(zip(names, w.tolist(), strict=True))
+    return w
 
 
 def report(name: str, cases: list[Case], mode: str, weights: dict[str, dict[str, float]]) -> None:

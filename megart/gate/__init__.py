@@ -2,11 +2,11 @@
 
 ``policy`` turns scores into gates, ``words`` reads questions and memories as words, ``evidence``
 weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other, ``known`` says
-whether a memory that was read answers. None of
-them knows files or models.
+whether a memory that was read answers, ``versions`` whether two say the same at another time. None of them knows files
+or models.
 """
 
-from . import known, rerank
+from . import known, rerank, versions
 from .evidence import Candidates, Evidence, Index
 from .meaning import Vectors
 from .policy import Gated, GatePolicy, by_product, decide, unit
@@ -27,4 +27,5 @@ __all__ = [
     "rerank",
     "sequence",
     "unit",
+    "versions",
 ]

@@ -20,34 +20,32 @@ from .words import WORD, fold, term, term_hash
 READ_FROM, READ_FROM_MEANING = -7.0, -3.0
 # Read one after the other until one answers.
 MOST = 2
-# The probability from which on a memory that was read answers, without and with a text embedder.
-THRESHOLD, THRESHOLD_MEANING = 0.3, 0.4
-# A memory so much like the one that answers may say the same at another time; by keys and by a text embedder.
-ALIKE, ALIKE_MEANING = 0.2, 0.84
+# The probability from which on a memory that was read answers; a question that leans on what was said names less.
+THRESHOLD, THRESHOLD_TALK = 0.35, 0.2
 # The log odds of a memory that the user opened by hand.
 CERTAIN = 8.0
 WEIGHTS = {
-    "always": 0.187,
-    "gate": 0.0,  # fitted as -0.02: beside the words that are lacking it says nothing more
-    "reader": 0.633,
-    "span": 0.509,
-    "lacking": -3.078,
-    "lacking_number": -2.543,
-    "lacking_name": -0.060,
-    "margin": 0.420,
+    "always": 0.086,
+    "gate": -0.058,
+    "reader": 0.724,
+    "span": 0.517,
+    "lacking": -2.538,
+    "lacking_number": -1.155,
+    "lacking_name": -0.638,
+    "margin": 0.414,
     "subject": 0.500,
 }
 WEIGHTS_MEANING = {
-    "always": -2.612,
-    "gate": -0.138,
-    "reader": 0.522,
-    "span": 0.135,
-    "lacking": -1.627,
-    "lacking_number": -1.090,
-    "lacking_name": -0.793,
-    "margin": 0.325,
+    "always": -1.892,
+    "gate": -0.139,
+    "reader": 0.633,
+    "span": 0.734,
+    "lacking": -2.245,
+    "lacking_number": -0.651,
+    "lacking_name": -0.449,
+    "margin": 0.376,
     "subject": 0.500,
-    "meant": 0.747,
+    "meant": 0.566,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _DATE_OR_TIME = re.compile(
@@ -80,8 +78,8 @@ class Seen:
     """What the gate saw of a candidate.
 
     ``odds``: log odds by words and states; ``margin``: of its whole score above the best other one's; ``meant``: log
-    odds by the text embedder, None without one; ``subject``: 1 where the conversation's last answer came from this
-    memory, less the longer ago one did, 0 for never.
+    odds by the text embedder, None without one; ``subject``: how far the question leans on this memory by what was said
+    before, 0 to 1.
     """
 
     odds: float
@@ -134,16 +132,16 @@ def features(seen: Seen, reader: float, logprob: float) -> dict[str, float]:
     """``reader``: log odds that the text answers; ``logprob``: of the reader's span, nats a token."""
     values = {
         "always": 1.0,
-        "gate": _clip(seen.odds, 8.0),
-        "reader": _clip(reader, 8.0),
+        "gate": clip(seen.odds, 8.0),
+        "reader": clip(reader, 8.0),
         "span": max(-3.0, logprob),
         "lacking": seen.about.lacking,
         "lacking_number": float(seen.about.number),
         "lacking_name": seen.about.name,
-        "margin": _clip(seen.margin, 6.0),
+        "margin": clip(seen.margin, 6.0),
         "subject": seen.subject,
     }
-    return values if seen.meant is None else {**values, "meant": _clip(seen.meant / 2, 4.0)}
+    return values if seen.meant is None else {**values, "meant": clip(seen.meant / 2, 4.0)}
 
 
 def probability(values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float:
@@ -153,34 +151,8 @@ def probability(values: Mapping[str, float], weights: Mapping[str, float] | None
     return 1 / (1 + math.exp(-sum(weights[name] * value for name, value in values.items())))
 
 
-def answers(seen: Seen, p: float) -> bool:
-    """Whether a memory with the probability *p* answers."""
-    return p >= (THRESHOLD if seen.meant is None else THRESHOLD_MEANING)
-
-
-VERSION_WEIGHTS = {"always": 0.17, "alike": 1.22, "odds": 0.39, "apart": 0.33}
-VERSION_WEIGHTS_MEANING = {"always": 0.49, "alike": 1.56, "odds": 0.34, "apart": 0.29}
-VERSION_FROM = 0.5
-
-
-def same_fact(alike: float, first: Seen, other: Seen, odds: float) -> float:
-    """The probability that *other* says the same as *first* at another time.
-
-    ``alike``: of the two memories; ``odds``: the reader's that *other* answers. Fitted on updates of our own writing
-    and the developers' notes: at 0.5 it finds 63 of 100 updates, and takes 7 of 100 similar notes for one
-    (cross-validated).
-    """
-    by_meaning = first.meant is not None
-    values = {
-        "always": 1.0,
-        "alike": 20 * (alike - 0.88) if by_meaning else alike,
-        "odds": _clip(odds, 8.0),
-        "apart": _clip(other.odds - first.odds, 8.0),
-    }
-    return probability(values, VERSION_WEIGHTS_MEANING if by_meaning else VERSION_WEIGHTS)
-
-
-def _clip(value: float, most: float) -> float:
+def clip(value: float, most: float) -> float:
+    """*value*, but from -most to most."""
     return max(-most, min(most, value))
 
 

@@ -32,6 +32,7 @@ from .terse import terse
 NOT_KNOWN = "Not in memory."
 # Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
 NEAR = 0.03
+_CERTAIN = 0.9  # that two memories say the same at another time
 VERSIONS = 2  # memories that are read for what they say of the same at another time
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # In the bank: b"1" where it says nothing else when nothing is known.
@@ -40,7 +41,8 @@ STRICT_STATE = "strict"
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate that was read: what it recited, the reader's answer, and the probability that it is one.
+    """A candidate that was read: what it recited, the reader's answer, how probable it is that this is one, and whether
+    it is enough.
 
     ``values``: the features of that probability, see ``gate.known.features``.
     """
@@ -50,10 +52,7 @@ class Tried:
     reading: Reading
     values: dict[str, float]
     p: float
-
-    @property
-    def answers(self) -> bool:
-        return gate.known.answers(self.candidate.seen, self.p)
+    answers: bool
 
     @property
     def source(self) -> Source:
@@ -190,17 +189,28 @@ def _newest(
     The newest of the others comes first where the question is how it was before.
     """
     read = {one.candidate.row: one for one in tried}
-    same = [first]
-    for other, alike in job.bank.versions(first.candidate, found, job.request.scope)[:VERSIONS]:
-        linked = _linked(first.candidate.record, other.record)
-        if other.record.created[:10] == first.candidate.record.created[:10] and not linked:
-            continue  # the same day: nothing says which is newer
+    mine, before = first.candidate.record, asks_before(job.request.question)
+    least = gate.versions.SAME_FROM_BEFORE if before else gate.versions.SAME_FROM
+    linked, likely = [], []
+    for place, other in enumerate(job.bank.versions(first.candidate, found, job.request.scope)[:VERSIONS]):
+        record, joined = other.record, _linked(mine, other.record)
+        # Of two of the same day nothing says which is newer.
+        if not joined and (record.created[:10] == mine.created[:10] or gate.versions.is_far(other.seen)):
+            continue
         one = read.get(other.row) or _try(job, other, found, clock)
-        p = gate.known.same_fact(alike, first.candidate.seen, other.seen, one.reading.odds)
-        if one.reading.span[1] and (linked or p >= gate.known.VERSION_FROM):
-            same.append(one)
+        newer = max(record, mine, key=_age).text
+        seen, odds = first.candidate.seen, one.reading.odds
+        values = gate.versions.features(seen, other.seen, nearest=place == 0, odds=odds, newer=newer)
+        p = gate.versions.same_fact(values)
+        if one.reading.span[1] and joined:
+            linked.append(one)
+        elif one.reading.span[1] and p >= least:
+            likely.append((p, one))
+    # Of several that may say the same, the likeliest, and what is all but certain.
+    best = max((p for p, _ in likely), default=0.0)
+    same = [first, *linked, *(one for p, one in likely if p == best or p >= _CERTAIN)]
     same.sort(key=lambda one: _age(one.candidate.record), reverse=True)
-    if len(same) > 1 and asks_before(job.request.question):
+    if len(same) > 1 and before:
         return [same[1]], (same[0], *same[2:])
     return [same[0]], tuple(same[1:])
 
@@ -223,8 +233,7 @@ def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock) -> Tried:
     try:
         recital = recall(job.runtime, job.bank, candidate.record, lambda: job.is_cancelled)
         recited = time.perf_counter()
-        question = f"{candidate.earlier} {asked.question}" if candidate.earlier else asked.question
-        reading = reader.read(recital, question, candidate.record.title)
+        reading = reader.read(recital, asked.question, candidate.record.title)
         reading = replace(reading, span=terse(asked.question, recital.text, reading.span))
     except DecodeError:
         reader.context.truncate(0)
@@ -236,7 +245,8 @@ def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock) -> Tried:
     else:
         p = gate.known.probability(values) if reader.trained else float(found.opens)
     clock.add(recall_ms=ms(started, recited), read_ms=ms(recited))
-    return Tried(candidate, recital, reading, values, p)
+    least = gate.known.THRESHOLD_TALK if found.leans else gate.known.THRESHOLD
+    return Tried(candidate, recital, reading, values, p, p >= least)
 
 
 Made = tuple[Answer, float]  # an answer without its times, and when its first token was there

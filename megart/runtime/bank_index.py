@@ -278,10 +278,10 @@ class BankIndex:
             return None
         second = self.text_embedder
         if second is not None and self.index.vectors is not None:
-            mine, others, least = second.memory(text, title), self.index.vectors.own, gate.known.ALIKE_MEANING
+            mine, others, least = second.memory(text, title), self.index.vectors.own, gate.versions.ALIKE_MEANING
         else:
             mine, others = self.keys.keys(self.keys.memory(text, title)[None])[0], self.index.keys
-            least = gate.known.ALIKE
+            least = gate.versions.ALIKE
         found = _core.scores(np.ascontiguousarray(mine, np.float32), others, self.engine.threads)
         found = np.where([record.text == text for record in self.records], -np.inf, found)
         best = int(found.argmax())

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from .. import gate
 from ..bank import Record
-from ..gate.languages import language
+from ..gate.languages import function_words, language
 from ..gate.words import WORD, fold
 
 # An answer of fewer characters may stand in any memory.
@@ -76,45 +76,50 @@ _THERE_IS = re.compile(r"\b(?:is|are|was|were|be|been|isn't|aren't) there\b|\bth
 
 @dataclass(frozen=True)
 class _Pointing:
-    """The words of a question that point back, folded; ``goes_on``: it begins with a word that goes on."""
+    """The words of a question that point back, folded, and those that say nothing in its language.
+
+    ``goes_on``: it begins with a word that goes on.
+    """
 
     goes_on: bool
+    empty: frozenset[str]
     persons: frozenset[str]
     things: frozenset[str]
 
 
-def _pointing(question: gate.QuestionWords) -> _Pointing:
+def _pointing(question: gate.QuestionWords, before: str) -> _Pointing:
     words = _words(question)
     spoken = language(words)
-
+    if spoken == "English" and function_words("English").isdisjoint(words):  # too short to tell: "ihre Nummer?"
+        spoken = language([fold(word) for word in WORD.findall(before)])
     first = words[0] if words else ""
     goes_on = first in _GOES_ON or first in _GOES_ON_IN.get(spoken, ())
     persons, things = (by.get(spoken, frozenset()).intersection(words) for by in (_PERSONS, _THINGS))
-    return _Pointing(goes_on, persons, things)
+    return _Pointing(goes_on, function_words(spoken), persons, things)
 
 
-def is_follow_up(question: gate.QuestionWords) -> bool:
-    """Does *question* lean on what was said before it?"""
-    pointing = _pointing(question)
+def is_follow_up(question: gate.QuestionWords, before: str = "") -> bool:
+    """Does *question* lean on what was said *before* it? By that its language is known where it is too short."""
+    pointing = _pointing(question, before)
     if not question.words or pointing.goes_on or pointing.persons:
         return True
     things = pointing.things
     if "there" in things and _THERE_IS.search(" ".join(question.words).lower()):
         things -= {"there"}
-    return bool(things) or (not question.names and len(telling_words(question)) < _TELLING)
+    return bool(things) or (not question.names and len(telling_words(question, before)) < _TELLING)
 
 
-def points_weakly(question: gate.QuestionWords) -> bool:
+def points_weakly(question: gate.QuestionWords, before: str = "") -> bool:
     """Does *question* lean on what was said by words only that may also point at nothing?"""
-    pointing = _pointing(question)
+    pointing = _pointing(question, before)
     return bool(question.words) and not pointing.goes_on and not pointing.persons
 
 
-def telling_words(question: gate.QuestionWords) -> list[int]:
+def telling_words(question: gate.QuestionWords, before: str = "") -> list[int]:
     """Which words of *question* say something, and do not only make it a question or point back."""
-    pointing = _pointing(question)
-    back = pointing.persons | pointing.things
-    return [i for i, word in enumerate(_words(question)) if not question.asking[i] and word not in back]
+    pointing = _pointing(question, before)
+    empty = pointing.persons | pointing.things | pointing.empty
+    return [i for i, word in enumerate(_words(question)) if not question.asking[i] and word not in empty]
 
 
 def _words(question: gate.QuestionWords) -> list[str]:
@@ -124,11 +129,17 @@ def _words(question: gate.QuestionWords) -> list[str]:
 
 def anchor(history: Sequence[Mapping[str, str]], prior: Callable[[str], float]) -> str | None:
     """The last question of the user in *history* that stood on its own."""
-    said = [turn["content"] for turn in history if turn.get("role") == "user" and turn.get("content", "").strip()]
-    for text in reversed(said[-_TURNS:]):
-        if not is_follow_up(gate.read_question(text, prior)):
+    before = asked(history)
+    for text in reversed(before):
+        if not is_follow_up(gate.read_question(text, prior), "\n".join(before)):
             return text
     return None
+
+
+def asked(history: Sequence[Mapping[str, str]]) -> list[str]:
+    """The last questions of the user in *history*."""
+    said = [turn["content"] for turn in history if turn.get("role") == "user" and turn.get("content", "").strip()]
+    return said[-_TURNS:]
 
 
 def without_opener(question: str) -> str:

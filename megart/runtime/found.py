@@ -41,14 +41,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A memory that may answer, and what the gate saw of it; ``earlier``: a question to read before the user's own.
-
-    ``row``: its number in the bank, -1 where it was opened by hand.
-    """
+    """A memory that may answer, and what the gate saw of it; ``row``: its number in the bank, -1: opened by hand."""
 
     record: Record
     seen: gate.known.Seen
-    earlier: str | None = None
     row: int = -1
 
 
@@ -74,10 +70,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Talk:
-    """A conversation so far: the last question that stood on its own, and the rows of the last answer's memories."""
+    """A conversation so far: the rows of the memories that the last answer came from, and what was asked."""
 
-    question: str
     rows: list[int]
+    asked: str
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .answer import OpenedMemory, Timings
 from .bank_index import BankIndex
 from .context import Context
 from .engine import Prompt
-from .follow import anchor, is_follow_up, points_weakly, sources, telling_words
+from .follow import anchor, asked, is_follow_up, points_weakly, sources, telling_words
 from .found import Candidate, Found, Judged, Opened, Talk, check_kinds, kind_of
 from .likelihood import Likelihood
 from .recall import unheld_text
@@ -35,7 +35,6 @@ History = Sequence[Mapping[str, str]]
 # Log odds that the last answer's memory gains where a question leans on what was said; what a memory has of which the
 # question says nothing, and a lone memory's lead. Fitted on dialogues of our own writing and the developers' notes.
 _SUBJECT, _NO_SCORE, _NO_RIVAL = 2.2, -8.0, 6.0
-_BY_ITSELF = -2.0  # log odds from which on a memory is found by a question's own words
 _CANDIDATES = 4  # that are handed on, more than are read
 _SOURCES = 2  # memories that one answer came from
 
@@ -130,7 +129,7 @@ class OpenBank:
 
     def consider(self, encoded: embed.EncodedQuestion, found: gate.Candidates, talk: Talk | None) -> Found:
         """Which of the candidates *found* to read, and in what order, after what the conversation was about."""
-        leans = talk is not None and is_follow_up(encoded.question)
+        leans = talk is not None and is_follow_up(encoded.question, talk.asked)
         ranked = self._ranked(found, dict.fromkeys(talk.rows, 1.0 if leans else 0.2) if talk else {})
         order = [*ranked]
         least = gate.known.READ_FROM if found.meant is None else gate.known.READ_FROM_MEANING
@@ -148,29 +147,24 @@ class OpenBank:
                 record = self.memories.told(record)
             rival = max((ranked[other][0] for other in ranked if other != row), default=score - _NO_RIVAL)
             text = f"{record.title or ''}\n{record.text}"
-            # What leans on an earlier question need not name its subject again; a memory that its own words find is
-            # asked by these alone.
-            earlier = talk.question if talk and leans and (seen.subject or score < _BY_ITSELF) else None
-            about = gate.known.subject(encoded.text, [] if earlier else names, found.telling, text)
-            candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), earlier, row))
+            # What leans on an earlier question need not name its subject again.
+            about = gate.known.subject(encoded.text, [] if leans and seen.subject else names, found.telling, text)
+            candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), row))
         opens = 1 - found.p_none >= self.policy.threshold
         return Found(candidates, likely, opens, partner is not None, leans)
 
-    def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[tuple[Candidate, float]]:
-        """Memories that may say the same as *candidate* at another time, and how alike they are; the likest first."""
+    def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[Candidate]:
+        """Memories that may say the same as *candidate* at another time, the likest first."""
         if candidate.row < 0 or self.memories.embedder == embedders.PAPER:
             return []
         alike = self.memories.alike(candidate.row)
-        least = gate.known.ALIKE if self.memories.text_embedder is None else gate.known.ALIKE_MEANING
+        least = gate.versions.ALIKE if self.memories.text_embedder is None else gate.versions.ALIKE_MEANING
         nearest = np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES].tolist()
         near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
         lowest = gate.known.Seen(_NO_SCORE, meant=None if candidate.seen.meant is None else _NO_SCORE)
-        others = [
-            known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, candidate.earlier, row)
-            for row in near
-        ]
-        return [(other, float(alike[other.row])) for other in others if other.row != candidate.row]
+        others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, row) for row in near]
+        return [other for other in others if other.row != candidate.row]
 
     def _ranked(self, found: gate.Candidates, subject: Mapping[int, float]) -> dict[int, tuple[float, gate.known.Seen]]:
         """Log odds of each row, the best first, and what the gate saw of it.
@@ -178,7 +172,7 @@ class OpenBank:
         ``subject``: of the rows that the last answer came from, how much the question leans on it, 0 to 1.
         """
         alone = found.scores if found.alone is None else found.alone
-        lowest = None if found.meant is None else _NO_SCORE
+        lowest = None if self.memories.text_embedder is None else _NO_SCORE
         # Nothing that the question says is in these, or next to nothing.
         ranked = {
             row: (_NO_SCORE + _SUBJECT * share, gate.known.Seen(_NO_SCORE, meant=lowest, subject=share))
@@ -237,19 +231,19 @@ class OpenBank:
     def _talk(self, request: Request) -> Talk | None:
         """What the conversation is about: the memories that its last answer came from."""
         history, scope = request.history, request.scope
-        asked = anchor(history, self.memories.prior)
+        earlier = anchor(history, self.memories.prior)
         answers = [turn["content"] for turn in history if turn.get("role") == "assistant"]
-        if asked is None or not answers:
+        if earlier is None or not answers:
             return None
         if request.subject is None:
             rows = sources(answers[-1], self.records)
         else:
             rows = self.memories.rows(request.subject)
         if not rows:  # in other words than a memory's, or in too few
-            before = self._find(self._encode(asked), scope)
+            before = self._find(self._encode(earlier), scope)
             rows = [int(before.rows[0])] if 1 - before.p_none >= self.policy.threshold else []
         rows = [row for row in rows if scope.allows(self.records[row])]
-        return Talk(asked, rows[:_SOURCES]) if rows else None
+        return Talk(rows[:_SOURCES], "\n".join(asked(history))) if rows else None
 
     def _subject(
         self,
@@ -260,7 +254,8 @@ class OpenBank:
     ) -> tuple[str | None, gate.Candidates | None]:
         """The earlier question that *encoded* leans on, and what it opened; None where it stands alone, as *alone* says."""
         assert self.memories.index is not None
-        if not history or not is_follow_up(encoded.question):
+        before = "\n".join(asked(history))
+        if not history or not is_follow_up(encoded.question, before):
             return None, None
         names = encoded.question.names
         if names and 1 - alone.p_none >= self.policy.threshold:
@@ -274,8 +269,8 @@ class OpenBank:
         best = int(subject.rows[0])
         if names and not self.memories.index.holds(best, encoded.question, names):
             return None, None  # it speaks of somebody that the memory does not know
-        telling = telling_words(encoded.question)
-        if points_weakly(encoded.question) and len(telling) > 1:
+        telling = telling_words(encoded.question, before)
+        if points_weakly(encoded.question, before) and len(telling) > 1:
             if not any(self.memories.index.holds(best, encoded.question, [[word]]) for word in telling):
                 return None, None  # "it" or "that" may stand for nothing, and nothing it says is in the memory
         return earlier, subject

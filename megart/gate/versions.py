@@ -1,0 +1,75 @@
+"""Do two memories say the same at another time? One probability, from how near they are and whether one speaks of change.
+
+A note that takes another's place is seldom like it: "Moved the Skoda spare to the drawer". It tells that something
+changed; what changed it leaves to the note before. Fitted by tools/fit_versions.py, which says on what rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .known import Seen, clip, probability
+from .words import WORD, fold
+
+# A memory less like the one that answers is not looked at; by keys and by a text embedder.
+ALIKE, ALIKE_MEANING = 0.2, 0.84
+# Nor one that the question means less: log odds by the text embedder.
+MEANT_FROM = 4.0
+# The probability from which on two memories say the same; another where the user asks how it was before.
+SAME_FROM, SAME_FROM_BEFORE = 0.45, 0.3
+WEIGHTS = {"always": -0.99, "odds": 0.31, "apart": 0.39, "nearest": 0.91, "change": 3.01}
+WEIGHTS_MEANING = {"always": -0.65, "odds": 0.37, "apart": 0.38, "nearest": 1.46, "change": 2.93, "meant": 0.66}
+# Words of a note that something is not as it was, in many languages. Folded.
+_CHANGE = frozenset(
+    fold(word)
+    for word in (
+        "now new newly changed changes change moved moves instead longer anymore correction corrected actually wrong "
+        "wrongly mistake misread misheard updated update replaced replaces replacing switched raised increased lowered "
+        "reduced cancelled canceled postponed rescheduled shifted became become becomes retired resigned since again "
+        "different stopped died broke took taken over today "
+        "jetzt neu neue neuer neues neuen neuem geändert ändert verschoben verlegt umgezogen nun stattdessen mehr "
+        "korrektur falsch irrtum versehen ersetzt gewechselt erhöht gesenkt abgesagt inzwischen mittlerweile ab seit "
+        "heute nachfolger "
+        "maintenant désormais nouveau nouvelle nouveaux changé déplacé déménagé dorénavant plus erreur remplacé "
+        "augmenté baissé reporté annulé finalement aujourd "
+        "ahora nuevo nueva cambiado cambió cambia trasladado mudado ya error corrección sustituido subido bajado "
+        "aplazado cancelado partir hoy jubilado "
+        "ora adesso nuovo nuova cambiato spostato trasferito più errore correzione sostituito aumentato rinviato "
+        "annullato oggi agora novo nova mudou alterado correção substituído aumentou adiado hoje "
+        "nu nieuw nieuwe gewijzigd verplaatst verhuisd voortaan vanaf meer fout correctie vervangen verhoogd "
+        "uitgesteld geannuleerd afgezegd vandaag ny nya nytt ändrat flyttat istället längre fel rättelse idag "
+        "teraz nowy nowa nowe zmieniony zmiana przeniesiony zamiast dziś "
+        "теперь сейчас новый новая новое новые изменён изменился перенесён вместо больше ошибка исправление сегодня"
+    ).split()
+)
+
+
+def speaks_of_change(text: str) -> bool:
+    """Whether *text* says that something is not as it was."""
+    return not _CHANGE.isdisjoint(fold(word) for word in WORD.findall(text))
+
+
+def is_far(other: Seen) -> bool:
+    """Whether the question means *other* too little for it to be another answer; without a text embedder never."""
+    return other.meant is not None and other.meant < MEANT_FROM
+
+
+def features(first: Seen, other: Seen, *, nearest: bool, odds: float, newer: str) -> dict[str, float]:
+    """Of a memory *first* that answers a question and an *other*.
+
+    ``nearest``: no memory is more like the first; ``odds``: the reader's that the
+    other one answers the question too; ``newer``: the text of the newer of the two.
+    """
+    values = {
+        "always": 1.0,
+        "odds": clip(odds, 8.0),
+        "apart": clip(other.odds - first.odds, 8.0),
+        "nearest": float(nearest),
+        "change": float(speaks_of_change(newer)),
+    }
+    return values if other.meant is None else {**values, "meant": clip(other.meant / 2 - 4, 4.0)}
+
+
+def same_fact(values: Mapping[str, float]) -> float:
+    """The probability that two memories say the same at another time, from their :func:`features`."""
+    return probability(values, WEIGHTS_MEANING if "meant" in values else WEIGHTS)
