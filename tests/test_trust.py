@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,63 @@ def test_forget_says_when_the_adapter_stays_and_the_next_opening_deletes_it(bank
         assert not file.exists()
 
 
+def test_forget_takes_what_a_repair_set_aside_and_what_was_replaced(bank: Bank) -> None:
+    for id in ("safe", "safe2"):
+        bank.add(Memory(f"{SECRET} {id}", id=id), key=key(), adapter=SECRET.encode())
+        bank.adapter_path(id).write_bytes(f"{SECRET} damaged".encode())
+    assert len(bank.repair()) == 2
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"new", replace=True)
+    (bank.path / "adapters" / "safe~0123abcd.gguf").write_bytes(SECRET.encode())  # an older megart's, killed
+    bank.remove("safe")
+    left = [path.name for path in bank.path.rglob("*") if path.is_file() and b"4711" in path.read_bytes()]
+    assert sorted(name[:6] for name in left) == ["catalo", "safe2."]
+    aside = bank.path / "quarantine" / next(name for name in left if name.startswith("safe2"))
+    aside.unlink()
+    (aside / "in the way").mkdir(parents=True)
+    with pytest.raises(BankError, match=f"its adapter stays at {aside}"):
+        bank.remove("safe2")
+
+
+def test_what_a_killed_writer_left_is_gone_at_the_next_opening(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the commit, after it, and between the commit of a replacement and its tidying up."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def files() -> list[str]:
+        return sorted(os.listdir(bank.path / "adapters"))
+
+    for name in ("drop", "settle"):
+        monkeypatch.setattr(bank._files, name, lambda *_: None)
+    with monkeypatch.context() as at, pytest.raises(KeyboardInterrupt):
+        at.setattr("megart.bank.store.put_row", killed)
+        bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"one")
+    assert len(files()) == 2 and bank.find("safe") is None
+    with Bank.open(bank.path):
+        assert files() == []
+    with monkeypatch.context() as at, pytest.raises(KeyboardInterrupt):
+        at.setattr(bank._files, "written", killed)
+        bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"one")
+    assert len(files()) == 2
+    with Bank.open(bank.path) as again:
+        assert files() == ["safe.gguf"] and again.adapter_bytes("safe") == b"one"
+    with monkeypatch.context() as at, pytest.raises(KeyboardInterrupt):
+        at.setattr("megart.bank.store.put_row", killed)
+        bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"two", replace=True)
+    with bank._catalog.hold(), Bank.open(bank.path):  # somebody writes: what is there may be in use
+        assert len(files()) == 3
+    with Bank.open(bank.path) as again:
+        assert files() == ["safe.gguf"] and again.adapter_bytes("safe") == b"one"
+
+
+def test_a_folder_of_adapters_that_leads_elsewhere_is_refused(bank: Bank, tmp_path: Path) -> None:
+    bank.close()
+    (bank.path / "adapters").rename(tmp_path / "theirs")
+    (bank.path / "adapters").symlink_to(tmp_path / "theirs")
+    with pytest.raises(BankError, match="leads out of the bank"):
+        Bank.open(bank.path)
+
+
 def test_a_memory_that_comes_again_keeps_its_adapter_whatever_was_left_over(bank: Bank) -> None:
     bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"one")
     bank.set_state("leftover:safe.gguf", b"")
@@ -101,15 +159,42 @@ def test_nothing_forgotten_stays_in_free_pages(bank: Bank) -> None:
     [
         "CREATE TRIGGER t BEFORE DELETE ON memory BEGIN SELECT raise(ignore); END",
         "CREATE VIEW evil AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i FROM n) SELECT i FROM n",
+        "CREATE INDEX evil ON memory (hex(zeroblob(100000000)))",
+        "DROP TABLE evidence; CREATE TABLE evidence (seq INTEGER, words AS (zeroblob(900000000)), tokens BLOB)",
+        "DROP TABLE evidence; CREATE VIRTUAL TABLE evidence USING fts5 (seq, words, tokens)",
+        "DROP TABLE usage",
     ],
 )
-def test_a_catalog_with_views_or_triggers_is_refused(bank: Bank, sql: str) -> None:
+def test_a_catalog_of_another_make_is_refused(bank: Bank, sql: str) -> None:
     bank.close()
     with sqlite3.connect(bank.path / "catalog.sqlite") as connection:
-        connection.execute(sql)
+        connection.executescript(sql)
     connection.close()
-    with pytest.raises(BankError, match="which megart does not make"):
+    with pytest.raises(BankError, match="which megart does not make|another than megart makes|it lacks the table 'usage'"):
         Bank.open(bank.path)
+
+
+def test_what_is_forgotten_stays_in_no_log(bank: Bank) -> None:
+    """A catalog that somebody switched to a write-ahead log, which keeps old pages."""
+    bank.add(Memory(SECRET, id="safe"), key=key())
+    bank.close()
+    with closing(sqlite3.connect(bank.path / "catalog.sqlite")) as other:
+        assert other.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+        other.execute("SELECT id FROM memory").fetchall()
+        with pytest.raises(BankError, match="locked by|without a log"):
+            Bank.open(bank.path)
+    with Bank.open(bank.path) as again, Bank.open(bank.path) as reader:
+        assert len(reader) == 1
+        again.remove("safe")
+        left = b"".join(path.read_bytes() for path in bank.path.rglob("*") if path.is_file())
+        assert b"4711-0815" not in left
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_a_bank_in_a_folder_that_was_there_is_private_too(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o755)
+    with Bank.create(tmp_path / "mine", model) as made:
+        assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")

@@ -10,8 +10,9 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,6 @@ SQLITE = sqlite3.sqlite_version
 APPLICATION_ID = 0x4D454741
 BUSY_SECONDS = 10.0
 _BY_CHARACTERS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_TABLES = frozenset(
-    ["base", "counter", "state", "memory", "key", "evidence", "vector", "usage", "change", "sqlite_sequence"]
-)
 # A statement that takes longer is not one of ours over a bank of ours.
 _MOST_SECONDS = 120.0
 
@@ -127,6 +125,16 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     _usage,
     _changes,
 ]
+_SCHEMA = "SELECT type, name, sql, user_version FROM sqlite_master, pragma_user_version"
+
+
+@cache
+def _tables(format: int) -> dict[tuple[str, str], str | None]:
+    """Tables and indices of a bank of that format: how each is made, by its type and name."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for migrate in MIGRATIONS[:format]:
+            migrate(connection)
+        return {(kind, name): sql for kind, name, sql, _ in connection.execute(_SCHEMA)}
 
 
 class Catalog:
@@ -308,6 +316,9 @@ class Catalog:
             elif create is None:
                 raise BankError(f"no bank at {self.path.parent}; run: megart init --bank {self.path.parent}")
             self._check_schema()
+            # a log beside the catalog would keep what was forgotten
+            if self._patiently(lambda: self.connection.execute("PRAGMA journal_mode = DELETE").fetchone()) != ("delete",):
+                raise BankError(f"the catalog {self.path} cannot be had without a log (WAL); close what uses it")
             if self._pragma("user_version") < len(MIGRATIONS):
                 self._migrate(create)
 
@@ -327,11 +338,17 @@ class Catalog:
             )
 
     def _check_schema(self) -> None:
-        """Nothing but our own tables: a view may never end, and a trigger may undo what is asked for."""
-        for kind, name in self.connection.execute("SELECT type, name FROM sqlite_master"):
-            known = (kind == "table" and name in _TABLES) or (kind == "index" and name.startswith("sqlite_autoindex_"))
-            if not known:
+        """Nothing but our own tables: a view or a column may never end, and a trigger may undo what is asked for."""
+        rows = self.connection.execute(_SCHEMA).fetchall()
+        known = _tables(rows[0][3]) if rows else {}
+        for kind, name, sql, _ in rows:
+            if (kind, name) not in known:
                 raise BankError(_damaged(self.path, f"it has the {kind} {name!r}, which megart does not make"))
+            if sql != known[kind, name]:
+                raise BankError(_damaged(self.path, f"its {kind} {name!r} is another than megart makes"))
+        if len(rows) < len(known):
+            lost = min({name for _, name in known} - {row[1] for row in rows})
+            raise BankError(_damaged(self.path, f"it lacks the table {lost!r}"))
 
     def _migrate(self, create: BaseInfo | None) -> None:
         connection = self.connection

@@ -303,6 +303,7 @@ class Bank(Features):
         except BaseException:
             self._files.drop(touched)
             raise
+        self._files.written(touched)
         if old is not None and old[3]:
             self._files.settle(row["id"], old[3], row["adapter_file"])
         return self.get(row["id"])
@@ -330,12 +331,14 @@ class Bank(Features):
             connection.execute("DELETE FROM memory WHERE id = ?", (id,))
             if connection.execute(sql, (id,)).fetchall():
                 raise BankError(f"{id} was not forgotten: the catalog keeps it; restore the bank from a backup")
-            file = rows[0][-1] if is_adapter_name(rows[0][-1]) else None  # a name that leads elsewhere is not ours
-            if file is not None:  # until it is deleted, the catalog says that it is to be
+            files = {*self._files.of(rows[0][0])}
+            if is_adapter_name(rows[0][-1]):  # a name that leads elsewhere is not ours
+                files.add(rows[0][-1])
+            for file in sorted(files):  # until it is deleted, the catalog says that it is to be
                 connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (f"{LEFTOVER}{file}", b""))
-        if file is not None and self._sweep():
+        if files and (left := files.intersection(self._sweep())):
             raise BankError(
-                f"{rows[0][0]} is out of the catalog, but its adapter stays at {self._files.folder / file}; "
+                f"{rows[0][0]} is out of the catalog, but its adapter stays at {self._files.place(min(left))}; "
                 "mend the folder's rights, then any megart command on this bank deletes it"
             )
         return to_record(rows[0])
@@ -355,15 +358,12 @@ class Bank(Features):
         if not names:
             return []
         self._files.drop(names)
-        left = [name for name in names if os.path.lexists(self._files.folder / name) and not self._names(name)]
+        places = {name: self._files.place(name) for name in names}
+        left = [name for name, at in places.items() if at and os.path.lexists(at) and not self._files.is_named(name)]
         with suppress(BankError), self._catalog.write() as connection:  # a bank that can only be read
             for name in set(names) - set(left):
                 connection.execute("DELETE FROM state WHERE name = ?", (f"{LEFTOVER}{name}",))
         return left
-
-    def _names(self, file: str) -> bool:
-        """Whether a row names *file*: a memory of that id came again."""
-        return bool(self._catalog.read("SELECT 1 FROM memory WHERE adapter_file = ? COLLATE NOCASE", (file,)))
 
     def verify(self) -> list[check.Problem]:
         """What is wrong with the bank; empty when nothing is. Reads every adapter."""
@@ -393,6 +393,8 @@ def _make_folder(folder: Path) -> None:
             for entry in folder.iterdir()
             if not entry.name.startswith((".", FILE_NAME)) and not (entry.name == ADAPTERS and not any(entry.iterdir()))
         ]
+        if not (folder / FILE_NAME).exists() and not taken:
+            folder.chmod(0o700)
     except OSError as error:
         raise BankError(f"cannot make a bank at {folder}: {error.strerror or error}") from error
     if taken and not (folder / FILE_NAME).is_file():
