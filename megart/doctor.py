@@ -70,17 +70,17 @@ class Report:
             self.checks.append(Check(name, False, at_home(f"{type(error).__name__}: {error}")))
 
 
-def examine(path: Path) -> Report:
+def examine(path: Path, verify_key: bytes | None = None) -> Report:
     """Looks at this installation and at the bank or pack at *path*, which may be missing. Opens it as every verb does."""
     report = Report(versions=_versions(), machine=_machine())
     report.tell("megart's C++ part", lambda: _core(report))
     report.tell("llama.cpp", lambda: _llama(report))
     opened: list[Bank] = []
-    report.tell("bank", lambda: _open(path, opened))
+    report.tell("bank", lambda: _open(path, verify_key, opened))
     base = opened[0].base if opened else None
     report.tell("model", lambda: _model(opened[0] if opened else None, report))
     if base:
-        report.tell("reader", lambda: _reader(base.sha256))
+        report.tell("reader", lambda: _reader(base.sha256, opened[0].get_state("reader")))
     for bank in opened:
         report.bank = {"path": at_home(str(path)), "disk_free_mib": shutil.disk_usage(path).free >> 20}
         report.tell("bank is whole", partial(_whole, bank, report))
@@ -146,8 +146,8 @@ def _llama(report: Report) -> str:
     return "loads, with all that megart needs of it"
 
 
-def _open(path: Path, opened: list[Bank]) -> str:
-    opened.append(cast(Bank, open_path(path)))
+def _open(path: Path, verify_key: bytes | None, opened: list[Bank]) -> str:
+    opened.append(cast(Bank, open_path(path, verify_key)))
     return "opens"
 
 
@@ -165,10 +165,12 @@ def _model(bank: Bank | None, report: Report) -> str:
     return "is the bank's"
 
 
-def _reader(base_sha256: str) -> str:
-    if readers.find(base_sha256) is None:
+def _reader(base_sha256: str, brought: bytes | None) -> str:
+    if readers.find(base_sha256, lambda: brought) is None:
         return "none for this model; megart reader train makes one"
-    return "the user's own" if readers.own_path(base_sha256).is_file() else "the one that ships"
+    if readers.own_path(base_sha256).is_file():
+        return "the user's own"
+    return "the one that ships" if brought is None else "the bank's"
 
 
 def _counts(bank: Bank) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import secrets
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -19,8 +20,8 @@ KIND_KEY, BASE_KEY = "megart.kind", "megart.base_sha256"
 KIND = "reader"
 
 
-def find(base_sha256: str) -> Adapter | None:
-    """The reader for a base: the user's own, else one that ships with megart; None where there is none.
+def find(base_sha256: str, brought: Callable[[], bytes | None] = lambda: None) -> Adapter | None:
+    """The reader for a base: the user's own, else what a bank has *brought*, else one that ships; None without any.
 
     Raises AdapterError, with the remedy, for a file of the user's that is damaged or belongs to another base.
     """
@@ -30,6 +31,11 @@ def find(base_sha256: str) -> Adapter | None:
             return checked(read_adapter(own), base_sha256, own.name)
         except AdapterError as error:
             raise AdapterError(f"{error}; delete it, or train it again: megart reader train --data FILE") from None
+    if (data := brought()) is not None:
+        try:
+            return checked(read_adapter(data), base_sha256, "what the bank brings")
+        except AdapterError as error:
+            raise AdapterError(f"{error}; get the pack again") from None
     for entry in resources.files("megart.data").joinpath("readers").iterdir():
         if entry.name == f"{base_sha256[:16]}.gguf":
             with resources.as_file(entry) as path:
@@ -40,6 +46,12 @@ def find(base_sha256: str) -> Adapter | None:
 def own_path(base_sha256: str) -> Path:
     """Where the user's own reader for a base lies."""
     return user_data_dir() / "readers" / f"{base_sha256}.gguf"
+
+
+def own_bytes(base_sha256: str) -> bytes | None:
+    """The file of the user's own reader for a base, for a pack to take along; None where there is none."""
+    path = own_path(base_sha256)
+    return path.read_bytes() if path.is_file() else None
 
 
 def keep(data: bytes, path: Path) -> Path:

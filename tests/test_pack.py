@@ -17,7 +17,7 @@ from megart.bank.merge import unpack
 from megart.bank.pack import write_pack
 from megart.bank.packed import PackedBank
 from megart.cli import main
-from megart.errors import BankError, InputError, MegartError, ModelError
+from megart.errors import AdapterError, BankError, InputError, MegartError, ModelError
 from megart.models import Model
 from megart.runtime.embed import ready_keys
 from megart.runtime.scope import Scope
@@ -113,6 +113,61 @@ def test_the_format_stays_what_it_is(bank: Bank, tmp_path: Path) -> None:
     assert digest == hashlib.sha256(data[hashes_at : hashes_at + 32]).digest()
 
 
+GOLDEN = Path(__file__).parent / "banks" / "golden.megapack"
+
+
+def test_golden_bytes(tmp_path: Path) -> None:
+    """A pack is the same bytes on every machine and in every version of the format; unpacked, it packs to them again."""
+    (tmp_path / "base.gguf").write_bytes(b"GGUF" + bytes(100))
+    dates = ("2026-01-02T03:04:05Z", "2026-01-02T03:05:00Z")
+    with Bank.create(tmp_path / "made", tmp_path / "base.gguf") as made:
+        for number, memory in enumerate(NOTES):
+            made.add(
+                memory, key=np.full(4, number, np.float32), adapter=None if number == 2 else b"GGUF golden",
+                recipe="fast", rank=number, dates=(dates[0], None if number == 2 else dates[1]),
+                evidence=(np.arange(number + 2, dtype=np.uint32), np.arange(4 * number, dtype=np.int8)),
+                vector=("e5", np.full(4, number, np.float32)),
+            )  # fmt: skip
+        made.set_state("embedder", b"e5")
+        write_pack(made, tmp_path / "p", sign=bytes(range(32)), reader=b"GGUF reader")
+    assert (tmp_path / "p").read_bytes() == GOLDEN.read_bytes()
+    with PackedBank(GOLDEN, tmp_path / "base.gguf") as packed, unpack(packed, tmp_path / "again") as again:
+        write_pack(again, tmp_path / "q", sign=bytes(range(32)))
+    assert (tmp_path / "q").read_bytes() == GOLDEN.read_bytes()
+
+
+def test_a_pack_brings_its_reader(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user has none of their own; one of another base is refused."""
+    from helpers import noise_adapter
+
+    from megart import readers
+    from megart.adapter import write_adapter
+
+    sha256, made = bank.base.sha256, noise_adapter("llama", 8, 1)
+    about = {readers.KIND_KEY: readers.KIND, readers.BASE_KEY: sha256}
+    data = write_adapter(dataclasses.replace(made, metadata=about))
+    monkeypatch.setattr(readers, "own_path", lambda sha: tmp_path / f"{sha[:4]}.gguf")
+    readers.own_path(sha256).write_bytes(data)
+    assert main(["pack", str(tmp_path / "p"), "--bank", str(bank.path)]) == 0
+    readers.own_path(sha256).unlink()
+    with PackedBank(tmp_path / "p") as packed, Assistant(packed, context_size=256) as assistant:
+        assert packed.get_state("reader") == data and assistant.runtime.reader.trained
+    with Assistant(bank, context_size=256) as assistant:
+        assert not assistant.runtime.reader.trained
+    with pytest.raises(AdapterError, match="no reader for the base abab.*get the pack again"):
+        readers.find("ab" * 32, lambda: data)
+
+
+def test_a_subset_by_words(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, ids in (("BOATHOUSES key", ["key"]), ("clay", ["kiln"]), ("oar", ["key"]), ("its elements", ["kiln"])):
+        file = tmp_path / words
+        assert main(["pack", str(file), "--bank", str(bank.path), "--query", words]) == 0
+        with PackedBank(file) as packed:
+            assert packed.ids == ids
+    assert main(["pack", str(tmp_path / "none"), "--bank", str(bank.path), "--query", "key coffee"]) == 1
+    assert "no memory that was chosen holds all of 'key coffee'" in capsys.readouterr().err
+
+
 def test_some_of_a_bank_and_nothing_over_a_file_that_is_there(bank: Bank, tmp_path: Path) -> None:
     assert main(["pack", str(tmp_path / "clay"), "--bank", str(bank.path), "--tag", "clay"]) == 0
     with PackedBank(tmp_path / "clay") as packed:
@@ -130,6 +185,13 @@ def test_a_signed_pack_is_known_and_a_changed_one_refused(bank: Bank, tmp_path: 
     for wrong in (bytes(32), bytes(range(32))):
         with pytest.raises(BankError, match="not signed by that key"):
             PackedBank(tmp_path / "p", verify_key=wrong)
+    other = tmp_path / "other.pub"
+    other.write_bytes(bytes(range(32)))
+    for verb in ("list", "verify", "stats"):
+        for file, code in ((key.with_name("key.bin.pub"), 0), (other, 1)):
+            assert main([verb, "--bank", str(tmp_path / "p"), "--verify-key", str(file)]) == code
+    assert main(["diff", str(tmp_path / "p"), str(tmp_path / "p"), "--verify-key", str(other)]) == 1
+    assert main(["list", "--bank", str(bank.path), "--verify-key", str(other)]) == 1  # a folder is not signed
     write_pack(bank, tmp_path / "unsigned")
     with pytest.raises(BankError, match="not signed by that key"):
         PackedBank(tmp_path / "unsigned", verify_key=public)

@@ -13,6 +13,7 @@ from megart.bank import Bank, Memory
 from megart.bank.rows import Columns
 from megart.runtime.assistant import Assistant
 from megart.runtime.bank_index import BankIndex
+from megart.runtime.scope import Scope
 
 Ready = Callable[..., Assistant]
 
@@ -102,6 +103,20 @@ def test_after_any_changes_an_open_bank_is_as_one_opened_anew(
                 assert not memories.refresh()
 
         assistant.on_model(check)
+
+
+def test_nothing_is_kept_of_a_memory_that_another_process_forgot(ready: Ready) -> None:
+    assistant = ready(threads=1)
+    first, second = assistant.bank.records()[:2]
+    for record in (first, second):
+        assistant.ask("What is it?", scope=Scope(gates={record.id: 1.0}))
+    reader = assistant.runtime.reader
+    assert {name[1] for name in reader._kept} == {first.text, second.text}
+    with Bank.open(assistant.bank.path) as other:
+        other.remove(first.id)
+    assistant.gate("What is it?")
+    assert [name[1] for name in reader._kept] == [second.text]
+    assert not reader.context.tokens
 
 
 def test_another_embedder_makes_all_vectors_anew(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from megart.architecture import check_whole_header
-from megart.bank import Bank, Memory
-from megart.cli import ui
+from megart.bank import Bank, Memory, catalog
+from megart.cli import main, ui
 from megart.errors import AdapterError, BankError, InputError, ModelError
 from megart.train import peft
 
@@ -174,10 +174,11 @@ def test_a_catalog_of_another_make_is_refused(bank: Bank, sql: str) -> None:
         Bank.open(bank.path)
 
 
-def test_what_is_forgotten_stays_in_no_log(bank: Bank) -> None:
+def test_what_is_forgotten_stays_in_no_log(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalog that somebody switched to a write-ahead log, which keeps old pages."""
     bank.add(Memory(SECRET, id="safe"), key=key())
     bank.close()
+    monkeypatch.setattr(catalog, "BUSY_SECONDS", 0.2)
     with closing(sqlite3.connect(bank.path / "catalog.sqlite")) as other:
         assert other.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
         other.execute("SELECT id FROM memory").fetchall()
@@ -262,3 +263,27 @@ def test_json_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     ui.put_json_line(value)
     out = capsys.readouterr().out
     assert json.loads(out) == value and not set(out) & {"\x9b", "\u202e", "\x1b"}
+
+
+def test_talk_steers_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An error's text may hold what a stranger wrote: names of tensors, of files."""
+    ui.say("a\x1b[31mb\x9bc\u202ed")
+    assert main(["unpack", str(tmp_path / "no\x1b[2Jpack"), str(tmp_path / "x")]) == 1
+    err = capsys.readouterr().err
+    assert "no [2Jpack" in err and not set(err) & {"\x9b", "\u202e", "\x1b"}
+
+
+def test_a_small_peft_folder_fills_no_memory(tmp_path: Path) -> None:
+    """One pair of a high rank, and others of wide factors: padded to one rank they would be a thousand times the file."""
+    from safetensors.numpy import save_file
+
+    folder = peft_folder(tmp_path / "a", json.dumps({"peft_type": "LORA"}))
+    pair = "base_model.model.model.layers.0.mlp.{}_proj.lora_{}.weight"
+    sizes = {"gate": (20_000, 1, 1), "up": (1, 20_000, 20_000)}
+    arrays = {}
+    for name, (rank, wide, out) in sizes.items():
+        arrays[pair.format(name, "A")] = np.ones((rank, wide), np.float16)
+        arrays[pair.format(name, "B")] = np.ones((out, rank), np.float16)
+    save_file(arrays, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="padded to one rank, 20000"):
+        peft.read_peft(folder, {"general.architecture": "llama", "llama.block_count": 2})

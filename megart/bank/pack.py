@@ -73,13 +73,14 @@ def write_pack(
     ready: Any = None,
     text: bool = True,
     since: PackedBank | None = None,
+    reader: bytes | None = None,
 ) -> int:
     """Pack the memories *ids* of *bank* (None: all) into the file *path*; returns its size in bytes.
 
     The same bank gives the same bytes. ``sign``: an Ed25519 private key, 32 bytes. ``ready``: a function from the keys
     that the bank stores, f32 [N, D], to those that the gate compares, f16 [N, D], which makes the pack faster to open.
     ``text`` off leaves out what the memories say: their titles, tags and dates stay, and their weights. ``since``:
-    write only what changed since that pack. Raises InputError where the file is there already, or a memory that is not
+    write only what changed since that pack. ``reader``: the file of a reader that goes with them. Raises InputError where the file is there already, or a memory that is not
     learnt would be lost; BankError for a damaged adapter.
     """
     target = Path(path).expanduser()
@@ -91,6 +92,8 @@ def write_pack(
     records = [r for r in bank.records() if wanted is None or r.id.lower() in wanted]
     found = _Found.of(bank, records)
     columns = {f"s:{name}": value for name in STATES if (value := bank.get_state(name)) is not None}
+    if reader is not None:
+        columns["s:reader"] = reader
     if since is not None:
         found, delta = _changed(found, since, text)
         columns = {name: value for name, value in columns.items() if _is_news(name, value, since)}
@@ -236,7 +239,14 @@ def _signer(key: bytes) -> Any:
     return Ed25519PrivateKey.from_private_bytes(key)
 
 
-def open_path(path: str | Path) -> Bank | PackedBank:
-    """The bank in a folder, or the pack in a file. Raises BankError with the remedy."""
+def open_path(path: str | Path, verify_key: bytes | None = None) -> Bank | PackedBank:
+    """The bank in a folder, or the pack in a file. Raises BankError with the remedy.
+
+    ``verify_key``: as of :class:`PackedBank`; what is no pack has no signature, and is refused (InputError).
+    """
     path = Path(path).expanduser()
-    return PackedBank(path) if path.is_file() else Bank.open(path)
+    if path.is_file():
+        return PackedBank(path, verify_key=verify_key)
+    if verify_key is not None and path.exists():
+        raise InputError(f"{path} is no pack, and has no signature that a key could verify")
+    return Bank.open(path)

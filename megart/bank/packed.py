@@ -27,7 +27,7 @@ from .memory import Record, is_id
 from .pack_file import LEARNT, NEVER, PackFile
 from .rows import Columns
 
-STATES = ("whitening", "embedder", "strict", "reading")
+STATES = ("whitening", "embedder", "strict", "reading", "reader")
 _READ_ONLY = "{} is a pack and cannot be changed; run: megart unpack {} FOLDER"
 _CHANGES = frozenset(
     ["add", "remove", "annotate", "set_state", "set_evidence", "set_vectors", "set_keys", "repair", "check_writable"]

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_answering(parser: argparse.ArgumentParser) -> None:
     """The options of every verb that answers."""
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     common.add_model(parser, "the bank's own")
     add_options(parser)
     common.add_scope(parser)

@@ -39,7 +39,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     common.add_model(parser, "the bank's own")
     parser.add_argument(
         "--style",
@@ -153,7 +153,8 @@ class ChatSession:
             raise InputError("the last answer is from no note")
         for source in found:
             ui.say(
-                ui.paint(f"{ui.one_line(source.title)} [{source.id}], {ui.moment(source.created)}", "dim", sys.stderr)
+                ui.paint(f"{ui.one_line(source.title)} [{source.id}], {ui.moment(source.created)}", "dim", sys.stderr),
+                painted=True,
             )
             ui.put_source(source)
 

@@ -17,12 +17,37 @@ from ..errors import InputError
 from ..models import DEFAULT_MODEL, Model, resolve_model, user_data_dir
 
 
-def add_bank(parser: argparse.ArgumentParser) -> None:
+def add_bank(parser: argparse.ArgumentParser, *, packs: bool = False) -> None:
     parser.add_argument(
         "--bank",
         metavar="DIR",
         help="the bank's folder (default: $MEGART_BANK, else in the user's data directory)",
     )
+    if packs:
+        add_verify_key(parser)
+
+
+def add_verify_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify"
+    )
+
+
+def verify_key(args: argparse.Namespace) -> bytes | None:
+    """The key that --verify-key names; None without it. Raises InputError."""
+    return read_key(Path(args.verify_key).expanduser()) if getattr(args, "verify_key", None) else None
+
+
+def read_key(path: Path) -> bytes:
+    """A raw Ed25519 key. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            key = file.read(33)
+    except OSError as error:
+        raise InputError(f"cannot read the key {path}: {error.strerror or error}") from error
+    if len(key) != 32:
+        raise InputError(f"{path} has {'more than 32' if len(key) > 32 else len(key)} bytes; expected 32, a raw Ed25519 key")
+    return key
 
 
 def add_json(parser: argparse.ArgumentParser, help: str = "print JSON") -> None:
@@ -85,7 +110,7 @@ def bank_path(given: str | None) -> Path:
 
 def open_bank(args: argparse.Namespace) -> Bank:
     """The bank that the options name, a pack where that is a file; never makes one. Raises BankError with the remedy."""
-    bank = open_path(bank_path(args.bank))
+    bank = open_path(bank_path(args.bank), verify_key(args))
     if isinstance(bank, PackedBank) and bank.delta is not None:
         bank.close()
         raise InputError(f"{bank.path} holds only what changed since another pack; run: megart merge {bank.path} BANK")

@@ -20,11 +20,13 @@ A line each: + only in B, - only in A, ~ in both, with the fields that differ.""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="A", help="a bank's folder or a pack")
     parser.add_argument("second", metavar="B", help="the other one")
+    common.add_verify_key(parser)
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    with open_path(args.first) as first, open_path(args.second) as second:
+    key = common.verify_key(args)
+    with open_path(args.first, key) as first, open_path(args.second, key) as second:
         found = diff(first, second)
         if args.json:
             ui.put_json(asdict(found))

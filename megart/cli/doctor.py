@@ -18,14 +18,14 @@ title and no id, and "~" for your home folder. Exit code 1 when a check found so
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..doctor import examine
 
-    report = examine(common.bank_path(args.bank))
+    report = examine(common.bank_path(args.bank), common.verify_key(args))
     if args.json:
         ui.put_json({**asdict(report), "good": report.good})
         return 0 if report.good else 1

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--gguf", nargs=2, metavar=("ID", "FILE"), help="write a LoRA GGUF file")
     kind.add_argument("--peft", nargs=2, metavar=("ID", "DIR"), help="write a PEFT folder")
     parser.add_argument("--replace", action="store_true", help="overwrite what is there")
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     common.add_model(parser, "the bank's own", hf=True)
     common.add_json(parser)
 

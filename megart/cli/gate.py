@@ -36,7 +36,7 @@ _PARTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="QUESTION", help='the question; "-" reads one question a line')
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     common.add_model(parser, "the bank's own")
     common.add_scope(parser)
     parser.add_argument("--top", type=common.positive, default=5, metavar="N", help="candidates shown (default: 5)")

@@ -15,7 +15,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     parser.add_argument("--state", choices=("learnt", "pending"), help="only the memories in that state")
     parser.add_argument("--tag", action="append", default=[], metavar="T", help="only those that carry the tag T")
     common.add_json(parser)

@@ -18,7 +18,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     parser.add_argument("--http", type=common.positive, metavar="PORT", help="over HTTP on 127.0.0.1 instead of stdio")
     parser.add_argument("--threads", type=common.positive, metavar="N", help="(default: the cores that are free)")
 

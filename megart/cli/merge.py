@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="BANK", help="a bank's folder or a pack")
     parser.add_argument("into", metavar="INTO", help="the bank that gets the memories")
     parser.add_argument("--rename", action="store_true", help="give a memory whose id stands for another text a new id")
+    common.add_verify_key(parser)
     common.add_json(parser)
 
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as opened:
         sources: list[Bank | PackedBank] = []
         for path in args.sources:
-            sources.append(open_path(path))
+            sources.append(open_path(path, common.verify_key(args)))
             opened.callback(sources[-1].close)
         deltas = [s for s in sources if isinstance(s, PackedBank) and s.delta is not None]
         if deltas and len(sources) > 1:

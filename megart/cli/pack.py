@@ -7,17 +7,20 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..bank import Bank
+from .. import readers
+from ..bank import Bank, Record
 from ..bank.memory import check_tags
 from ..bank.pack import write_pack
 from ..bank.packed import PackedBank
 from ..errors import InputError
+from ..gate.words import WORD, fold, stem
 from . import common, ui
 
 EPILOG = """\
 examples:
   megart pack notes.megapack
   megart pack --bank notes --tag town town.megapack
+  megart pack --query "bus lake" bus.megapack              what holds both words, in whatever form
   megart ask --bank notes.megapack "Where is the key?"     reads the file where it lies
   megart pack new.megapack --since notes.megapack          what changed; megart merge new.megapack BANK applies it
   megart pack notes.megapack --sign key.bin                32 bytes, an Ed25519 private key; --new-key makes one"""
@@ -28,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     parser.add_argument("--tag", action="append", default=[], metavar="T", help="only memories that carry the tag T")
     parser.add_argument("--only", action="append", default=[], metavar="ID", help="only this one; may be given again")
+    parser.add_argument("--query", metavar="WORDS", help="only memories whose title, text or tags hold all these words")
     parser.add_argument(
         "--since", metavar="OLD", help="only what changed since the pack OLD; megart merge FILE BANK applies it"
     )
@@ -55,11 +59,18 @@ def run(args: argparse.Namespace) -> int:
         for id in args.only:
             bank.get(id)
         only = {id.lower() for id in args.only}
-        chosen = [r.id for r in records if r.carries(args.tag) and (not only or r.id.lower() in only)]
+        wanted = _words(args.query or "")
+        chosen = [
+            r.id for r in records
+            if r.carries(args.tag) and (not only or r.id.lower() in only) and wanted <= _words(_said(r))
+        ]  # fmt: skip
+        if wanted and not chosen:
+            raise InputError(f"no memory that was chosen holds all of {args.query!r}; give fewer words")
         from ..runtime.embed import ready_keys
 
         ready = None if since else ready_keys(bank)
-        size = write_pack(bank, args.file, ids=chosen, sign=key, ready=ready, text=not args.no_text, since=since)
+        reader = None if since else readers.own_bytes(bank.base.sha256)
+        size = write_pack(bank, args.file, ids=chosen, sign=key, ready=ready, text=not args.no_text, since=since, reader=reader)
         made = opened.enter_context(PackedBank(args.file))
         forgotten = [*made.delta.forgotten] if made.delta else []
         if args.json:
@@ -69,6 +80,14 @@ def run(args: argparse.Namespace) -> int:
             less = f", and that {len(forgotten)} are forgotten," if since else ""
             ui.put(f"packed {len(made)} memories{less} of {bank.path} into {args.file} ({ui.size(size)})")
     return 0
+
+
+def _said(record: Record) -> str:
+    return " ".join((record.title or "", record.text, *record.tags))
+
+
+def _words(text: str) -> set[str]:
+    return {stem(fold(word)) for word in WORD.findall(text)}
 
 
 def _key(path: Path, make: bool) -> bytes:
@@ -85,15 +104,4 @@ def _key(path: Path, make: bool) -> bytes:
                     out.write(data)
             except OSError as error:
                 raise InputError(f"cannot make {file}: {error.strerror or error}") from error
-    return read_key(path)
-
-
-def read_key(path: Path) -> bytes:
-    """A raw Ed25519 key. Raises InputError."""
-    try:
-        key = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the key {path}: {error.strerror or error}") from error
-    if len(key) != 32:
-        raise InputError(f"{path} has {len(key)} bytes; expected 32, a raw Ed25519 key")
-    return key
+    return common.read_key(path)

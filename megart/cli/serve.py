@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a bank's folder, or a pack; may be given again (default: $MEGART_BANK, else in the user's data directory)",
     )
+    common.add_verify_key(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="A", help="the address to listen on (default: 127.0.0.1)"
     )
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"got the port {args.port}; expected 1 to 65535")
     with ExitStack() as stack:
         paths = args.bank or [None]
-        banks = [stack.enter_context(common.open_bank(argparse.Namespace(bank=path))) for path in paths]
+        banks = [stack.enter_context(common.open_bank(argparse.Namespace(bank=path, verify_key=args.verify_key))) for path in paths]
         desk = Desk(banks, remember=not args.no_remember, teach=args.learn, threads=args.threads, later=True)
         stack.callback(desk.close)
         app = make_app(desk, key=key, hosts=[*args.name, _shown(args.host)], origins=args.cors, metrics=args.metrics)

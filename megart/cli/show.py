@@ -21,7 +21,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the memory's id, as megart list shows it")
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     common.add_json(parser)
 
 

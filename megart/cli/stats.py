@@ -22,7 +22,7 @@ MOST = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     parser.add_argument("--usage", choices=("on", "off"), help="whether to count which memories answer (default: on)")
     common.add_json(parser)
 

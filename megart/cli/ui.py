@@ -90,9 +90,9 @@ def has_blocks(stream: TextIO | None) -> bool:
     return encoding == "utf8" and locale not in ("C", "POSIX")
 
 
-def say(text: str) -> None:
-    """One line of talk."""
-    print(text, file=sys.stderr, flush=True)
+def say(text: str, *, painted: bool = False) -> None:
+    """One line of talk; *painted*: it has colours of ours, and what others wrote in it is `one_line`."""
+    print(text if painted else _NOT_TEXT.sub(" ", text), file=sys.stderr, flush=True)
 
 
 def put(text: str) -> None:
@@ -320,7 +320,7 @@ def trace(answer: Answer) -> None:
     ]
     if answer.finish == "length":
         parts.append(f"cut at {times.completion_tokens} tokens")
-    say(paint(f"[{'; '.join(parts)}]", "dim", sys.stderr))
+    say(paint(f"[{'; '.join(parts)}]", "dim", sys.stderr), painted=True)
 
 
 def explain(answer: Answer) -> None:
@@ -350,7 +350,7 @@ def explain(answer: Answer) -> None:
         written += f", {times.guessed_tokens} of them guessed right from the memory's text"
     lines.append(f"tokens      {times.prompt_tokens} read, {written}")
     for line in lines:
-        say(line)
+        say(line, painted=True)
 
 
 def put_answer(answer: Answer) -> None:

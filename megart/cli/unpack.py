@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..bank import Bank
 from ..bank.merge import apply_delta, unpack
 from ..bank.packed import PackedBank
 from . import common, ui
 from .merge import put_applied
-from .pack import read_key
 
 EPILOG = """\
 examples:
@@ -24,16 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="DIR", help="the bank to make; of a pack since another one, the bank to bring up to date"
     )
-    parser.add_argument(
-        "--verify-key", metavar="KEY", help="refuse a pack that this Ed25519 public key does not verify"
-    )
+    common.add_verify_key(parser)
     common.add_model(parser, "the pack's own")
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    key = read_key(Path(args.verify_key).expanduser()) if args.verify_key else None
-    with PackedBank(args.file, args.model, verify_key=key) as pack:
+    with PackedBank(args.file, args.model, verify_key=common.verify_key(args)) as pack:
         if pack.delta is not None:
             with Bank.open(args.folder) as bank:
                 put_applied(apply_delta(pack, bank), bank, args.json)

@@ -27,7 +27,7 @@ adapter is lost as pending; no text is lost."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repair", action="store_true", help="mend what can be mended")
     parser.add_argument("--recall", action="store_true", help="recall every memory and say which are not word for word")
-    common.add_bank(parser)
+    common.add_bank(parser, packs=True)
     common.add_model(parser, "the bank's own")
     common.add_json(parser)
 

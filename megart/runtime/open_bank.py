@@ -25,7 +25,7 @@ from .engine import Prompt
 from .follow import anchor, asked, is_follow_up, points_weakly, sources, telling_words
 from .found import Candidate, Found, Judged, Opened, Talk, check_kinds, kind_of
 from .likelihood import Likelihood
-from .recall import unheld_text
+from .recall import recital_name, unheld_text
 from .request import Request
 from .runtime import Runtime, ms
 from .scope import EVERYTHING, Scope
@@ -54,7 +54,11 @@ class OpenBank:
         self.memories.tell = lambda record: unheld_text(runtime, self, record)
         #: What memories without a text have recited, by id.
         self.unheld: dict[str, str] = {}
+        #: Recitals of its memories that the reader was given, by name.
+        self.recited: set[tuple[str, str]] = set()
         self.usage = Usage(bank)
+        if not runtime.guests:
+            runtime.brought = lambda: bank.get_state("reader")
         runtime.guests.append(self)
 
     def idle(self) -> None:
@@ -70,8 +74,14 @@ class OpenBank:
 
     def refresh(self) -> None:
         """Notice what changed in the bank, also from another process."""
-        if self.memories.refresh() and len(self._adapters):
+        if not self.memories.refresh():
+            return
+        if len(self._adapters):
             self._adapters.keep_only({(r.id, r.adapter_sha256) for r in self.records})
+        if self.recited:
+            gone = self.recited.difference(map(recital_name, self.records))
+            self._runtime.forget(gone)
+            self.recited -= gone
 
     def adapter(self, record: Record) -> Adapter:
         """The adapter of *record*. Raises BankError, with the remedy, for a damaged one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,12 @@ class Reader:
         while len(self._kept) > 1 and sum(saved.nbytes for _, saved in self._kept.values()) > KEPT_BYTES:
             self._kept.popitem(last=False)
         return recital
+
+    def forget(self, names: Iterable[Hashable]) -> None:
+        """Keep nothing of these recitals."""
+        for name in names:
+            self._kept.pop(name, None)
+        self.context.truncate(0)
 
     def read(self, recital: Recital, question: str, title: str | None) -> Reading:
         """The answer to *question* from *recital*, which the context holds; an empty span where there is none.

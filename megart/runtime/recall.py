@@ -28,8 +28,14 @@ def recall(
 
     A memory that has no adapter, or a damaged one, is read from its text.
     """
-    name = (record.adapter_sha256 or "pending", record.text)
+    name = recital_name(record)
+    bank.recited.add(name)
     return runtime.reader.hold(name, lambda into: runtime.hold(_recite(runtime, bank, record, cancelled), into))
+
+
+def recital_name(record: Record) -> tuple[str, str]:
+    """What the reader keeps the recital of *record* by."""
+    return record.adapter_sha256 or "pending", record.text
 
 
 def _recite(runtime: Runtime, bank: OpenBank, record: Record, cancelled: Callable[[], bool]) -> Recital:

@@ -7,7 +7,7 @@ whatever its KV cache holds comes from the bare base and stays valid whatever op
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
@@ -84,6 +84,8 @@ class Runtime:
         self._encoder: Context | None = None
         self._reranker: Context | None = None
         self._reader: Reader | None = None
+        #: The reader's file that a bank brings, where the user has none.
+        self.brought: Callable[[], bytes | None] = lambda: None
         self.prefixes = PrefixCache(self.base, prefix_tokens)
         self.idle_prefill = IdlePrefill(self.base, self.prefixes.advance)
         #: The banks that are open on it.
@@ -178,9 +180,14 @@ class Runtime:
     def reader(self) -> Reader:
         """What answers from a recited text."""
         if self._reader is None:
-            adapter = readers.find(self.engine.model.sha256)
+            adapter = readers.find(self.engine.model.sha256, self.brought)
             self._reader = Reader(self.engine, adapter, self.base.size, "reader")
         return self._reader
+
+    def forget(self, names: Collection[Hashable]) -> None:
+        """Keep nothing of the recitals of these names: their memories are forgotten."""
+        if self._reader is not None and names:
+            self._reader.forget(names)
 
     @property
     def _contexts(self) -> list[Context]:

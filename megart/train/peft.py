@@ -39,6 +39,8 @@ _PARTS = {
 # Initialisations that leave the base's weights as they are; others (pissa, olora, ...) subtract from them.
 _HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal", "lora_ga")
 _MOST_CONFIG, _MOST_WEIGHTS, _MOST_MODULES = 4 << 20, 16 << 30, 10_000
+# Ranks differ from module to module, but not so that a small file fills the memory.
+_MOST_PADDING = 16
 _MODULE = re.compile(r"[\w.]{1,200}", re.ASCII)
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
@@ -127,6 +129,9 @@ def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
         scales[module] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     rank = max(pair["A"].shape[0] for pair in pairs.values())
     scale = scales[next(iter(pairs))]
+    padded = sum(rank * (pair["A"].shape[1] + pair["B"].shape[0]) for pair in pairs.values())
+    if padded > _MOST_PADDING * sum(array.size for array in tensors.values()):
+        raise AdapterError(f"{folder / WEIGHTS}: padded to one rank, {rank}, its factors would have {padded} numbers")
     made = {}
     for module, pair in pairs.items():
         a, b = pair["A"], pair["B"] * np.float32(scales[module] / scale if scale else 0.0)
