@@ -23,6 +23,9 @@ _STRING, _ARRAY = 8, 9
 # Vocabularies have up to 300 000 words, in three or four arrays.
 _MOST_ITEMS, _MOST_KEYS, _MOST_TENSORS = 1_600_000, 4096, 100_000
 
+_COUNTS = ("block_count", "attention.head_count", "attention.head_count_kv")
+_MOST_LAYERS = 4096
+
 
 def check_teachable(model: Model) -> str:
     """The architecture of *model*, if memories can be taught to it. Raises ModelError that says why not."""
@@ -45,6 +48,12 @@ def check_teachable(model: Model) -> str:
             f"{model.gguf.name}: transformers cannot read {architecture} from a GGUF; "
             "give the model's Hugging Face folder with --hf"
         )
+    for name in _COUNTS:  # loops run so often
+        count = keys.get(f"{architecture}.{name}", 1)
+        if type(count) is not int or not 0 <= count <= _MOST_LAYERS:
+            raise ModelError(
+                f"{model.gguf}: {architecture}.{name} is {str(count)[:40]!r}; expected a number up to {_MOST_LAYERS}"
+            )
     return architecture
 
 

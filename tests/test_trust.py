@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megart.architecture import check_whole_header
+from megart.architecture import check_teachable, check_whole_header
 from megart.bank import Bank, Memory, catalog
 from megart.cli import main, ui
 from megart.errors import AdapterError, BankError, InputError, ModelError
+from megart.models import Model
 from megart.train import peft
 
 SECRET = "The safe behind the painting opens with 4711-0815."
@@ -256,6 +257,18 @@ def test_a_header_of_millions_of_items_is_refused_before_a_library_reads_it(tmp_
     path.write_bytes(data)
     with pytest.raises(ModelError, match=f"an array of {items} items"):
         check_whole_header(path)
+
+
+def test_a_model_of_billions_of_layers_is_refused(tmp_path: Path) -> None:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    for key, value in (("block_count", 4_000_000_000), ("attention.head_count", 5000)):
+        keys = text("general.architecture") + struct.pack("<I", 8) + text("llama")
+        keys += text(f"llama.{key}") + struct.pack("<II", 4, value)
+        (tmp_path / "m.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + keys)
+        with pytest.raises(ModelError, match=f"llama.{key} is '{value}'; expected a number up to 4096"):
+            check_teachable(Model("m", tmp_path / "m.gguf"))
 
 
 def test_json_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,7 +235,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _modules(arch: str, header: Mapping[str, Any]) -> dict[str, str]:
     """Module of the transformers model -> GGUF tensor name without ".weight"."""
-    layers = int(header[f"{arch}.block_count"])
+    layers = int(header.get(f"{arch}.block_count", 0))
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(numbers[arch], layers)
     paths = [f"model.layers.{layer}.{part}" for layer in range(layers) for part in _PARTS.values()]
