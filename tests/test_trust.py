@@ -125,6 +125,10 @@ def test_what_a_killed_writer_left_is_gone_at_the_next_opening(bank: Bank, monke
         assert len(files()) == 3
     with Bank.open(bank.path) as again:
         assert files() == ["safe.gguf"] and again.adapter_bytes("safe") == b"one"
+    bank.add(Memory(SECRET, id="safe"), key=key(), adapter=b"two", replace=True)  # not tidied up
+    (bank.path / "adapters" / "stray.gguf").write_bytes(b"stray")  # nobody knows whose that is
+    with Bank.open(bank.path) as again:
+        assert len(files()) == 2 and "safe.gguf" not in files() and again.adapter_bytes("safe") == b"two"
 
 
 def test_a_folder_of_adapters_that_leads_elsewhere_is_refused(bank: Bank, tmp_path: Path) -> None:

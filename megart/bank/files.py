@@ -96,10 +96,16 @@ class AdapterFiles:
         return found
 
     def _sweep(self) -> None:
-        """Deletes what a killed writer left: temporary names and, where it did not commit, the adapter they stand for."""
-        names = _names(self.folder)
+        """Deletes what a killed writer left: temporary names and, where it did not commit, the adapter they stand for.
+
+        Also of two versions of one adapter that which no row names.
+        """
+        names = {*_names(self.folder)}
         left = [name for name in names if _TEMPORARY.fullmatch(name)]
-        left += [name for name in names if "~" in name and is_adapter_name(name) and not self.is_named(name)]
+        for name in names:
+            if "~" in name and is_adapter_name(name):
+                other = f"{name.split('~')[0]}.gguf"
+                left += [one for one in (name, other) if one in names and not self.is_named(one)]
         if not left:
             return
         with suppress(BankError, OSError), self._catalog.aside():  # where nobody writes now

@@ -69,7 +69,7 @@ def test_a_failed_add_leaves_nothing(bank, monkeypatch, owner, name, call, error
 
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
-    [(os, "replace", 1), (os, "fsync", 2), (catalog.Catalog, "commit", 1), (os, "link", 0)],
+    [(os, "replace", 1), (os, "fsync", 2), (catalog.Catalog, "commit", 1), (os, "link", 0), (os, "link", 1)],
 )
 def test_a_replacement_holds_though_its_tidying_fails(bank, monkeypatch, owner, name, call) -> None:
     bank.add(NOTE, key=key(), adapter=b"old")
