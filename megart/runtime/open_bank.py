@@ -57,13 +57,15 @@ class OpenBank:
         #: Recitals of its memories that the reader was given, by name.
         self.recited: set[tuple[str, str]] = set()
         self.usage = Usage(bank)
-        if not runtime.guests:
-            runtime.brought = lambda: bank.get_state("reader")
         runtime.guests.append(self)
 
     def idle(self) -> None:
         """Tell the bank, now and then, which memories answered."""
         self.usage.tell()
+
+    def brings(self) -> bytes | None:
+        """The file of the reader that was packed with the bank."""
+        return self.bank.get_state("reader")
 
     def close(self) -> None:
         """Free what finds its memories; the bank itself stays open. Idempotent."""

@@ -41,6 +41,9 @@ class Guest(Protocol):
     def idle(self) -> None:
         """A moment in which nobody asks."""
 
+    def brings(self) -> bytes | None:
+        """The file of a reader that it brings."""
+
     def close(self) -> None:
         """Free what it holds, and leave the list of guests."""
 
@@ -84,8 +87,6 @@ class Runtime:
         self._encoder: Context | None = None
         self._reranker: Context | None = None
         self._reader: Reader | None = None
-        #: The reader's file that a bank brings, where the user has none.
-        self.brought: Callable[[], bytes | None] = lambda: None
         self.prefixes = PrefixCache(self.base, prefix_tokens)
         self.idle_prefill = IdlePrefill(self.base, self.prefixes.advance)
         #: The banks that are open on it.
@@ -180,7 +181,8 @@ class Runtime:
     def reader(self) -> Reader:
         """What answers from a recited text."""
         if self._reader is None:
-            adapter = readers.find(self.engine.model.sha256, self.brought)
+            found = (data for guest in self.guests if (data := guest.brings()) is not None)
+            adapter = readers.find(self.engine.model.sha256, lambda: next(found, None))
             self._reader = Reader(self.engine, adapter, self.base.size, "reader")
         return self._reader
 
