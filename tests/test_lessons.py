@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,3 +73,40 @@ def test_nothing_pending_starts_nothing_and_no_torch_is_told(teach, monkeypatch:
     monkeypatch.setattr(lessons, "can_teach", lambda: False)
     with pytest.raises(DependencyError, match="megart learn elsewhere"):
         lesson.start()
+
+
+def test_it_waits_until_nobody_asks_and_then_teaches(teach, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(lessons, "_LOOK_SECONDS", 0.02)
+    lesson, quiet = teach(LEARNS), threading.Event()
+    lesson.start_when(quiet.is_set)
+    time.sleep(0.3)
+    assert lesson.state()["running"] is False and lesson.state()["total"] == 0
+    quiet.set()
+    for _ in range(200):
+        if lesson.state()["done"] == 2:
+            break
+        time.sleep(0.05)
+    assert settled(lesson)["done"] == 2
+
+
+def test_what_comes_while_it_teaches_is_taught_afterwards(teach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lessons, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(lessons, "_LOOK_SECONDS", 0.02)
+    lesson = teach(f"import time; open({str(tmp_path / 'runs')!r}, 'a').write('x'); time.sleep(0.5)")
+    lesson.start()
+    lesson.start_when(lambda: True)
+    for _ in range(200):
+        if (tmp_path / "runs").exists() and (tmp_path / "runs").read_text() == "xx":
+            break
+        assert lesson.state()["error"] is None
+        time.sleep(0.05)
+    assert (tmp_path / "runs").read_text() == "xx"
+    settled(lesson)
+
+
+def test_a_quiet_time_is_not_waited_for_after_a_stop(teach) -> None:
+    lesson = teach(LEARNS)
+    lesson.start_when(lambda: False)
+    lesson.stop()
+    assert lesson._waiter is None and lesson.state()["running"] is False

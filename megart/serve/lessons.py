@@ -5,16 +5,22 @@ The bank is the only thing shared: what is learnt answers from the next question
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import IO, Any
 
 from ..bank import Bank
 from ..errors import DependencyError
 
 _COMMAND = (sys.executable, "-m", "megart", "learn", "--json")
+QUIET_SECONDS = 3.0  # without a question, before teaching begins by itself
+_LOOK_SECONDS = 0.5
+_NICE = 10  # who asks while it goes on comes first
 
 
 def can_teach() -> bool:
@@ -30,6 +36,8 @@ class Lessons:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._waiter: threading.Thread | None = None  # for a quiet time
+        self._stopped = threading.Event()
         self._done, self._total, self._error = 0, 0, ""
 
     def start(self, *, again: bool = True) -> None:
@@ -50,8 +58,27 @@ class Lessons:
                 [*_COMMAND, "--bank", str(self._bank.path)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
             )  # fmt: skip
+            with contextlib.suppress(OSError, AttributeError):  # Windows has none; or it has ended already
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
             self._reader = threading.Thread(target=self._watch, args=(self._process,), daemon=True)
             self._reader.start()
+
+    def start_when(self, quiet: Callable[[], bool]) -> None:
+        """Teach what is pending once *quiet* has been true for ``QUIET_SECONDS``, and no other teaching goes on."""
+        with self._lock:
+            if self._waiter is None:
+                self._stopped.clear()
+                self._waiter = threading.Thread(target=self._wait, args=(quiet,), daemon=True)
+                self._waiter.start()
+
+    def _wait(self, quiet: Callable[[], bool]) -> None:
+        held = 0.0
+        while held < QUIET_SECONDS and not self._stopped.wait(_LOOK_SECONDS):
+            held = held + _LOOK_SECONDS if self._process is None and quiet() else 0.0
+        if not self._stopped.is_set():
+            self.start(again=False)
+        with self._lock:
+            self._waiter = None
 
     def _watch(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout and process.stderr
@@ -68,7 +95,11 @@ class Lessons:
             self._error = "" if code == 0 else (said[0] if said else f"megart learn ended with exit code {code}")
 
     def stop(self) -> None:
-        """End the teaching; what was learnt stays, the rest stays pending."""
+        """End the teaching, also one that waits; what was learnt stays, the rest stays pending."""
+        self._stopped.set()
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.join()
         with self._lock:
             process, reader = self._process, self._reader
         if process is not None and reader is not None:
