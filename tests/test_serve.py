@@ -25,7 +25,8 @@ from serving import listening  # noqa: E402
 from megart.serve import side, wire  # noqa: E402
 from megart.serve.answers import MOST_BODY  # noqa: E402
 from megart.serve.app import make_app  # noqa: E402
-from megart.serve.desk import Desk  # noqa: E402
+from megart.serve.desk import Desk, to_remember  # noqa: E402
+from megart.serve.openai import MOST_INPUTS  # noqa: E402
 
 NOTES = [
     Memory("The spare key of the boathouse hangs behind the blue oar.", id="key", title="Boathouse"),
@@ -121,6 +122,23 @@ def test_ollamas_clients_find_and_ask(served: SimpleNamespace) -> None:
     assert "KL-4471" in one.json()["response"]
 
 
+def test_ollamas_clients_load_a_model_and_bind_its_form(served: SimpleNamespace) -> None:
+    for path, body in (("/api/generate", {"prompt": ""}), ("/api/generate", {}), ("/api/chat", {"messages": []})):
+        loaded = served.http.post(path, json={"model": "smollm2", **body}).json()
+        assert loaded["done"] is True and loaded["done_reason"] == "load"
+    assert served.http.post("/api/generate", json={"model": "llama3"}).status_code == 404
+    form = {"type": "object", "properties": {"bird": {"type": "string", "maxLength": 9}}, "required": ["bird"]}
+    ask = {"model": "smollm2", "stream": False, "options": {"num_predict": 40}, "messages": [{"role": "user", "content": "A bird?"}]}
+    assert list(json.loads(served.http.post("/api/chat", json={**ask, "format": form}).json()["message"]["content"])) == ["bird"]
+    assert served.http.post("/api/chat", json={**ask, "format": "json"}).json()["message"]["content"].startswith("{")
+
+
+def test_what_fails_in_ollamas_stream_is_told_in_it(served: SimpleNamespace) -> None:
+    ask = {"model": "smollm2", "messages": [{"role": "user", "content": "A bird?"}]}
+    told = served.http.post("/api/chat", json={**ask, "messages": [{"role": "user", "content": "bird " * 5000}]})
+    assert "expected at most" in json.loads(told.text.splitlines()[-1])["error"]
+
+
 def test_a_memory_over_http_is_saved_asked_listed_and_forgotten(served: SimpleNamespace) -> None:
     saved = served.http.post("/v1/memories", json={"text": "Ines takes her coffee with oat milk.", "tags": ["people"]})
     assert saved.status_code == 201 and saved.json()["state"] == "pending"
@@ -141,8 +159,17 @@ def test_remember_that_saves_and_says_so(served: SimpleNamespace) -> None:
     record = served.bank.records()[-1]
     assert record.text == "The ferry to Skerrow leaves at 7:40."
     served.bank.remove(record.id)
-    ask = wire.chat({"messages": [{"role": "user", "content": "Do you remember that day?"}]})
-    assert served.desk.to_remember(ask) is None
+
+
+@pytest.mark.parametrize("said", ["Do you remember that day?", "Remember that day in Skerrow? ", "Remember to call."])
+def test_what_asks_or_is_no_fact_is_not_saved(said: str) -> None:
+    assert to_remember(said) is None
+
+
+def test_a_request_opens_a_memory_by_hand(served: SimpleNamespace) -> None:
+    body = {"messages": [{"role": "user", "content": "Where is the key of the boathouse?"}], "megart": {"gates": {"kiln": 1}}}
+    made = served.http.post("/v1/chat/completions", json=body).json()["megart"]
+    assert [source["id"] for source in made["sources"]] == ["kiln"]
 
 
 def test_wrong_requests_are_errors_in_openais_shape(served: SimpleNamespace) -> None:
@@ -156,6 +183,11 @@ def test_wrong_requests_are_errors_in_openais_shape(served: SimpleNamespace) -> 
         ("/v1/chat/completions", {**ask, "n": 100}, 400),
         ("/v1/memories", {"text": ""}, 400),
         ("/v1/embeddings", {"input": []}, 400),
+        ("/v1/embeddings", {"input": ["word"] * (MOST_INPUTS + 1)}, 400),
+        ("/v1/gate", {"question": None}, 400),
+        ("/v1/chat/completions", {**ask, "megart": {"gates": ["key"]}}, 400),
+        ("/v1/chat/completions", {**ask, "megart": {"gates": {"key": 2}}}, 400),
+        ("/v1/chat/completions", {**ask, "megart": {"gates": {"nobody": 1}}}, 404),
     ]
     for path, body, status in wrong:
         answer = served.http.post(path, json=body)
@@ -196,11 +228,31 @@ def test_a_key_is_asked_for(served: SimpleNamespace) -> None:
     assert asyncio.run(call()) == [401, 401, 200, 200]
 
 
-def test_a_full_queue_says_when_to_come_again(served: SimpleNamespace) -> None:
+def test_a_page_that_may_call_may_send_the_headers_it_asks_for(served: SimpleNamespace) -> None:
+    app = make_app(served.desk, key="secret", origins=["tauri://localhost"])
+
+    async def call() -> dict[str, str]:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            headers = {"Origin": "tauri://localhost", "Access-Control-Request-Headers": "authorization,x-stainless-os"}
+            return (await http.options("/v1/chat/completions", headers=headers)).headers
+
+    assert asyncio.run(call())["access-control-allow-headers"] == "authorization,x-stainless-os"
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+        ("/v1/embeddings", {"input": "Hello"}),
+        ("/v1/gate", {"question": "Hello"}),
+    ],
+)
+def test_a_full_queue_says_when_to_come_again(served: SimpleNamespace, path: str, body: dict) -> None:
     (runtime,) = served.desk._runtimes.values()
     runtime._worker._most, kept = 0, runtime._worker._most
     try:
-        answer = served.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}]})
+        answer = served.http.post(path, json=body)
     finally:
         runtime._worker._most = kept
     assert answer.status_code == 503 and answer.headers["retry-after"]

@@ -29,7 +29,7 @@ class Empty:
     def to_remember(self, _ask: object) -> None:
         return None
 
-    start = about = lambda self, _: {}["a word of a note"]
+    start = tools = about = lambda self, _: {}["a word of a note"]
 
 
 def told(method: str, path: str, status: int, **how: Any) -> dict[str, Any]:
@@ -110,3 +110,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
 def test_half_of_an_emoji_is_taken() -> None:
     message = told("POST", "/tokenize", 404, content=b'{"prompt": "cut \\ud83d", "model": "\\uD83D"}')["message"]
     assert "no model '?'" in message
+
+
+@pytest.mark.parametrize("origin", ["http://[evil", "null", "http://evil.example", "localhost"])
+def test_a_page_of_another_site_is_refused_whatever_it_calls_itself(origin: str) -> None:
+    assert "may not call" in told("POST", "/v1/chat/completions", 403, json=ASK, headers={"Origin": origin})["message"]

@@ -97,6 +97,23 @@ def test_a_question_to_a_bank_is_answered_from_it_whole_and_streamed(served: Sim
     assert raw.startswith("The sun is") and len(raw) > len("The sun is")
 
 
+def test_several_texts_stream_one_after_the_other(served: SimpleNamespace) -> None:
+    body = {"model": "smollm2", "prompt": ["The sun is", "One two"], "n": 2, "max_tokens": 3, "temperature": 0}
+    whole = [choice["text"] for choice in complete(served, **body)["choices"]]
+    text = served.http.post(
+        "/v1/completions", json={**body, "stream": True, "stream_options": {"include_usage": True}}
+    ).text
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    said = ["".join(c["text"] for e in events for c in e["choices"] if c["index"] == at) for at in range(4)]
+    assert said == whole and events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] == 12
+    ask = {"model": "smollm2:notes", "prompt": "Where is the key of the boathouse?", "n": 2, "stream": True}
+    lines = served.http.post("/v1/completions", json=ask).text.splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    ends = [event for event in events if event["choices"][0]["finish_reason"]]
+    assert [event["choices"][0]["index"] for event in ends] == [0, 1]
+    assert all(event["megart"]["sources"][0]["id"] == "key" for event in ends)
+
+
 @pytest.mark.parametrize(
     "path, body",
     [
@@ -107,7 +124,6 @@ def test_a_question_to_a_bank_is_answered_from_it_whole_and_streamed(served: Sim
         ("/v1/completions", {"prompt": [1 << 30]}),
         ("/v1/completions", {"prompt": "a", "logprobs": 1000}),
         ("/v1/completions", {"prompt": "a", "logprobs": "many"}),
-        ("/v1/completions", {"prompt": ["a", "b"], "stream": True}),
         ("/v1/completions", {"prompt": "a " * 5000}),
         ("/v1/responses", {"input": 5}),
         ("/v1/responses", {"input": "a", "previous_response_id": "resp-1"}),
@@ -186,6 +202,25 @@ def test_a_stream_that_waits_is_kept_alive_and_ends_when_nobody_listens(
     finally:
         free.set()
         holder.join()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_ends_when_its_time_is_out(
+    served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.5)
+    ask = {"model": "smollm2", "max_tokens": 1500, "stream": streamed, "temperature": 0,
+           "messages": [{"role": "user", "content": "Write a very long story about the sea."}]}  # fmt: skip
+    text = served.http.post("/v1/chat/completions", json=ask).text
+    lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")]
+    end = json.loads(lines[-1] if streamed else text)
+    assert end["choices"][0]["finish_reason"] == "length" and end["usage"]["completion_tokens"] < 500
+    free = threading.Event()
+    served.assistant.runtime.submit(lambda _: free.wait(30))
+    threading.Timer(1, free.set).start()
+    late = served.http.post("/v1/chat/completions", json=ask)
+    assert '"code":"timeout"' in late.text.replace(" ", "")
+    assert late.text.rstrip().endswith("[DONE]") if streamed else late.status_code == 503 and late.headers["retry-after"]
 
 
 def test_head_options_health_and_metrics(served: SimpleNamespace) -> None:

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without an API key")
     parser.add_argument("--no-remember", action="store_true", help='"Remember that ..." saves nothing')
-    parser.add_argument("--learn", action="store_true", help="teach what is saved at once (needs megart[train])")
+    parser.add_argument("--learn", action="store_true", help="teach what is saved when nobody asks (needs megart[train])")
     parser.add_argument("--metrics", action="store_true", help="count requests at /metrics, for Prometheus")
     parser.add_argument("--threads", type=common.positive, metavar="N", help="(default: the cores that are free)")
 

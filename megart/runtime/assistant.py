@@ -198,6 +198,7 @@ class Assistant:
             "draft_max": self.draft_max,
             "on_known": given.pop("on_known", None),
             "subject": given.pop("subject", None),
+            "tools": tuple(given.pop("tools", ())),
         }
         options = SamplingOptions.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
         request = Request(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)

@@ -30,6 +30,9 @@ CHATML = (
 )
 
 
+Tool = dict[str, Any]  # as OpenAI's API describes one
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A chat rendered to tokens.
@@ -160,21 +163,23 @@ class Engine:
 
     # -- chat -----------------------------------------------------------------------------
 
-    def prompt(self, messages: Sequence[dict[str, str]], span: tuple[int, int] | None = None) -> Prompt:
-        """Render *messages* through the model's own chat template.
+    def prompt(
+        self, messages: Sequence[dict[str, str]], span: tuple[int, int] | None = None, tools: Sequence[Tool] = ()
+    ) -> Prompt:
+        """Render *messages* through the model's own chat template, which shows *tools* where it has a place for them.
 
         ``span`` gives the characters of the last message's content that are the user's own words
         (default: all of it); they come back as a token span.
         """
         if any(map(self._has_control, (message["content"] for message in messages))):
-            return self._guarded(messages, span)
-        body_text, full_text = (self._render(messages, grow) for grow in (False, True))
+            return self._guarded(messages, span, tools)
+        body_text, full_text = (self._render(messages, grow, tools) for grow in (False, True))
         body, full = (self._encode(text) for text in (body_text, full_text))
         # Templates without a generation prompt (Mistral's) answer after the end of the user's turn: its last
         # token is the opening, which an answer needs to be decoded from, and a memory to begin at.
         shared = min(common(body, full), len(full) - 1)
         content = messages[-1]["content"].strip()
-        start = self._place(messages, body_text, content)
+        start = self._place(messages, body_text, content, tools)
         first, last = span or (0, len(content))
         if start < 0:  # a template that rewrites content: the whole body stands for it
             return Prompt(tuple(full[:shared]), tuple(full[shared:]), (0, shared))
@@ -187,12 +192,20 @@ class Engine:
         """Whether *text* holds the name of a control token, such as <|im_end|>."""
         return self.tokenize(text, special=True) != self.tokenize(text, special=False)
 
-    def _guarded(self, messages: Sequence[dict[str, str]], span: tuple[int, int] | None) -> Prompt:
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools."""
+        return "tools" in (self.metadata("tokenizer.chat_template") or "")
+
+    def _guarded(
+        self, messages: Sequence[dict[str, str]], span: tuple[int, int] | None, tools: Sequence[Tool]
+    ) -> Prompt:
         """:meth:`prompt` of messages that hold names of control tokens: only the template's own are control tokens."""
         mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if not any(c in m["content"] for m in messages))
         marked = [{**message, "content": f"{mark}{message['content'].strip()}{mark}"} for message in messages]
-        tokens, places = self._encode_parts(self._render(marked, True).split(mark))
-        shared = min(common(self._encode_parts(self._render(marked, False).split(mark))[0], tokens), len(tokens) - 1)
+        tokens, places = self._encode_parts(self._render(marked, True, tools).split(mark))
+        alone = self._encode_parts(self._render(marked, False, tools).split(mark))[0]
+        shared = min(common(alone, tokens), len(tokens) - 1)
         first, last = places[-1] if places else (0, shared)
         if span and places:
             content = messages[-1]["content"].strip()
@@ -234,13 +247,13 @@ class Engine:
             raise ModelError(f"{self.model.name}: its chat template has no turns of an assistant")
         return self.tokenize(before), self.tokenize(after)
 
-    def _place(self, messages: Sequence[dict[str, str]], rendered: str, content: str) -> int:
+    def _place(self, messages: Sequence[dict[str, str]], rendered: str, content: str, tools: Sequence[Tool]) -> int:
         """Where the last message's *content* begins in *rendered*, -1 where it is rewritten."""
         if rendered.count(content) < 2:
             return rendered.find(content)
         # The same words stand in the history, or in the template itself: a mark tells them apart.
         mark = "\ue000"
-        marked = self._render([*messages[:-1], {**messages[-1], "content": content + mark}], False)
+        marked = self._render([*messages[:-1], {**messages[-1], "content": content + mark}], False, tools)
         return marked.rfind(mark) - len(content) if mark in marked else -1
 
     def _encode(self, text: str) -> list[int]:
@@ -258,10 +271,11 @@ class Engine:
         make = [Jinja2ChatFormatter(template, eos, bos, add_generation_prompt=grow) for grow in (False, True)]
         return make[0], make[1]
 
-    def _render(self, messages: Sequence[dict[str, str]], grow: bool) -> str:
+    def _render(self, messages: Sequence[dict[str, str]], grow: bool, tools: Sequence[Tool] = ()) -> str:
         try:
             written: Any = list(messages)  # of roles that llama_cpp types one by one
-            return self._templates[grow](messages=written).prompt
+            shown: Any = list(tools) or None
+            return self._templates[grow](messages=written, tools=shown).prompt
         except Exception as error:  # a template is a program: it may raise anything
             raise ModelError(f"{self.model.name}: its chat template refused the messages: {error}") from error
 

@@ -39,7 +39,7 @@ class Job:
 
     def prompt(self) -> Prompt:
         """The request as the base is given it."""
-        return self.runtime.prompt(*self.request.worded(), self.request.history)
+        return self.runtime.prompt(*self.request.worded(), self.request.history, self.request.tools)
 
     def generate(
         self, context: Context, draft: Draft | None = None, along: ParallelPrefill | None = None

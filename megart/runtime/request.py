@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .. import prompts
 from .draft import LONGEST
+from .engine import Tool
 from .sampling import SamplingOptions
 from .scope import EVERYTHING, Scope
 
@@ -30,7 +31,7 @@ class Request:
     ``subject``: ids of the memories that the last answer came from, None where that is to be told from ``history``.
     ``combine``: "turns" or "mix"; ``draft_max``: tokens that a memory's text may guess at a time.
     ``on_known`` is told, from the model's thread, whether the question is known and the nearest titles, before the
-    bare model speaks in a memory's place.
+    bare model speaks in a memory's place. ``tools``: what the client lets the bare model call.
     """
 
     mode: str
@@ -46,6 +47,7 @@ class Request:
     draft_max: int = LONGEST
     on_known: Callable[[bool | None, list[str]], None] | None = None
     subject: tuple[str, ...] | None = None
+    tools: tuple[Tool, ...] = ()
 
     def worded(self) -> tuple[str, tuple[int, int]]:
         """The user's turn and where the user's own words stand in it."""

@@ -32,4 +32,5 @@ def respond(job: Job) -> Answer:
 def _so_far(job: Job, made: Answer) -> tuple[int, ...]:
     """The conversation up to *made* as tokens. Raises what the template raises."""
     said = [*job.request.history, {"role": "user", "content": job.request.worded()[0]}]
-    return job.runtime.engine.prompt([*said, {"role": "assistant", "content": made.text}]).body
+    turns = [*said, {"role": "assistant", "content": made.text}]
+    return job.runtime.engine.prompt(turns, tools=job.request.tools).body

@@ -31,8 +31,8 @@ def fitting(request: Request, engine: Engine, size: int) -> Request:
         messages = [*system, *talk[first:], question]
         # No token is less than a byte.
         length = sum(len(message["content"].encode()) + _AROUND for message in messages)
-        if length > most:
-            length = len(engine.prompt(messages).tokens)
+        if length > most or request.tools:
+            length = len(engine.prompt(messages, tools=request.tools).tokens)
         if length <= most:
             return request if not first else replace(request, history=messages[:-1])
     raise TooLongError(f"got a question of {length} tokens, its system message with it; expected at most {most}")

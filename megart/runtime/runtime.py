@@ -18,7 +18,7 @@ from ..models import Model
 from . import embed
 from .ahead import IdlePrefill
 from .context import Context
-from .engine import Engine, Prompt
+from .engine import Engine, Prompt, Tool
 from .fingerprint import Fingerprint
 from .generate import Generation, StopFilter
 from .prefix_cache import PrefixCache
@@ -198,9 +198,11 @@ class Runtime:
 
     # -- what the stages are made of (on the model's thread) ------------------------------------------
 
-    def prompt(self, content: str, span: tuple[int, int] | None = None, history: Sequence[Message] = ()) -> Prompt:
+    def prompt(
+        self, content: str, span: tuple[int, int] | None = None, history: Sequence[Message] = (), tools: Sequence[Tool] = ()
+    ) -> Prompt:
         """*content* as the user's turn after *history*; ``span``: where the user's own words stand in it."""
-        return self.engine.prompt([*history, {"role": "user", "content": content}], span)
+        return self.engine.prompt([*history, {"role": "user", "content": content}], span, tools)
 
     def hold(self, recital: Recital, into: Context) -> Recital:
         """Make *into* hold *recital* as the bare base reads it, after the recall cue."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -18,13 +19,14 @@ from ..bank import Memory
 from ..errors import InputError, MegartError, MemoryNotFoundError
 from ..runtime.answer import Answer
 from ..runtime.room import TooLongError
-from ..runtime.worker import BusyError, Stream
+from ..runtime.worker import BusyError, CancelledError, Stream
 from . import wire
 from .desk import Desk, ReadOnlyError
 
 T = TypeVar("T")
 MOST_BODY = 2 << 20  # bytes of a request
 BODY_SECONDS = 30  # until a request has come whole
+ANSWER_SECONDS = 600  # until an answer ends, its waiting for others among them
 MOST_TOLD = 300  # characters of an error
 PING_SECONDS = 15  # a comment in a stream that waits so long, so that nobody on the way closes it
 GRACE_SECONDS = 15  # less than uvicorn waits, see cli/serve.py
@@ -48,6 +50,9 @@ def failed(error: Exception) -> JSONResponse:
         return JSONResponse(wire.error(told, "server_error"), 500)
     if isinstance(error, BusyError):
         return JSONResponse(wire.error(told, "server_error", "busy"), 503, {"Retry-After": "3"})
+    if isinstance(error, CancelledError):  # read only by clients that are still there
+        told = f"no answer within {ANSWER_SECONDS} seconds; others were before it"
+        return JSONResponse(wire.error(told, "server_error", "timeout"), 503, {"Retry-After": "30"})
     if isinstance(error, MemoryNotFoundError):
         return JSONResponse(wire.error(told, "invalid_request_error", "not_found"), 404)
     if isinstance(error, TooLongError):
@@ -86,12 +91,13 @@ async def body_of(request: Request) -> dict[str, Any]:
 
 
 async def whole(stream: Stream[T], request: Request) -> T:
-    """The whole answer; cancelled when the client goes away."""
+    """The whole answer; cancelled when the client goes away, or the time is out."""
+    until = time.monotonic() + ANSWER_SECONDS
     try:
         waiting = asyncio.ensure_future(anyio.to_thread.run_sync(lambda: stream.answer, abandon_on_cancel=True))
         while not waiting.done():
             await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
-            if not waiting.done() and await request.is_disconnected():
+            if not waiting.done() and (time.monotonic() > until or await request.is_disconnected()):
                 stream.cancel()
         return waiting.result()
     finally:
@@ -99,12 +105,15 @@ async def whole(stream: Stream[T], request: Request) -> T:
 
 
 async def parts(stream: Stream[T]) -> AsyncIterator[str]:
-    """The text of *stream* as it comes; cancelled when nobody listens any more, also while it waits for its turn."""
+    """The text of *stream* as it comes; cancelled when nobody listens any more, also while it waits for its turn, or
+    the time is out."""
     coming = iter(stream)
+    timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, stream.cancel)
     try:
         while (part := await anyio.to_thread.run_sync(next, coming, None, abandon_on_cancel=True)) is not None:
             yield part
     finally:
+        timer.cancel()
         stream.cancel()
 
 

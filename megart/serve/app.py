@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import anyio
 from fastapi import FastAPI, Request
@@ -98,7 +97,7 @@ def _refused(request: Request, hosts: set[str], key: str | None, origins: Sequen
     if name.lower() not in hosts:  # a foreign name that leads here: DNS rebinding
         return JSONResponse(wire.error(f"this server is not called {name!r} (--name)", "invalid_request_error"), 421)
     origin = request.headers.get("origin")
-    if origin and origin not in origins and urlsplit(origin).netloc.lower() != host.lower():  # another site's page
+    if origin and origin not in origins and origin.partition("://")[2].lower() != host.lower():  # another site's page
         return JSONResponse(
             wire.error(f"pages of {origin} may not call this server (--cors)", "invalid_request_error"), 403
         )
@@ -123,7 +122,9 @@ def _cors(response: Response, request: Request, origins: Sequence[str]) -> Respo
     origin = request.headers.get("origin")
     if origin and origin in origins:
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Allow-Headers"] = "authorization, content-type"
+        # Whatever it asks for: openai's own client in a page sends a dozen names (x-stainless-...).
+        wanted = request.headers.get("access-control-request-headers")
+        response.headers["Access-Control-Allow-Headers"] = wanted or "authorization, content-type"
         response.headers["Access-Control-Allow-Methods"] = _METHODS
         response.headers["Vary"] = "Origin"
     return response

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ..errors import InputError
+from ..runtime.answer import Answer
 from ..runtime.complete import Completion, tokenizer_info, tokens_of
 from ..runtime.worker import Stream
 from . import answers, texts, wire
@@ -26,31 +27,41 @@ def _add_completions(app: FastAPI, desk: Desk) -> None:
         body = await answers.body_of(request)
         text = texts.text_of(body)
         id, model = wire.new_id("cmpl"), text.model or desk.models[0]
+        ask: wire.Ask | None = None
         if text.question and desk.find(text.model)[2]:
             ask = wire.chat({**body, "messages": [{"role": "user", "content": text.prompts[0]}]})
-            if text.stream:
-                return stream_of(id, model, text, desk.start(ask))
-            found = [await answers.whole(desk.start(ask), request) for _ in range(text.choices)]
-            return JSONResponse(texts.made(id, text, model, [*map(texts.as_completion, found)], wire.ours(found[0])))
+
+        def start(prompt: str | list[int]) -> Stream[Any]:
+            return desk.start(ask) if ask else desk.complete(text, prompt)
+
+        wanted = [prompt for prompt in text.prompts for _ in range(text.choices)]
         if text.stream:
-            if len(text.prompts) * text.choices > 1:
-                raise InputError("a stream goes on with one prompt, once; leave stream out, or ask for one")
-            return stream_of(id, model, text, desk.complete(text, text.prompts[0]))
-        made = []
-        for prompt in text.prompts:
-            for _ in range(text.choices):
-                made.append(await answers.whole(desk.complete(text, prompt), request))
-        return JSONResponse(texts.made(id, text, model, made, None))
+            return stream_of(id, model, text, wanted, start)
+        found = [await answers.whole(start(prompt), request) for prompt in wanted]
+        made = [*map(texts.as_completion, found)]
+        return JSONResponse(texts.made(id, text, model, made, wire.ours(found[0]) if ask else None))
 
 
-def stream_of(id: str, model: str, text: texts.CompletionRequest, stream: Stream[Any]) -> Response:
+def stream_of(
+    id: str, model: str, text: texts.CompletionRequest, wanted: Sequence[str | list[int]],
+    start: Callable[[str | list[int]], Stream[Any]],
+) -> Response:  # fmt: skip
+    """What *start* makes of each of *wanted*, one after the other."""
+    first = start(wanted[0])  # refused before the stream begins
+
     async def events() -> AsyncIterator[dict[str, str]]:
-        if text.echo and isinstance(text.prompts[0], str):
-            yield answers.event(texts.chunk(id, model, 0, text.prompts[0]))
-        async for part in answers.parts(stream):
-            yield answers.event(texts.chunk(id, model, 0, part))
-        end = stream.answer if isinstance(stream.answer, Completion) else texts.as_completion(stream.answer)
-        yield answers.event(texts.chunk(id, model, 0, "", end))
+        found: list[Completion] = []
+        for index, prompt in enumerate(wanted):
+            stream = start(prompt) if index else first
+            if text.echo and isinstance(prompt, str):
+                yield answers.event(texts.chunk(id, model, index, prompt))
+            async for part in answers.parts(stream):
+                yield answers.event(texts.chunk(id, model, index, part))
+            found.append(texts.as_completion(stream.answer))
+            ours = {"megart": wire.ours(stream.answer)} if isinstance(stream.answer, Answer) else {}
+            yield answers.event(texts.chunk(id, model, index, "", found[-1]) | ours)
+        if text.usage:
+            yield answers.event(texts.counted(id, model, found))
         yield {"data": "[DONE]"}
 
     return answers.event_stream(answers.telling(events()))

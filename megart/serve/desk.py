@@ -7,6 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..bank import Bank, Memory, Record
 from ..bank.pack import PackedBank
 from ..errors import BankError, InputError, MemoryNotFoundError
@@ -14,6 +16,7 @@ from ..later import save_one
 from ..runtime.answer import Answer
 from ..runtime.assistant import Assistant
 from ..runtime.complete import MOST_ALTERNATIVES, Completion
+from ..runtime.found import Judged
 from ..runtime.runtime import Runtime
 from ..runtime.scope import Scope
 from ..runtime.worker import Stream
@@ -27,10 +30,17 @@ _REMEMBER = re.compile(r"\s*(?:please[, ]+)?remember(?:\s+that|\s*:)\s+(?P<text>
 
 
 def to_remember(message: str) -> str | None:
-    """The memory that *message* asks to keep ("Remember that ..."), as a sentence; None where it asks for none."""
-    found = _REMEMBER.fullmatch(message)
+    """The memory that *message* asks to keep ("Remember that ..."), as a sentence; None where it asks for none.
+
+    What ends as a question is one ("Remember that day in Skerrow?").
+    """
+    found = None if message.rstrip().endswith("?") else _REMEMBER.fullmatch(message)
     text = found["text"].strip() if found else ""
     return text[0].upper() + text[1:] if text else None
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
 
 
 class ReadOnlyError(BankError):
@@ -40,7 +50,7 @@ class ReadOnlyError(BankError):
 class Desk:
     """Several banks; those of one base share a runtime. Safe from several threads.
 
-    ``remember``: messages may save memories; ``teach``: what is saved is taught at once; ``waiting``: how many
+    ``remember``: messages may save memories; ``teach``: what is saved is taught when nobody asks; ``waiting``: how many
     questions may wait; ``later``: :meth:`load` is called by somebody else, until then nothing can be asked; ``how``:
     options of a :class:`Runtime`.
     """
@@ -128,18 +138,28 @@ class Desk:
 
     def start(self, ask: wire.Ask) -> Stream[Answer]:
         """Queue *ask*. Raises BusyError when too many wait for its base, InputError."""
-        bank, assistant, opens = self.find(ask.model)
-        given = ask.megart
-        mode = "bare" if ask.side or not opens else given.get("mode") or "ask"
+        _, assistant, _ = self.find(ask.model)
+        given, mode = ask.megart, self._mode(ask)
         how = {name: given[name] for name in ("style", "strict") if given.get(name) is not None}
         if mode == "bare":
-            how = {}
+            how = {"tools": self.tools(ask)}
         lists = {name: given.get(name) or () for name in ("only", "without", "tags")}
         if any(not isinstance(v, (list, tuple)) or not all(isinstance(i, str) for i in v) for v in lists.values()):
             raise InputError("got megart.only, without or tags that are no lists of texts")
+        gates = given.get("gates") or {}
+        if not isinstance(gates, dict) or not all(_is_weight(weight) for weight in gates.values()):
+            raise InputError("got megart.gates that are no weights by id; expected {id: above 0, at most 1}")
         only, without, tags = (tuple(lists[name]) for name in ("only", "without", "tags"))
-        scope = Scope(only, without, tags)
+        scope = Scope(only, without, tags, gates)
         return assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
+
+    def _mode(self, ask: wire.Ask) -> Any:
+        return "bare" if ask.side or not self.find(ask.model)[2] else ask.megart.get("mode") or "ask"
+
+    def tools(self, ask: wire.Ask) -> tuple[wire.Tool, ...]:
+        """Those that the model alone may call: what it is asked from memories calls none."""
+        shows = self._mode(ask) == "bare" and self.find(ask.model)[1].engine.takes_tools
+        return ask.tools if shows else ()
 
     def complete(self, text: CompletionRequest, prompt: str | list[int]) -> Stream[Completion]:
         """Queue *prompt* for the bare model to continue. Raises BusyError, InputError."""
@@ -147,6 +167,20 @@ class Desk:
         if text.logprobs is not None and text.logprobs > MOST_ALTERNATIVES:
             raise InputError(f"got logprobs {text.logprobs}; expected at most {MOST_ALTERNATIVES}")
         return assistant.complete(prompt, logprobs=text.logprobs, echo=text.echo, **text.options)
+
+    def embed(self, model: str, texts: Sequence[str]) -> Stream[list[np.ndarray]]:
+        """Queue *texts* to be made into vectors. Raises BusyError."""
+        assistant = self.find(model)[1]
+
+        def run(stream: Stream[list[np.ndarray]]) -> list[np.ndarray]:
+            return [assistant.embed(text) for text in texts if not stream.is_cancelled]
+
+        return assistant.runtime.submit(run)
+
+    def gate(self, model: str, question: str) -> Stream[Judged]:
+        """Queue what the gate makes of *question*. Raises BusyError."""
+        assistant = self.find(model)[1]
+        return assistant.runtime.submit(lambda _: assistant.gate(question))
 
     @property
     def waiting(self) -> int:
@@ -164,7 +198,7 @@ class Desk:
         """Save *memory* as pending: it answers from its text at once. Raises InputError."""
         record = save_one(self.writable(model), memory, self.find(model)[1])
         if self._teaches:
-            self.lessons(model).start(again=False)
+            self.lessons(model).start_when(lambda: self.waiting == 0)
         return record
 
     def lessons(self, model: str) -> Lessons:

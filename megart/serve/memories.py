@@ -51,11 +51,10 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
     @app.post("/v1/gate")
     async def gate(request: Request) -> dict[str, Any]:
         body = await answers.body_of(request)
-        _, assistant, _ = desk.find(str(body.get("model") or ""))
         question = body.get("question")
         if not isinstance(question, str):
             raise InputError("got no question; expected a text")
-        judged = await anyio.to_thread.run_sync(lambda: assistant.gate(question))
+        judged = await answers.whole(desk.gate(str(body.get("model") or ""), question), request)
         ranked = zip(judged.ids, judged.titles, judged.candidates.p.tolist(), strict=True)
         return {
             "opened": [{"id": id, "gate": weight} for id, weight in judged.opened],

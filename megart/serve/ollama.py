@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from .. import __version__
+from ..errors import MegartError
 from ..runtime.answer import Answer
 from . import answers, wire
 from .desk import Desk
@@ -51,12 +52,17 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
     def to_ask(body: dict[str, Any], messages: object) -> wire.Ask:
         given = body.get("options")
         options: dict[str, Any] = given if isinstance(given, dict) else {}
-        named = {**options, "max_tokens": options.get("num_predict"), "messages": messages}
+        limit, form = options.get("num_predict"), body.get("format")
+        if isinstance(form, dict):
+            form = {"type": "json_schema", "json_schema": {"schema": form}}
+        elif form:
+            form = {"type": "json_object"}
+        limit = None if limit in (-1, -2) else limit  # no limit, and as the context has it
+        named = {**options, "max_tokens": limit, "messages": messages, "response_format": form}
         return wire.chat({**named, "model": body.get("model"), "megart": body.get("megart")})
 
     async def respond(request: Request, body: dict[str, Any], messages: object, name: str) -> Response:
-        ask = to_ask(body, messages)
-        model = ask.model or desk.models[0]
+        model = str(body.get("model") or desk.models[0])
 
         def line(text: str, end: Answer | None = None) -> dict[str, Any]:
             said: Any = {"role": "assistant", "content": text} if name == "message" else text
@@ -67,6 +73,10 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
             counts = {"prompt_eval_count": read["prompt_tokens"], "eval_count": read["completion_tokens"]}
             return {**made, "done_reason": wire.finish(end), **counts, "megart": wire.ours(end)}
 
+        if not messages:  # how Ollama's clients have a model loaded before they ask it
+            desk.find(model)
+            return JSONResponse({**line(""), "done": True, "done_reason": "load"})
+        ask = to_ask(body, messages)
         saved = await answers.remembered(desk, ask)
         if body.get("stream") is False or saved:
             answer = saved if saved is not None else await answers.whole(desk.start(ask), request)
@@ -74,9 +84,12 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         stream = desk.start(ask)
 
         async def lines() -> AsyncIterator[bytes]:
-            async for part in answers.parts(stream):
-                yield json.dumps(line(part)).encode() + b"\n"
-            yield json.dumps(line("", stream.answer)).encode() + b"\n"
+            try:
+                async for part in answers.parts(stream):
+                    yield json.dumps(line(part)).encode() + b"\n"
+                yield json.dumps(line("", stream.answer)).encode() + b"\n"
+            except MegartError as error:
+                yield json.dumps({"error": str(error)}).encode() + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -89,4 +102,5 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
     async def generate(request: Request) -> Response:
         body = await answers.body_of(request)
         system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
-        return await respond(request, body, [*system, {"role": "user", "content": body.get("prompt")}], "response")
+        asked = [{"role": "user", "content": body["prompt"]}] if body.get("prompt") else []
+        return await respond(request, body, asked and [*system, *asked], "response")

@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -14,6 +13,8 @@ from ..errors import InputError, MegartError
 from ..runtime.answer import Answer
 from . import answers, responses, wire
 from .desk import Desk
+
+MOST_INPUTS = 1024  # texts of one request for vectors, each some 10 to 50 ms
 
 
 def add_routes(app: FastAPI, desk: Desk) -> None:
@@ -41,8 +42,9 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
         texts = [given] if isinstance(given, str) else given
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
             raise InputError("got no input; expected a text or a list of texts")
-        _, assistant, _ = desk.find(str(body.get("model") or ""))
-        vectors = await anyio.to_thread.run_sync(lambda: [assistant.embed(text) for text in texts])
+        if len(texts) > MOST_INPUTS:
+            raise InputError(f"got {len(texts)} texts; expected at most {MOST_INPUTS} at a time")
+        vectors = await answers.whole(desk.embed(str(body.get("model") or ""), texts), request)
         rows = [
             {"object": "embedding", "index": n, "embedding": wire.vector(v, body.get("encoding_format"))}
             for n, v in enumerate(vectors)
@@ -56,9 +58,10 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
         ask = wire.chat(await answers.body_of(request), request.headers.get("x-openwebui-task"))
         id, model = wire.new_id("chatcmpl"), ask.model or desk.models[0]
         saved = await answers.remembered(desk, ask)
+        tools = () if saved else desk.tools(ask)
         if not ask.stream:
             found = [saved] if saved else [await answers.whole(desk.start(ask), request) for _ in range(ask.choices)]
-            return JSONResponse(wire.whole(id, model, found))
+            return JSONResponse(wire.whole(id, model, found, tools))
         first = None if saved else desk.start(ask)  # refused before the stream begins
 
         async def events() -> AsyncIterator[dict[str, str]]:
@@ -71,9 +74,12 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
                 else:
                     stream = first if index == 0 and first else desk.start(ask)
                     async for part in answers.parts(stream):
-                        yield answers.event(wire.chunk(id, model, {"content": part}, index=index))
+                        if not tools:
+                            yield answers.event(wire.chunk(id, model, {"content": part}, index=index))
                     found.append(stream.answer)
-                yield answers.event(wire.chunk(id, model, index=index, end=found[-1]))
+                    if tools:  # a call is told from a text when it is whole
+                        yield answers.event(wire.chunk(id, model, wire.delta(stream.answer, tools), index=index))
+                yield answers.event(wire.chunk(id, model, index=index, end=found[-1], tools=tools))
             if ask.usage:
                 counts = {"usage": wire.usage(found), "timings": wire.timings(found)}
                 yield answers.event({**wire.chunk(id, model), "choices": [], **counts})

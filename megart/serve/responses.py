@@ -44,7 +44,7 @@ def _messages(given: object) -> list[dict[str, Any]]:
 
 def made(id: str, model: str, body: Mapping[str, Any], answer: Answer | None, item: str) -> dict[str, Any]:
     """The response; without *answer* it is still on its way. *item*: the id of its one message."""
-    cut = answer is not None and answer.finish == "length"
+    cut = answer is not None and wire.finish(answer) == "length"
     status = "in_progress" if answer is None else "incomplete" if cut else "completed"
     found: dict[str, Any] = {
         "id": id,

@@ -83,8 +83,10 @@ def _logprobs(given: object) -> int | None:
     return given
 
 
-def as_completion(answer: Answer) -> Completion:
+def as_completion(answer: Answer | Completion) -> Completion:
     """A memory's answer as what continues the text that asked for it."""
+    if isinstance(answer, Completion):
+        return answer
     times = answer.timings
     return Completion(
         answer.text, answer.tokens, times.prompt_tokens, answer.finish, None, times.first_token_ms, times.total_ms
@@ -110,12 +112,17 @@ def chunk(id: str, model: str, index: int, text: str, end: Completion | None = N
     return _framed(id, model, [choice(index, text, end)]) | {"usage": usage([end])}
 
 
+def counted(id: str, model: str, found: Sequence[Completion]) -> dict[str, Any]:
+    """The last event of a streamed completion, where its client asked for the tokens of all that was *found*."""
+    return _framed(id, model, []) | {"usage": usage(found)}
+
+
 def choice(index: int, text: str, one: Completion) -> dict[str, Any]:
     return {
         "index": index,
         "text": text,
         "logprobs": _scores(one),
-        "finish_reason": "length" if one.finish == "length" else "stop",
+        "finish_reason": "stop" if one.finish == "stop" else "length",
     }
 
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..runtime.answer import Answer
-from . import side
+from . import calls, side
 
+Tool = dict[str, Any]
 MOST_CHOICES = 8
 _SYSTEM = ("system", "developer")
 
@@ -26,7 +27,8 @@ _SYSTEM = ("system", "developer")
 class Ask:
     """What a client wants: ``messages``, the last one a user's; ``options`` of the answer; ``megart``: our own fields.
 
-    ``side``: no memory opens, because the client asks for itself (a title, tags) or brings documents.
+    ``side``: no memory opens, because the client asks for itself (a title, tags) or brings documents; ``tools``: what it
+    lets a model call.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Ask:
     choices: int = 1
     side: bool = False
     megart: dict[str, Any] = field(default_factory=dict)
+    tools: tuple[Tool, ...] = ()
 
 
 def chat(body: Mapping[str, Any], task: str | None = None) -> Ask:
@@ -59,7 +62,16 @@ def chat(body: Mapping[str, Any], task: str | None = None) -> Ask:
         choices=choices_of(body),
         side=own or side.has_documents(last),
         megart=ours,
+        tools=() if own else _tools(body),
     )
+
+
+def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
+    """The functions that *body* offers; what is none is passed over."""
+    given = body.get("tools")
+    if not isinstance(given, list) or body.get("tool_choice") == "none":
+        return ()
+    return tuple(t for t in given if isinstance(t, dict) and isinstance(t.get("function"), dict))
 
 
 def merged(given: object) -> list[dict[str, str]]:
@@ -166,7 +178,22 @@ def ours(answer: Answer) -> dict[str, Any]:
     return {name: value for name, value in answer.to_dict().items() if name not in ("answer", "mode")}
 
 
-def whole(id: str, model: str, answers: Sequence[Answer]) -> dict[str, Any]:
+def message(answer: Answer, tools: Sequence[Tool] = ()) -> dict[str, Any]:
+    """What an assistant said: text, and calls of *tools*."""
+    text, called = calls.parted(answer.text, tools) if tools else (answer.text, [])
+    if not called:
+        return {"role": "assistant", "content": text}
+    return {"role": "assistant", "content": text or None, "tool_calls": called}
+
+
+def delta(answer: Answer, tools: Sequence[Tool]) -> dict[str, Any]:
+    """:func:`message` as the one part of a stream."""
+    made = message(answer, tools)
+    numbered = [{"index": number, **call} for number, call in enumerate(made.get("tool_calls", ()))]
+    return {**made, "tool_calls": numbered} if numbered else made
+
+
+def whole(id: str, model: str, answers: Sequence[Answer], tools: Sequence[Tool] = ()) -> dict[str, Any]:
     """A chat completion."""
     return {
         "id": id,
@@ -176,9 +203,9 @@ def whole(id: str, model: str, answers: Sequence[Answer]) -> dict[str, Any]:
         "choices": [
             {
                 "index": number,
-                "message": {"role": "assistant", "content": answer.text},
+                "message": message(answer, tools),
                 "logprobs": None,
-                "finish_reason": finish(answer),
+                "finish_reason": finish(answer, tools),
             }
             for number, answer in enumerate(answers)
         ],
@@ -189,8 +216,9 @@ def whole(id: str, model: str, answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def chunk(
-    id: str, model: str, delta: Mapping[str, Any] | None = None, *, index: int = 0, end: Answer | None = None
-) -> dict[str, Any]:
+    id: str, model: str, delta: Mapping[str, Any] | None = None, *, index: int = 0, end: Answer | None = None,
+    tools: Sequence[Tool] = (),
+) -> dict[str, Any]:  # fmt: skip
     """One event of a streamed chat completion; *end*: the answer that it closes."""
     made: dict[str, Any] = {
         "id": id,
@@ -202,7 +230,7 @@ def chunk(
                 "index": index,
                 "delta": dict(delta or {}),
                 "logprobs": None,
-                "finish_reason": None if end is None else finish(end),
+                "finish_reason": None if end is None else finish(end, tools),
             }
         ],
     }
@@ -211,8 +239,10 @@ def chunk(
     return made
 
 
-def finish(answer: Answer) -> str:
-    return "length" if answer.finish == "length" else "stop"
+def finish(answer: Answer, tools: Sequence[Tool] = ()) -> str:
+    if "tool_calls" in message(answer, tools):
+        return "tool_calls"
+    return "stop" if answer.finish == "stop" else "length"  # by tokens, or by time
 
 
 def vector(values: np.ndarray, encoding: object) -> list[float] | str:
