@@ -44,7 +44,7 @@ WEIGHTS_MEANING = {
     "lacking_number": -0.651,
     "lacking_name": -0.449,
     "margin": 0.376,
-    "subject": 0.500,
+    "subject": 1.500,
     "meant": 0.566,
 }
 _NUMBER = re.compile(r"[\w.:/-]*\d[\w.:/-]*")

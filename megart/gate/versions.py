@@ -16,8 +16,8 @@ ALIKE, ALIKE_MEANING = 0.2, 0.84
 # Nor one that the question means less: log odds by the text embedder.
 MEANT_FROM = 4.0
 # The probability from which on two memories say the same; another where the user asks how it was before.
-SAME_FROM, SAME_FROM_BEFORE = 0.45, 0.3
-WEIGHTS = {"always": -0.99, "odds": 0.31, "apart": 0.39, "nearest": 0.91, "change": 3.01}
+SAME_FROM, SAME_FROM_BEFORE = 0.5, 0.3
+WEIGHTS = {"always": -0.89, "odds": 0.44, "apart": 0.43, "nearest": 0.90, "change": 2.37}
 WEIGHTS_MEANING = {"always": -0.65, "odds": 0.37, "apart": 0.38, "nearest": 1.46, "change": 2.93, "meant": 0.66}
 # Words of a note that something is not as it was, in many languages. Folded.
 _CHANGE = frozenset(
