@@ -4,6 +4,7 @@
 
 Each row of tools/reader_notes/updates.dev has an ``old`` and a ``new`` note, ``others`` like them, a question ``q``, the
 same of how it was before (``q_before``), and questions about the others; it becomes a bank of pending memories in WORK.
+Six banks of our own notes, which hold no updates, are asked two questions a note; their notes get dates, a day apart.
 With --notes the developers' banks farm and clinic are banks too (FOLDER holds memories.jsonl and updates.jsonl), each
 with all its questions. A pair is a memory that answers a question and one of those most like it; an old and its new note
 say the same, all other pairs do not. Two logistic models with a small penalty are fitted, with the text embedder e5 and
@@ -13,14 +14,16 @@ without; the figures are of rows that a model was not fitted on.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fit_known import logistic
+from fit_known import NOTES, logistic, spread
 
 import megart
 from megart.gate import known, versions
@@ -31,8 +34,10 @@ from megart.runtime.recall import recall
 from megart.runtime.scope import EVERYTHING
 
 BANKS = ("farm", "clinic")
-UPDATES = Path(__file__).parent / "reader_notes" / "updates.dev"
+OWN = ("boat", "garden", "office", "taxi", "flats", "workshop")
+UPDATES = NOTES / "updates.dev"
 FOLDS = 14
+OF_NOTES = 3.0  # what a pair of notes counts that are asked about as they are: most questions are of this kind
 MODES = {"meaning": "e5", "words": "default"}
 
 
@@ -52,7 +57,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--notes", type=Path)
     args = parser.parse_args()
-    kept = [of_row(row) for row in lines(UPDATES)]
+    kept = [of_row(row) for row in lines(UPDATES)] + [of_own(name) for name in OWN]
     if args.notes:
         memories, updates = lines(args.notes / "memories.jsonl"), lines(args.notes / "updates.jsonl")
         kept += [of_bank(name, memories, updates) for name in BANKS]
@@ -79,6 +84,13 @@ def of_row(row: dict) -> Kept:
     notes += [other | {"id": f"other{i}"} for i, other in enumerate(row["others"])]
     asked = [("now", row["q"]), ("before", row["q_before"]), *(("other", qa["q"]) for qa in row["others_qa"])]
     return Kept(notes, asked, {frozenset(("old", "new"))})
+
+
+def of_own(name: str) -> Kept:
+    notes, rng = lines(NOTES / "banks" / f"{name}.jsonl"), random.Random(name)
+    for i, note in enumerate(notes):
+        note |= {"id": f"note{i}", "created": str(datetime.date(2025, 1, 1) + datetime.timedelta(days=i))}
+    return Kept(notes, [("own", qa["q"]) for note in notes for qa in spread(note["qa"], 2, rng)], set())
 
 
 def of_bank(name: str, memories: list[dict], updates: list[dict]) -> Kept:
@@ -133,23 +145,27 @@ def report(mode: str, pairs: list[Pair]) -> None:
     names = list(pairs[0].values)
     x = np.array([[pair.values[name] for name in names] for pair in pairs])
     y = np.array([float(pair.same) for pair in pairs])
+    s = np.array([OF_NOTES if pair.kind in ("own", "note") else 1.0 for pair in pairs])
     folds = np.array([pair.row % FOLDS for pair in pairs])
+    odds = np.array([pair.values["odds"] for pair in pairs])
     p = np.zeros(len(pairs))
     for fold in range(FOLDS):
         rest = folds != fold
-        p[~rest] = 1 / (1 + np.exp(-x[~rest] @ logistic(x[rest], y[rest], np.ones(rest.sum()))))
+        p[~rest] = 1 / (1 + np.exp(-x[~rest] @ logistic(x[rest], y[rest], s[rest])))
+    now = np.array([pair.kind != "before" for pair in pairs])
+    p = np.where(now & (odds < versions.ODDS_FROM), 0.0, p)
     print(f"== {mode}: {len(pairs)} pairs, {int(y.sum())} of them say the same")
     for threshold in (0.15, 0.2, 0.3, 0.4, 0.5):
         line, best = f">= {threshold}:", {}
         for pair, likely in zip(pairs, p):
             if likely >= max(threshold, best.get((pair.row, pair.q), (0.0,))[0]):
                 best[pair.row, pair.q] = likely, pair
-        for kind in ("now", "before", "other", "note"):
+        for kind in ("now", "before", "other", "own", "note"):
             asked = {(pair.row, pair.q): pair for pair in pairs if pair.kind == kind}
             chosen = Counter(best[key][1].same for key in asked if key in best)
             line += f" {kind}: found {chosen[True]}, wrong {chosen[False]} of {len(asked)} |"
         print(line)
-    weights = ", ".join(f'"{n}": {w:.2f}' for n, w in zip(names, logistic(x, y, np.ones(len(y)))))
+    weights = ", ".join(f'"{n}": {w:.2f}' for n, w in zip(names, logistic(x, y, s)))
     print(f"{{{weights}}}")
 
 

@@ -15,10 +15,11 @@ from .words import WORD, fold
 ALIKE, ALIKE_MEANING = 0.2, 0.84
 # Nor one that the question means less: log odds by the text embedder.
 MEANT_FROM = 4.0
-# The probability from which on two memories say the same; another where the user asks how it was before.
-SAME_FROM, SAME_FROM_BEFORE = 0.5, 0.3
+# The probability from which on two memories say the same, and the reader's log odds that the other one answers too;
+# where the user asks how it was before, a lower probability is enough.
+SAME_FROM, ODDS_FROM, SAME_FROM_BEFORE = 0.5, -1.0, 0.3
 WEIGHTS = {"always": -0.89, "odds": 0.44, "apart": 0.43, "nearest": 0.90, "change": 2.37}
-WEIGHTS_MEANING = {"always": -0.65, "odds": 0.37, "apart": 0.38, "nearest": 1.46, "change": 2.93, "meant": 0.66}
+WEIGHTS_MEANING = {"always": -0.81, "odds": 0.42, "apart": 0.36, "nearest": 1.02, "change": 2.69, "meant": 1.00}
 # Words of a note that something is not as it was, in many languages. Folded.
 _CHANGE = frozenset(
     fold(word)
@@ -70,6 +71,11 @@ def features(first: Seen, other: Seen, *, nearest: bool, odds: float, newer: str
     return values if other.meant is None else {**values, "meant": clip(other.meant / 2 - 4, 4.0)}
 
 
-def same_fact(values: Mapping[str, float]) -> float:
-    """The probability that two memories say the same at another time, from their :func:`features`."""
-    return probability(values, WEIGHTS_MEANING if "meant" in values else WEIGHTS)
+def same_fact(values: Mapping[str, float], *, before: bool = False) -> float:
+    """The probability that two memories say the same at another time, from their :func:`features`; 0 where it is too low.
+
+    ``before``: the user asks how it was before.
+    """
+    p = probability(values, WEIGHTS_MEANING if "meant" in values else WEIGHTS)
+    enough = p >= SAME_FROM_BEFORE if before else p >= SAME_FROM and values["odds"] >= ODDS_FROM
+    return p if enough else 0.0

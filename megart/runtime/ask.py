@@ -190,7 +190,6 @@ def _newest(
     """
     read = {one.candidate.row: one for one in tried}
     mine, before = first.candidate.record, asks_before(job.request.question)
-    least = gate.versions.SAME_FROM_BEFORE if before else gate.versions.SAME_FROM
     linked, likely = [], []
     for place, other in enumerate(job.bank.versions(first.candidate, found, job.request.scope)[:VERSIONS]):
         record, joined = other.record, _linked(mine, other.record)
@@ -201,10 +200,10 @@ def _newest(
         newer = max(record, mine, key=_age).text
         seen, odds = first.candidate.seen, one.reading.odds
         values = gate.versions.features(seen, other.seen, nearest=place == 0, odds=odds, newer=newer)
-        p = gate.versions.same_fact(values)
+        p = gate.versions.same_fact(values, before=before)
         if one.reading.span[1] and joined:
             linked.append(one)
-        elif one.reading.span[1] and p >= least:
+        elif one.reading.span[1] and p:
             likely.append((p, one))
     # Of several that may say the same, the likeliest, and what is all but certain.
     best = max((p for p, _ in likely), default=0.0)
