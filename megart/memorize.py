@@ -167,7 +167,8 @@ class Teacher:
             from .train.base import load_base
         except ImportError as error:
             raise DependencyError(
-                f"teaching needs PyTorch and transformers ({error.name} is missing); run: pip install 'megart[train]'"
+                f"teaching needs PyTorch and transformers ({error.name} is missing); run: pip install 'megart[train]', "
+                "or save without teaching: megart memorize --later"
             ) from error
         from .runtime.assistant import Assistant
 

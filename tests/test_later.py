@@ -216,7 +216,8 @@ sys.exit(main(sys.argv[1:]))
     refused = on_device("learn")
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1] == (
-        "megart: error: teaching needs PyTorch and transformers (torch is missing); run: pip install 'megart[train]'"
+        "megart: error: teaching needs PyTorch and transformers (torch is missing); run: pip install 'megart[train]', "
+        "or save without teaching: megart memorize --later"
     )
 
     pytest.importorskip("torch")

@@ -371,3 +371,17 @@ def test_a_pack_tells_nothing_of_the_machine_and_says_which_model_it_needs(
         assert packed.model.sha256 == tiny().sha256
     with PackedBank(away / "p", tiny().gguf) as packed:
         assert packed.model.gguf == tiny().gguf
+
+
+def test_a_command_that_fails_makes_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = tmp_path / "key.bin"
+    command = ["pack", "--bank", str(tmp_path / "none"), str(tmp_path / "x.megapack"), "--sign", str(key), "--new-key"]
+    assert main(command) == 1 and "no bank at" in capsys.readouterr().err
+    assert not key.exists()
+
+
+def test_what_changes_a_bank_says_of_a_pack_that_it_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "x.megapack"
+    file.write_bytes(b"MEGAPACK")
+    assert main(["memorize", "--bank", str(file), "--text", "The pump code is 4711."]) == 1
+    assert "is a file, not a bank; if it is a pack: megart unpack" in capsys.readouterr().err

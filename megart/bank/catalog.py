@@ -286,6 +286,8 @@ class Catalog:
         try:
             about = self.path.stat()
         except (FileNotFoundError, NotADirectoryError):
+            if folder.is_file():
+                raise BankError(f"{folder} is a file, not a bank; if it is a pack: megart unpack {folder} FOLDER") from None
             raise BankError(f"no bank at {folder}; {remedy}") from None
         except OSError as error:
             raise BankError(f"cannot read the bank {folder}: {error.strerror or error}") from error

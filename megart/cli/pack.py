@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--new-key needs --sign KEY, the file to make")
     if args.since and args.no_text:
         raise InputError("--since needs the texts and --no-text leaves them out; give one of them")
-    key = _key(Path(args.sign).expanduser(), args.new_key) if args.sign else None
     with ExitStack() as opened:
         bank = opened.enter_context(Bank.open(common.bank_path(args.bank)))
+        key = _key(Path(args.sign).expanduser(), args.new_key) if args.sign else None
         since = opened.enter_context(PackedBank(args.since)) if args.since else None
         records = bank.records()
         check_tags(args.tag, records)
