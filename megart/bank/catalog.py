@@ -298,7 +298,6 @@ class Catalog:
 
     def _prepare(self, create: BaseInfo | None) -> None:
         with self.lock, self.translated():
-            self._patiently(lambda: self._pragma("schema_version"))
             # EXTRA: a commit must be on the disk before the adapter it replaces is deleted
             for pragma in (
                 "synchronous = EXTRA",
@@ -309,7 +308,7 @@ class Catalog:
                 "mmap_size = 0",
                 "cache_spill = OFF",  # a large change locks readers out for its commit alone
             ):
-                self.connection.execute(f"PRAGMA {pragma}")
+                self._run(f"PRAGMA {pragma}")
             if create is not None and self._pragma("page_count") == 0:
                 self.connection.execute("PRAGMA page_size = 8192")
             fresh = self._pragma("application_id") == 0 and self._pragma("schema_version") == 0
@@ -319,7 +318,7 @@ class Catalog:
                 raise BankError(f"no bank at {self.path.parent}; run: megart init --bank {self.path.parent}")
             self._check_schema()
             # a log beside the catalog would keep what was forgotten
-            if self._patiently(lambda: self.connection.execute("PRAGMA journal_mode = DELETE").fetchone()) != ("delete",):
+            if self._run("PRAGMA journal_mode = DELETE") != [("delete",)]:
                 raise BankError(f"the catalog {self.path} cannot be had without a log (WAL); close what uses it")
             if self._pragma("user_version") < len(MIGRATIONS):
                 self._migrate(create)
@@ -341,7 +340,7 @@ class Catalog:
 
     def _check_schema(self) -> None:
         """Nothing but our own tables: a view or a column may never end, and a trigger may undo what is asked for."""
-        rows = self.connection.execute(_SCHEMA).fetchall()
+        rows = self._run(_SCHEMA)
         known = _tables(rows[0][3]) if rows else {}
         for kind, name, sql, _ in rows:
             if (kind, name) not in known:
@@ -371,7 +370,10 @@ class Catalog:
             raise
 
     def _pragma(self, name: str) -> int:
-        return int(self.connection.execute(f"PRAGMA {name}").fetchone()[0])
+        return int(self._run(f"PRAGMA {name}")[0][0])
+
+    def _run(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._patiently(lambda: self.connection.execute(sql).fetchall())
 
 
 def _damaged(path: Path, reason: str) -> str:
