@@ -11,7 +11,7 @@ from megart import Assistant, Bank, Memory, memorize
 from megart.cli import main
 from megart.conflicts import conflicts, supersede
 from megart.models import Model
-from megart.runtime.follow import asks_before, sources
+from megart.runtime.follow import asked_again, asks_before, sources
 from megart.runtime.scope import Scope
 from megart.runtime.terse import terse
 
@@ -61,6 +61,23 @@ def test_before_is_the_older_one(assistant: Assistant) -> None:
     assert "2.20" in answer.text and [s.id for s in answer.older] == ["new"]
     assert asks_before("Wo war er vorher?") and asks_before("What did it use to cost? It used to be less.")
     assert not asks_before("What does it cost?")
+
+
+@pytest.mark.parametrize("question", ["What was it before?", "And before?", "Und vorher?"])
+def test_before_alone_asks_the_last_question_again(assistant: Assistant, question: str) -> None:
+    first = "What do half a dozen eggs cost at the gate?"
+    history = [{"role": "user", "content": first}, {"role": "assistant", "content": assistant.ask(first).text}]
+    answer = assistant.ask(question, history=history)
+    assert "2.20" in answer.text and [s.id for s in answer.older] == ["new"]
+
+
+def test_a_question_that_says_more_than_before_is_its_own(assistant: Assistant) -> None:
+    history = [{"role": "user", "content": "What do half a dozen eggs cost at the gate?"}]
+    prior = assistant.open_bank.memories.prior
+    assert asked_again("What was it before?", history, prior) == "What do half a dozen eggs cost at the gate before?"
+    for other in ("Where was the spare key before?", "What does it cost?"):
+        assert asked_again(other, history, prior) is None
+    assert asked_again("What was it before?", [], prior) is None
 
 
 def test_a_similar_note_is_no_update(assistant: Assistant) -> None:

@@ -18,7 +18,7 @@ from .answer import Answer, OpenedMemory, Source, Timings
 from .clauses import bridge, clauses
 from .compare import Value, comparison
 from .context import DecodeError
-from .follow import asks_before, is_own, without_opener
+from .follow import asked_again, asks_before, is_own, without_opener
 from .found import Candidate, Found
 from .job import Job
 from .reader import NOTHING_READ, Reading
@@ -99,6 +99,7 @@ def ask(job: Job) -> Answer:
             break
         history = [*job.request.history, *(turn for outcome in outcomes for turn in outcome.turns)]
         subject = job.request.subject if not outcomes else None
+        clause = asked_again(clause, history, job.bank.memories.prior) or clause
         outcomes.append(_outcome(job.asking(question=clause, history=history, subject=subject), clock))
     if job.is_cancelled:
         return Answer("", "ask", timings=clock.times, finish="cancelled", style=job.request.style)

@@ -154,6 +154,16 @@ def asks_before(question: str) -> bool:
     return not _BEFORE.isdisjoint(words) or any(a in _USED and b == "to" for a, b in zip(words, words[1:]))
 
 
+def asked_again(question: str, history: Sequence[Mapping[str, str]], prior: Callable[[str], float]) -> str | None:
+    """The earlier question that *question* asks again of the time before ("What was it before?"); None where it does not."""
+    if not asks_before(question) or (earlier := anchor(history, prior)) is None:
+        return None
+    read = gate.read_question(question, prior)
+    words = _words(read)
+    says = {words[i] for i in telling_words(read, "\n".join(asked(history)))}
+    return f"{earlier.rstrip(' ?')} before?" if says <= _BEFORE | _GOES_ON else None
+
+
 def sources(answer: str, records: Sequence[Record]) -> list[int]:
     """Which of *records* hold what *answer* says, word for word, a line at a time; none for a very short answer."""
     lines = [line.strip() for line in answer.splitlines() if len(line.strip()) >= _TELLING_ANSWER]

@@ -47,7 +47,7 @@ def test_no_bank(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no"):
         refused(path, f"no bank at {path}; run: megart init --bank {path}")
     (tmp_path / "file").touch()
-    refused(tmp_path / "file", "run: megart init --bank")
+    refused(tmp_path / "file", "is a file, not a bank; if it is a pack: megart unpack")
     (tmp_path / "catalog.sqlite").touch()
     refused(tmp_path, "catalog is empty; run: megart init --bank")
     (tmp_path / "catalog.sqlite").unlink()
