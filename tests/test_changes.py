@@ -10,6 +10,7 @@ import pytest
 from megart import Assistant, Bank, Memory, memorize
 from megart.cli import main
 from megart.conflicts import conflicts, supersede
+from megart.gate import known
 from megart.models import Model
 from megart.runtime.follow import asked_again, asks_before, sources
 from megart.runtime.scope import Scope
@@ -78,6 +79,19 @@ def test_a_question_that_says_more_than_before_is_its_own(assistant: Assistant) 
     for other in ("Where was the spare key before?", "What does it cost?"):
         assert asked_again(other, history, prior) is None
     assert asked_again("What was it before?", [], prior) is None
+
+
+def test_a_question_that_leans_on_the_talk_is_answered_from_a_lower_probability_on(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "probability", lambda values, weights=None: 0.3)
+    assert known.THRESHOLD_TALK < 0.3 < known.THRESHOLD
+    history = [
+        {"role": "user", "content": "How many small bales did Nine Oaks give?"},
+        {"role": "assistant", "content": OTHERS[1]["text"]},
+    ]
+    assert assistant.ask("And the Glebe?", history=history, strict=True).known
+    assert not assistant.ask("How many small bales did Nine Oaks give?", strict=True).known
 
 
 def test_a_similar_note_is_no_update(assistant: Assistant) -> None:

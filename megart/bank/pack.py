@@ -80,8 +80,8 @@ def write_pack(
     The same bank gives the same bytes. ``sign``: an Ed25519 private key, 32 bytes. ``ready``: a function from the keys
     that the bank stores, f32 [N, D], to those that the gate compares, f16 [N, D], which makes the pack faster to open.
     ``text`` off leaves out what the memories say: their titles, tags and dates stay, and their weights. ``since``:
-    write only what changed since that pack. ``reader``: the file of a reader that goes with them. Raises InputError where the file is there already, or a memory that is not
-    learnt would be lost; BankError for a damaged adapter.
+    write only what changed since that pack. ``reader``: the file of a reader that goes with them. Raises InputError
+    where the file is there already, or a memory that is not learnt would be lost; BankError for a damaged adapter.
     """
     target = Path(path).expanduser()
     if target.exists():

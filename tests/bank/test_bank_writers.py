@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -235,3 +236,20 @@ def test_evidence_of_a_replaced_text_is_not_stored(bank: Bank) -> None:
     with pytest.raises(ChangedError):
         bank.set_keys({"ada": (key(2), made)}, {}, revision)
     assert (bank.keys()[1][0] == key()).all()
+
+
+def test_every_statement_of_an_opening_waits_for_a_writer(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first alone: a writer that never rests may begin again between any two of them."""
+    check_identity, waited = catalog.Catalog._check_identity, []
+
+    def meanwhile(self: catalog.Catalog) -> None:
+        other = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN EXCLUSIVE")
+        threading.Timer(0.2, other.close).start()  # rolls back
+        started = time.monotonic()
+        check_identity(self)
+        waited.append(time.monotonic() - started)
+
+    monkeypatch.setattr(catalog.Catalog, "_check_identity", meanwhile)
+    Bank.open(bank.path).close()
+    assert waited and waited[0] >= 0.15
