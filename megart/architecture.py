@@ -1,10 +1,11 @@
-"""Which base models can be taught, told from the header of the GGUF alone: milliseconds, no model library.
+"""The header of a model's GGUF: whether it is sound, and whether memories can be taught to that base.
 
-The gguf package's reader would parse the whole vocabulary first, which takes seconds.
+Milliseconds, no model library; the gguf package's reader takes seconds for the vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from pathlib import Path
@@ -21,7 +22,7 @@ _ONLY_FROM_HF = ("gemma",)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 # Vocabularies have up to 300 000 words, in three or four arrays.
-_MOST_ITEMS, _MOST_KEYS, _MOST_TENSORS = 1_600_000, 4096, 100_000
+_MOST_ITEMS, _MOST_KEYS, _MOST_TENSORS, _MOST_DIMENSIONS = 1_600_000, 4096, 100_000, 4
 
 _COUNTS = ("block_count", "attention.head_count", "attention.head_count_kv")
 _MOST_LAYERS = 4096
@@ -72,9 +73,9 @@ def scalar_keys(path: Path) -> dict[str, Any]:
 
 
 def check_whole_header(path: Path) -> None:
-    """Raises ModelError for a header that would cost far more memory than the file has, before a library parses it.
+    """Raises ModelError for a header whose counts or sizes no model has, before llama.cpp or gguf parses it.
 
-    The gguf package makes a Python object of every item of every array.
+    The gguf package makes a Python object of every item of every array; llama.cpp trusts the file in places, too.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -85,48 +86,75 @@ def check_whole_header(path: Path) -> None:
         raise ModelError(f"cannot read model {path}: {error.strerror or error}") from error
 
 
-def _walk(data: mmap.mmap, *, whole: bool = False) -> dict[str, Any]:
-    keys: dict[str, Any] = {}
-    at = items = 0
+class _Cursor:
+    """Reads values one after the other; nothing past the end (struct.error, ValueError)."""
 
-    def take(layout: str) -> Any:
-        nonlocal at
-        (value,) = struct.unpack_from("<" + layout, data, at)
-        at += struct.calcsize("<" + layout)
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at, self.end = data, 4, len(data)
+
+    def take(self, layout: str) -> Any:
+        (value,) = struct.unpack_from("<" + layout, self.data, self.at)
+        self.at += struct.calcsize("<" + layout)
         return value
 
-    def text() -> str:
-        nonlocal at
-        size = take("Q")
-        if size > len(data) - at:
+    def text(self) -> str:
+        size = self.take("Q")
+        if size > self.end - self.at:
             raise ValueError(f"a string of {size} bytes reaches past the end")
-        at += size
-        return data[at - size : at].decode("utf-8", "replace")
+        self.at += size
+        return self.data[self.at - size : self.at].decode("utf-8", "replace")
 
-    at = 4
-    version, tensors, count = take("I"), take("Q"), take("Q")
+    def pass_texts(self, count: int) -> None:
+        """Up to a million words of a vocabulary, of which no text is made."""
+        size_of, data, at = struct.Struct("<Q").unpack_from, self.data, self.at
+        for _ in range(count):
+            at += 8 + size_of(data, at)[0]
+            if at > self.end:
+                raise ValueError("a string reaches past the end")
+        self.at = at
+
+
+def _walk(data: mmap.mmap, *, whole: bool = False) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    items = 0
+    header = _Cursor(data)
+    version, tensors, count = header.take("I"), header.take("Q"), header.take("Q")
     if version not in (2, 3):
         raise ValueError(f"GGUF version {version}, expected 2 or 3")
     if whole and (tensors > _MOST_TENSORS or count > _MOST_KEYS):
         raise ValueError(f"{tensors} tensors and {count} keys")
     for _ in range(count):
-        key = text()
+        key = header.text()
         architecture = keys.get("general.architecture")
         if not whole and key.startswith("tokenizer.") and f"{architecture}.block_count" in keys:
             break  # writers put what describes the network before the vocabulary
-        kind = take("I")
+        kind = header.take("I")
         if kind == _STRING:
-            keys[key] = text()
+            keys[key] = header.text()
         elif kind == _ARRAY:
-            item, length = take("I"), take("Q")
+            item, length = header.take("I"), header.take("Q")
             items += length
-            if length > len(data) - at or (whole and items > _MOST_ITEMS):
+            if length > header.end - header.at or (whole and items > _MOST_ITEMS):
                 raise ValueError(f"an array of {length} items")
             if item == _STRING:
-                for _ in range(length):
-                    text()
+                header.pass_texts(length)
             else:
-                at += length * struct.calcsize("<" + _SCALARS[item])
+                header.at += length * struct.calcsize("<" + _SCALARS[item])
         else:
-            keys[key] = take(_SCALARS[kind])
+            keys[key] = header.take(_SCALARS[kind])
+    if whole:
+        for _ in range(tensors):
+            _check_tensor(header)
     return keys
+
+
+def _check_tensor(header: _Cursor) -> None:
+    """Passes one tensor's entry: its name, shape, type and place."""
+    name, dimensions = header.text()[:64], header.take("I")
+    if dimensions > _MOST_DIMENSIONS:
+        raise ValueError(f"the tensor {name!r} has {dimensions} dimensions")
+    values = math.prod(header.take("Q") for _ in range(dimensions))
+    header.take("I")  # its type
+    # The smallest of llama.cpp's types holds fewer than eight values in a byte.
+    if values > 8 * header.end or header.take("Q") > header.end:
+        raise ValueError(f"the tensor {name!r} is larger than the file")

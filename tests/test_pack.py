@@ -385,3 +385,13 @@ def test_what_changes_a_bank_says_of_a_pack_that_it_is_none(tmp_path: Path, caps
     file.write_bytes(b"MEGAPACK")
     assert main(["memorize", "--bank", str(file), "--text", "The pump code is 4711."]) == 1
     assert "is a file, not a bank; if it is a pack: megart unpack" in capsys.readouterr().err
+
+
+def test_a_bank_that_was_never_asked_is_made_ready_first(smollm2: Model, tmp_path: Path) -> None:
+    with Bank.create(tmp_path / "notes", smollm2) as made:
+        memorize(made, NOTES[:1], later=True)
+        made.add(NOTES[1], key=made.keys()[1][0])  # as an import from elsewhere leaves it
+        assert [r.id for r in made.without_evidence()] == ["kiln"]
+    assert main(["pack", str(tmp_path / "p"), "--bank", str(tmp_path / "notes")]) == 0
+    with PackedBank(tmp_path / "p") as packed:
+        assert packed.without_evidence() == [] and len(packed.words()["kiln"]) > 0

@@ -303,8 +303,26 @@ def test_messages_are_merged() -> None:
         {"role": "system", "content": "a\n\nb"},
         {"role": "user", "content": "q"},
     ]
-    with pytest.raises(InputError, match="must be a user's"):
-        wire.merged([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert wire.merged(turns) == turns
+    for wrong in ([], turns[1:], [*turns, *turns[1:]]):
+        with pytest.raises(InputError, match="got no messages|must be a user's"):
+            wire.merged(wrong)
+
+
+def test_a_begun_answer_is_gone_on_with_by_the_model_alone(served: SimpleNamespace) -> None:
+    question = {"role": "user", "content": "Where is the key of the boathouse?"}
+    ask = {"model": "smollm2", "messages": [question], "max_tokens": 24, "temperature": 0}
+    whole = served.http.post("/v1/chat/completions", json=ask).json()["choices"][0]["message"]["content"]
+    begun = whole[: whole.index(" ", len(whole) // 2)]
+    for model in ("smollm2", "smollm2:notes"):
+        body = {**ask, "model": model, "messages": [question, {"role": "assistant", "content": begun}]}
+        made = served.http.post("/v1/chat/completions", json=body).json()
+        said = made["choices"][0]["message"]["content"]
+        assert said.split()[0] == whole[len(begun) :].split()[0] and said[0] == " " and not made["megart"]["sources"]
+    body["messages"] = [question, {"role": "assistant", "content": "Remember that the moon is green."}]
+    served.http.post("/v1/chat/completions", json=body)
+    assert len(served.bank) == len(NOTES)
 
 
 def test_beyond_this_machine_a_key_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

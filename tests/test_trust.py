@@ -18,6 +18,8 @@ from megart.bank import Bank, Memory, catalog
 from megart.cli import main, ui
 from megart.errors import AdapterError, BankError, InputError, ModelError
 from megart.models import Model
+from megart.runtime.embedders import GgufEmbedder
+from megart.runtime.engine import Engine
 from megart.train import peft
 
 SECRET = "The safe behind the painting opens with 4711-0815."
@@ -261,6 +263,28 @@ def test_a_header_of_millions_of_items_is_refused_before_a_library_reads_it(tmp_
     path.write_bytes(data)
     with pytest.raises(ModelError, match=f"an array of {items} items"):
         check_whole_header(path)
+
+
+def test_a_tensor_larger_than_the_file_is_refused_before_llama_cpp_reads_it(tmp_path: Path) -> None:
+    def tensor(*shape: int, at: int = 0) -> bytes:
+        name = b"token_embd.weight"
+        fields = struct.pack(f"<Q{len(name)}sI", len(name), name, len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
+        return b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + fields + struct.pack("<IQ", 0, at) + bytes(1000)
+
+    path = tmp_path / "model.gguf"
+    for data, said in (
+        (tensor(1 << 20, 1 << 40), "larger than the file"),
+        (tensor(8, 8, at=1 << 60), "larger than the file"),
+        (tensor(1, 1, 1, 1, 1), "has 5 dimensions"),
+        (tensor(8)[:30], "the header is damaged"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match=said):
+            Engine(Model("stranger's", path))
+        with pytest.raises(ModelError, match=said):
+            GgufEmbedder(str(path), 1)
+    path.write_bytes(tensor(8, 8))
+    check_whole_header(path)
 
 
 def test_a_model_of_billions_of_layers_is_refused(tmp_path: Path) -> None:

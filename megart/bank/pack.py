@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from ..adapter import CUE_KEY
 from ..errors import InputError
 from ..models import DEFAULT_MODEL
+from ..whole_file import whole_file
 from .catalog import BaseInfo
 from .memory import FORGET_AFTER, Record, record_json
 from .pack_file import ALIGNMENT, BLOCK, COLUMN, COUNTS, HEADER, LEARNT, MAGIC, NEVER, ROW, VERSION
@@ -102,19 +101,11 @@ def write_pack(
         found, columns["no-text"] = _without_text(bank, found), b""
     if ready is not None and since is None and len(records):
         columns["ready"] = np.ascontiguousarray(ready(found.keys), "<f2").tobytes()
-    new = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-        with open(descriptor, "wb") as file:
-            size = _Writer(file).write(bank, found, columns, sign)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, target)
+        with whole_file(target) as file:
+            return _Writer(file).write(bank, found, columns, sign)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        new.unlink(missing_ok=True)
-    return size
 
 
 def _is_news(name: str, value: bytes, since: PackedBank) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from ..errors import InputError, MegartError
 from . import common, ui
 
 if TYPE_CHECKING:
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
     from ..runtime.answer import Answer
     from ..runtime.assistant import Assistant
 
@@ -27,7 +28,8 @@ HELP = """\
   /style NAME       sentence, short or passage
   /new              begin a new conversation
   /help             this list
-A line that ends with \\ goes on in the next. Ctrl-C stops an answer, Ctrl-D ends the talk."""
+A line that ends with \\ goes on in the next (in a terminal Alt-Enter, too). Tab completes a command, the arrow keys
+bring back what was said. Ctrl-C stops an answer, Ctrl-D ends the talk."""
 EPILOG = f"""\
 in the conversation:
 {HELP}
@@ -61,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
         from ..runtime.assistant import Assistant
 
-        with Assistant(bank, model=args.model, threads=args.threads) as assistant, _lines(args.history) as read:
+        read = _lines(args.history)
+        with Assistant(bank, model=args.model, threads=args.threads) as assistant:
             ui.say(f"{bank.path.name}: {len(bank)} notes. Ask, or /help; Ctrl-D ends.")
             talk = ChatSession(bank, assistant, args.style, args.strict)
             while (line := read()) is not None:
@@ -120,13 +123,9 @@ class ChatSession:
     # -- commands ------------------------------------------------------------------------------
 
     def _obey(self, name: str, rest: str) -> None:
-        commands: dict[str, Callable[[str], None]] = {
-            "remember": self.remember, "forget": self.forget, "recall": self.recall, "sources": self.sources,
-            "why": self.why, "style": self.use_style, "new": self.begin, "help": lambda _: ui.say(HELP),
-        }  # fmt: skip
-        if name not in commands:
-            raise InputError(f"got /{name}; expected one of {', '.join('/' + known for known in commands)}")
-        commands[name](rest.strip())
+        if name not in COMMANDS:
+            raise InputError(f"got /{name}; expected one of {', '.join('/' + known for known in COMMANDS)}")
+        COMMANDS[name](self, rest.strip())
 
     def remember(self, text: str) -> None:
         from ..later import save_one
@@ -174,47 +173,80 @@ class ChatSession:
         self.conversation.forget()
         self.last = None
 
+    def help(self, _: str) -> None:
+        ui.say(HELP)
 
-@contextlib.contextmanager
-def _lines(history: str | None):  # type: ignore[no-untyped-def]
-    """A function that reads the next line, None at the end; from a terminal with editing and the lines before."""
+
+COMMANDS = {
+    "remember": ChatSession.remember, "forget": ChatSession.forget, "recall": ChatSession.recall,
+    "sources": ChatSession.sources, "why": ChatSession.why, "style": ChatSession.use_style, "new": ChatSession.begin,
+    "help": ChatSession.help,
+}  # fmt: skip
+
+def _lines(history: str | None) -> Callable[[], str | None]:
+    """A function that reads what is said next, None at the end; Ctrl-C begins it anew.
+
+    In a terminal with editing, Tab for the commands, and the lines before, which are kept in the file *history*.
+    """
     if not ui.is_terminal(sys.stdin):
-        yield lambda: _joined(lambda _: sys.stdin.readline())
-        return
-    try:
-        import readline
-    except ImportError:  # not everywhere; the terminal's own editing then
-        yield lambda: _joined(lambda prompt: input(prompt) + "\n")
-        return
+        return _piped_line
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.output import create_output
+
     path = Path(history).expanduser() if history else None
     if path is not None:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            readline.read_history_file(path)
         except OSError as error:
             raise InputError(f"cannot use {path}: {error.strerror or error}") from error
-    readline.set_history_length(1000)
-    try:
-        yield lambda: _joined(lambda prompt: input(prompt) + "\n")
-    finally:
-        if path is not None:
-            readline.write_history_file(path)
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(path) if path else InMemoryHistory(),
+        completer=WordCompleter([f"/{name}" for name in COMMANDS], sentence=True),
+        complete_while_typing=False,
+        key_bindings=_keys(),
+        output=create_output(always_prefer_tty=True),
+    )
+
+    def read() -> str | None:
+        while True:
+            try:
+                return session.prompt("> ", prompt_continuation=". ")
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return None
+
+    return read
 
 
-def _joined(read: Callable[[str], str]) -> str | None:
-    """A line, with those that a backslash at its end joins to it. Ctrl-C begins it anew."""
-    line, prompt = "", "> "
-    while True:
-        try:
-            part = read(prompt)
-        except EOFError:
-            part = ""
-        except KeyboardInterrupt:
-            ui.say("")
-            line, prompt = "", "> "
-            continue
-        if not part:
-            return line or None
+def _keys() -> KeyBindings:
+    """Enter says it, but after a backslash it goes on in a new line, as Alt-Enter does."""
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def say(event: KeyPressEvent) -> None:
+        if event.current_buffer.document.text_before_cursor.endswith("\\"):
+            event.current_buffer.delete_before_cursor()
+            event.current_buffer.insert_text("\n")
+        else:
+            event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def go_on(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _piped_line() -> str | None:
+    """A line of stdin, with those that a backslash at its end joins to it."""
+    line = ""
+    while part := sys.stdin.readline():
         if not part.endswith("\\\n"):
             return line + part
-        line, prompt = line + part[:-2] + "\n", ". "
+        line += part[:-2] + "\n"
+    return line or None

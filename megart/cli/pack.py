@@ -66,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
         ]  # fmt: skip
         if wanted and not chosen:
             raise InputError(f"no memory that was chosen holds all of {args.query!r}; give fewer words")
+        if bank.without_evidence():  # imported, say, and never asked since: nothing would find them
+            from ..runtime.assistant import Assistant
+
+            with Assistant(bank) as assistant:
+                assistant.on_model(assistant.open_bank.refresh)
         from ..runtime.embed import ready_keys
 
         ready = None if since else ready_keys(bank)

@@ -97,7 +97,7 @@ def say(text: str, *, painted: bool = False) -> None:
 
 def put(text: str) -> None:
     """A line (or more) of data."""
-    print(safe(text, sys.stdout))
+    print(safe(text))
 
 
 def draw(text: str = "") -> None:
@@ -141,7 +141,7 @@ def _json(value: object, indent: int | None = None) -> str:
 
 def stream(text: str) -> None:
     """A piece of an answer, as it comes."""
-    print(safe(text, sys.stdout), end="", flush=True)
+    print(safe(text), end="", flush=True)
 
 
 def confirm(text: str) -> bool:
@@ -157,9 +157,9 @@ def _is_utf8(stream: TextIO | None) -> bool:
 # -- text ---------------------------------------------------------------------------------------
 
 
-def safe(text: str, stream: TextIO | None) -> str:
-    """`text` without what would steer a terminal; unchanged where no terminal reads."""
-    return _NOT_TEXT.sub("", text) if is_terminal(stream) else text
+def safe(text: str) -> str:
+    """`text` without what would steer a terminal, in a pipe too, as its other end may be one; --json has all of it."""
+    return _NOT_TEXT.sub("", text)
 
 
 def one_line(text: str) -> str:
@@ -292,7 +292,7 @@ def put_marked(answer: Answer) -> None:
         start = text.find(source.words, at) if source.words else -1
         if start >= 0:
             stream(text[at:start])
-            print(paint(safe(source.words, sys.stdout), "bold", sys.stdout), end="", flush=True)
+            print(paint(safe(source.words), "bold", sys.stdout), end="", flush=True)
             at = start + len(source.words)
     stream(text[at:])
 
@@ -300,7 +300,7 @@ def put_marked(answer: Answer) -> None:
 def put_source(source: Source) -> None:
     """The text of a source with the answer's words in bold."""
     start, end = source.span
-    before, words, after = (safe(text, sys.stdout) for text in (source.text[:start], source.words, source.text[end:]))
+    before, words, after = (safe(text) for text in (source.text[:start], source.words, source.text[end:]))
     print(f"{before}{paint(words, '1', sys.stdout)}{after}", flush=True)
 
 

@@ -166,13 +166,16 @@ class Assistant:
     ) -> Stream[Answer]:
         """Queue *question* (or messages, the last one a user's) and return at once.
 
-        Iterate over what comes back for the text as it is decoded; its ``answer`` is the whole one.
+        Iterate over what comes back for the text as it is decoded; its ``answer`` is the whole one. Where the last
+        message is an assistant's, the bare model goes on with it, and the answer is what it adds.
         ``mode``: "ask", "direct", "recall", "irag" or "bare".
         """
         if mode not in (*MODES,):
             raise InputError(f"got the mode {mode!r}; expected one of {', '.join(MODES)}")
         if not isinstance(question, str):
             messages = [*question]
+            if len(messages) > 1 and messages[-1].get("role") == "assistant":
+                mode, options["begun"] = "bare", messages.pop().get("content", "")
             if not messages or messages[-1].get("role") != "user":
                 raise InputError('the last message must be the user\'s: {"role": "user", "content": ...}')
             history, question = [*history, *messages[:-1]], messages[-1].get("content", "")
@@ -199,6 +202,7 @@ class Assistant:
             "on_known": given.pop("on_known", None),
             "subject": given.pop("subject", None),
             "tools": tuple(given.pop("tools", ())),
+            "begun": given.pop("begun", ""),
         }
         options = SamplingOptions.of(RECALL_TOKENS if mode == "recall" else ANSWER_TOKENS, given)
         request = Request(mode, question, [*history], options, scope, limited, in_talk or bool(history), **how)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,6 +25,7 @@ from ..errors import BankError
 from ..gate import QuestionWords, read_question, unit
 from ..gate.words import WORD
 from ..models import user_cache_dir
+from ..whole_file import whole_file
 from .context import Context
 from .engine import Engine, Prompt
 
@@ -180,12 +179,8 @@ def _base_whitening(context: Context) -> Whitening:
         made = learn_whitening(context)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{name}.{secrets.token_hex(4)}")
-        with open(new, "wb") as file:
+        with whole_file(path) as file:
             file.write(made.to_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
     except OSError:
         pass
     return made

@@ -22,6 +22,7 @@ from typing import Protocol
 import llama_cpp
 import numpy as np
 
+from ..architecture import check_whole_header
 from ..errors import DependencyError, InputError, ModelError
 from ..gate import unit
 from ..gate.meaning import E5_SMALL
@@ -174,6 +175,7 @@ class GgufEmbedder:
         path = Path(file).expanduser()
         if not path.is_file():
             raise ModelError(f"no embedding model at {path}; expected a GGUF file, or: megart rekey --embedder default")
+        check_whole_header(path)
         try:
             self._model = llama_cpp.Llama(
                 str(path), embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads,

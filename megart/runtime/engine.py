@@ -18,6 +18,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from .. import cores
+from ..architecture import check_whole_header
 from ..errors import InputError, ModelError
 from ..models import Model
 from . import llama
@@ -64,6 +65,7 @@ class Engine:
     def __init__(self, model: Model, *, threads: int | None = None, gpu_layers: int = 0):
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise InputError(f"got {threads} threads; expected 1 to {MOST_THREADS}, best no more than there are cores")
+        check_whole_header(model.gguf)
         llama.quiet()
         self.model = model
         self.threads = threads or cores.available()

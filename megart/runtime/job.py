@@ -39,7 +39,9 @@ class Job:
 
     def prompt(self) -> Prompt:
         """The request as the base is given it."""
-        return self.runtime.prompt(*self.request.worded(), self.request.history, self.request.tools)
+        prompt = self.runtime.prompt(*self.request.worded(), self.request.history, self.request.tools)
+        begun = self.runtime.engine.tokenize(self.request.begun, special=False) if self.request.begun else []
+        return replace(prompt, opening=(*prompt.opening, *begun))
 
     def generate(
         self, context: Context, draft: Draft | None = None, along: ParallelPrefill | None = None

@@ -31,7 +31,8 @@ class Request:
     ``subject``: ids of the memories that the last answer came from, None where that is to be told from ``history``.
     ``combine``: "turns" or "mix"; ``draft_max``: tokens that a memory's text may guess at a time.
     ``on_known`` is told, from the model's thread, whether the question is known and the nearest titles, before the
-    bare model speaks in a memory's place. ``tools``: what the client lets the bare model call.
+    bare model speaks in a memory's place. ``tools``: what the client lets the bare model call. ``begun``: the answer's
+    beginning, which the bare model goes on with.
     """
 
     mode: str
@@ -48,6 +49,7 @@ class Request:
     on_known: Callable[[bool | None, list[str]], None] | None = None
     subject: tuple[str, ...] | None = None
     tools: tuple[Tool, ...] = ()
+    begun: str = ""
 
     def worded(self) -> tuple[str, tuple[int, int]]:
         """The user's turn and where the user's own words stand in it."""

@@ -154,7 +154,7 @@ class Desk:
         return assistant.stream(ask.messages, mode=mode, scope=scope, **how, **ask.options)
 
     def _mode(self, ask: wire.Ask) -> Any:
-        return "bare" if ask.side or not self.find(ask.model)[2] else ask.megart.get("mode") or "ask"
+        return "bare" if ask.side or ask.goes_on or not self.find(ask.model)[2] else ask.megart.get("mode") or "ask"
 
     def tools(self, ask: wire.Ask) -> tuple[wire.Tool, ...]:
         """Those that the model alone may call: what it is asked from memories calls none."""
@@ -190,7 +190,8 @@ class Desk:
     def to_remember(self, ask: wire.Ask) -> str | None:
         """What the last message asks to remember; None where it does not, or the server does not."""
         _, _, opens = self.find(ask.model)
-        return to_remember(ask.messages[-1]["content"]) if opens and self.remembers and not ask.side else None
+        asks = opens and self.remembers and not ask.side and not ask.goes_on
+        return to_remember(ask.messages[-1]["content"]) if asks else None
 
     # -- memories ------------------------------------------------------------------------------
 

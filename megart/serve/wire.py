@@ -25,7 +25,7 @@ _SYSTEM = ("system", "developer")
 
 @dataclass(frozen=True)
 class Ask:
-    """What a client wants: ``messages``, the last one a user's; ``options`` of the answer; ``megart``: our own fields.
+    """What a client wants: ``messages`` as :func:`merged` makes them; ``options`` of the answer; ``megart``: our own fields.
 
     ``side``: no memory opens, because the client asks for itself (a title, tags) or brings documents; ``tools``: what it
     lets a model call.
@@ -41,11 +41,16 @@ class Ask:
     megart: dict[str, Any] = field(default_factory=dict)
     tools: tuple[Tool, ...] = ()
 
+    @property
+    def goes_on(self) -> bool:
+        """An answer is begun, and the model alone goes on with it."""
+        return self.messages[-1]["role"] == "assistant"
+
 
 def chat(body: Mapping[str, Any], task: str | None = None) -> Ask:
     """A request to /v1/chat/completions. *task*: what Open WebUI's header says it is for. Raises InputError."""
     messages = merged(body.get("messages"))
-    last = messages[-1]["content"]
+    last = next(message["content"] for message in reversed(messages) if message["role"] == "user")
     own, options = side.is_side(last, task), options_of(body)
     if own:
         options["max_tokens"] = min(options.get("max_tokens") or side.TOKENS, side.TOKENS)
@@ -75,7 +80,9 @@ def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
 
 
 def merged(given: object) -> list[dict[str, str]]:
-    """Messages of plain text: all system messages as one in front, no empty ones, the last one a user's."""
+    """Messages of plain text: all system messages as one in front, no empty ones; a user's is the last, or the last but
+    an assistant's, which is to be gone on with.
+    """
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
         raise InputError('got no messages; expected [{"role": "user", "content": "..."}]')
     system: list[str] = []
@@ -90,8 +97,8 @@ def merged(given: object) -> list[dict[str, str]]:
             said.append({"role": role, "content": text})
         elif role in ("tool", "function") and text.strip():
             said.append({"role": "user", "content": text})
-    if not said or said[-1]["role"] != "user":
-        raise InputError("the last message must be a user's and hold text")
+    if not any(message["role"] == "user" for message in said[-2:]):
+        raise InputError("the last message, or the last but an assistant's, must be a user's and hold text")
     head = "\n\n".join(filter(None, map(str.strip, system)))
     return [*([{"role": "system", "content": head}] if head else []), *said]
 

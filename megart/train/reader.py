@@ -8,7 +8,6 @@ texts, templates or files' formats.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..recipes import ReaderConfig
+from ..whole_file import whole_file
 from .base import ALL_ROLES, FrozenBase, find_targets, with_cache
 from .head import judge
 from .lora import LaneAdam, StackedLora
@@ -179,10 +179,9 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _keep(path: Path, lora: StackedLora, optimizer: LaneAdam, number: int, fingerprint: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
     state = {"master": lora.master, "m": optimizer.m, "v": optimizer.v, "number": number, "fingerprint": fingerprint}
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        torch.save(state, file)
 
 
 def _restore(path: Path | None, lora: StackedLora, optimizer: LaneAdam, fingerprint: str) -> int:

@@ -206,12 +206,14 @@ def test_a_step_that_was_not_taken_is_not_explained(capsys: pytest.CaptureFixtur
     assert "gate  " in shown and "mix  " in shown and "rerank" not in shown
 
 
-def test_a_terminal_is_not_steered_by_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_a_terminal_is_not_steered_by_what_it_shows(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = kind()  # or a pipe, at whose other end one may be
     monkeypatch.setattr("sys.stdout", terminal)
     ui.stream("a\x1b[2J\u202eb\n")
+    ui.put("c\x9b31md")
     ui.put_fields([("title", "x\x1b]0;y\ny")])
-    assert "\x1b[2J" not in terminal.getvalue() and "\u202e" not in terminal.getvalue()
+    assert not any(steers in terminal.getvalue() for steers in ("\x1b[2J", "\u202e", "\x9b"))
     assert terminal.getvalue().endswith("x ]0;y y\n")
 
 

@@ -119,6 +119,7 @@ def test_in_a_terminal_keys_stop_and_end_and_lines_are_kept_only_if_asked(notes:
     lines = tmp_path / "lines"
     child, terminal = pty.fork()
     if child == 0:
+        os.environ["PROMPT_TOOLKIT_NO_CPR"] = "1"
         os.execv(
             sys.executable,
             [sys.executable, "-c", PROGRAM, "chat", "--bank", str(notes), "--threads", "1", "--history", str(lines)],
@@ -134,17 +135,21 @@ def test_in_a_terminal_keys_stop_and_end_and_lines_are_kept_only_if_asked(notes:
                 seen += os.read(terminal, 1 << 16).decode("utf-8", "replace")
         seen = ""
 
-    until("> ")
+    until(">")
     os.write(terminal, b"half a line")
     until("half a line")
     os.write(terminal, b"\x03")  # Ctrl-C begins the line anew
-    until("> ")
-    os.write(terminal, b"Where is the spare key of the boathouse?\n")
-    until(r"hangs \x1b\[1mbehind the blue oar\x1b\[0m[^>]*total[^>]*> ")
-    os.write(terminal, b"Write a poem of a hundred lines about mountains and rivers and old trains.\n")
-    until(r"trains\.\r\n")
+    until(">")
+    os.write(terminal, b"/wh\t")  # Tab completes a command
+    until("/why")
+    os.write(terminal, b"\r")
+    until("nothing was asked yet[^>]*>")
+    os.write(terminal, b"Where is the spare key\x1b\rof the boathouse?\r")  # Alt-Enter: a new line
+    until(r"hangs \x1b\[1mbehind the blue oar\x1b\[0m[^>]*total[^>]*>")
+    os.write(terminal, b"Write a poem of a hundred lines about mountains and rivers and old trains.\r")
+    until(r"\?2004l\w")  # its first word
     os.write(terminal, b"\x03")  # Ctrl-C stops an answer
-    until(r"\(stopped\)[^>]*> ")
+    until(r"\(stopped\)[^>]*>")
     os.write(terminal, b"\x04")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     os.close(terminal)
