@@ -21,7 +21,7 @@ class Edit:
 
     def told(self, *, kept: bool) -> str:
         """One line for the user."""
-        names = ", ".join(record.title or record.id for record in self.gone[:3]) + (", ..." if self.gone[3:] else "")
+        names = ", ".join(record.heading for record in self.gone[:3]) + (", ..." if self.gone[3:] else "")
         gone = (
             f"; {len(self.gone)} {'no longer in it, kept' if kept else 'replaced or gone'}: {names}"
             if self.gone

@@ -20,6 +20,7 @@ SUPERSEDED_BY = "superseded_by"
 # In the metadata of a memory: when it is to be forgotten, ISO 8601.
 FORGET_AFTER = "forget_after"
 _SLUG_LENGTH = 40
+_FIRST_WORDS = 40  # characters
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -82,6 +83,15 @@ class Memory:
         return f"{slug or 'memory'}-{digest}"
 
 
+def first_words(text: str) -> str:
+    """The first line of *text*, of a long one as many whole words as make 40 characters."""
+    line = text.strip().partition("\n")[0]
+    if len(line) <= _FIRST_WORDS:
+        return line.rstrip(". ")
+    cut = line[: _FIRST_WORDS + 1]
+    return (cut.rpartition(" ")[0] or cut).rstrip(" ,;:.-") + "..."
+
+
 @dataclass(frozen=True)
 class Record:
     """A memory as the bank keeps it.
@@ -111,6 +121,11 @@ class Record:
     def memory(self) -> Memory:
         """What the user gave, with the id it was stored under."""
         return Memory(self.text, self.id, self.title, self.paraphrases, self.questions, self.metadata)
+
+    @property
+    def heading(self) -> str:
+        """What a person knows it by: its title, else its first words, else (a pack without texts) its id."""
+        return self.title or first_words(self.text) or self.id
 
     @property
     def created(self) -> str:

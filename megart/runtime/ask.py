@@ -57,7 +57,7 @@ class Tried:
     @property
     def source(self) -> Source:
         record = self.candidate.record
-        return Source(record.id, record.title or record.id, self.recital.text, self.reading.span, record.created)
+        return Source(record.id, record.heading, self.recital.text, self.reading.span, record.created)
 
 
 @dataclass(frozen=True)
@@ -368,6 +368,6 @@ def _opened(answering: list[Tried]) -> list[OpenedMemory]:
     total = sum(one.p for one in best.values())
     records = [one.candidate.record for one in best.values()]
     return [
-        OpenedMemory(r.id, r.title or r.id, one.p / total, r.state == "pending")
+        OpenedMemory(r.id, r.heading, one.p / total, r.state == "pending")
         for r, one in zip(records, best.values(), strict=True)
     ]

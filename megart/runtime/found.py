@@ -12,7 +12,6 @@ from .answer import OpenedMemory
 
 # Memories whose titles are named when none answers.
 NEAREST = 3
-_FIRST_WORDS = 40  # characters
 
 
 @dataclass
@@ -64,8 +63,8 @@ class Found:
 
     @property
     def titles(self) -> list[str]:
-        """Of the candidates; the first words of one that has no title."""
-        return [c.record.title or c.record.text[:_FIRST_WORDS] or c.record.id for c in self.candidates[:NEAREST]]
+        """Of the candidates, as people know them."""
+        return [candidate.record.heading for candidate in self.candidates[:NEAREST]]
 
 
 @dataclass(frozen=True)

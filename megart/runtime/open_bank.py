@@ -207,7 +207,7 @@ class OpenBank:
         records = [self.records[row] for row in candidates.rows]
         return Judged(
             [r.id for r in records],
-            [r.title or r.id for r in records],
+            [r.heading for r in records],
             candidates,
             [(m.id, m.gate) for m in opened.shown],
             [r.state == "pending" for r in records],
@@ -309,4 +309,4 @@ class OpenBank:
 
 
 def _show(record: Record, weight: float) -> OpenedMemory:
-    return OpenedMemory(record.id, record.title or record.id, weight, record.state == "pending")
+    return OpenedMemory(record.id, record.heading, weight, record.state == "pending")

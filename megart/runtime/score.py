@@ -105,7 +105,7 @@ def stand(
     elif memories is not None:
         records = [assistant.bank.get(id) for id in memories]
         check_kinds(records)
-        opened = [OpenedMemory(r.id, r.title or r.id, 1.0 / len(records)) for r in records]
+        opened = [OpenedMemory(r.id, r.heading, 1.0 / len(records)) for r in records]
     if not records:
         assistant.base.decode(prompt.opening)
         return assistant.base, []

@@ -128,8 +128,7 @@ async def remembered(desk: Desk, ask: wire.Ask) -> Answer | None:
     if text is None:
         return None
     record = await anyio.to_thread.run_sync(desk.save, ask.model, Memory(text))
-    title = (record.title or record.text[:60]).rstrip(". ")
-    return Answer(f"Saved: {title}. It answers from now on.", "ask", known=None)
+    return Answer(f"Saved: {record.heading}{'' if record.heading.endswith('.') else '.'} It answers from now on.", "ask", known=None)
 
 
 def event(value: dict[str, Any]) -> dict[str, str]:
