@@ -76,18 +76,18 @@ async def body_of(request: Request) -> dict[str, Any]:
                 if len(sent) > MOST_BODY:
                     raise TooLargeError()
         text = sent.decode("utf-8-sig") or "{}"
-        found = json.loads(text)
+        body = json.loads(text)
         if "\\ud" in text.lower():  # perhaps half of a pair, where a program has cut a text
-            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+            body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
     except TimeoutError:
         raise InputError(f"the request did not come whole within {BODY_SECONDS} seconds") from None
     except ClientDisconnect:
         raise InputError("the client went away") from None  # nobody reads it
     except (ValueError, RecursionError):
         raise InputError("the request is no JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise InputError("the request is no JSON object")
-    return found
+    return body
 
 
 async def whole(stream: Stream[T], request: Request) -> T:
@@ -139,8 +139,8 @@ def event(value: dict[str, Any]) -> dict[str, str]:
 async def telling(events: AsyncIterator[dict[str, str]]) -> AsyncIterator[dict[str, str]]:
     """*events*, and an error in OpenAI's shape where one comes after the stream has begun."""
     try:
-        async for made in events:
-            yield made
+        async for one_event in events:
+            yield one_event
     except Exception as error:
         if not isinstance(error, MegartError):
             logging.getLogger("uvicorn.error").exception("a stream failed")

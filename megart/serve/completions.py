@@ -37,9 +37,9 @@ def _add_completions(app: FastAPI, desk: Desk) -> None:
         wanted = [prompt for prompt in text.prompts for _ in range(text.choices)]
         if text.stream:
             return stream_of(id, model, text, wanted, start)
-        found = [await answers.whole(start(prompt), request) for prompt in wanted]
-        made = [*map(texts.as_completion, found)]
-        return JSONResponse(texts.made(id, text, model, made, wire.ours(found[0]) if ask else None))
+        replies = [await answers.whole(start(prompt), request) for prompt in wanted]
+        choices = [*map(texts.as_completion, replies)]
+        return JSONResponse(texts.made(id, text, model, choices, wire.ours(replies[0]) if ask else None))
 
 
 def stream_of(
@@ -50,18 +50,18 @@ def stream_of(
     first = start(wanted[0])  # refused before the stream begins
 
     async def events() -> AsyncIterator[dict[str, str]]:
-        found: list[Completion] = []
+        completions: list[Completion] = []
         for index, prompt in enumerate(wanted):
             stream = start(prompt) if index else first
             if text.echo and isinstance(prompt, str):
                 yield answers.event(texts.chunk(id, model, index, prompt))
             async for part in answers.parts(stream):
                 yield answers.event(texts.chunk(id, model, index, part))
-            found.append(texts.as_completion(stream.answer))
+            completions.append(texts.as_completion(stream.answer))
             ours = {"megart": wire.ours(stream.answer)} if isinstance(stream.answer, Answer) else {}
-            yield answers.event(texts.chunk(id, model, index, "", found[-1]) | ours)
+            yield answers.event(texts.chunk(id, model, index, "", completions[-1]) | ours)
         if text.usage:
-            yield answers.event(texts.counted(id, model, found))
+            yield answers.event(texts.counted(id, model, completions))
         yield {"data": "[DONE]"}
 
     return answers.event_stream(answers.telling(events()))

@@ -34,8 +34,8 @@ def to_remember(message: str) -> str | None:
 
     What ends as a question is one ("Remember that day in Skerrow?").
     """
-    found = None if message.rstrip().endswith("?") else _REMEMBER.fullmatch(message)
-    text = found["text"].strip() if found else ""
+    match = None if message.rstrip().endswith("?") else _REMEMBER.fullmatch(message)
+    text = match["text"].strip() if match else ""
     return text[0].upper() + text[1:] if text else None
 
 

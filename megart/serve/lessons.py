@@ -82,8 +82,8 @@ class Lessons:
 
     def _watch(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout and process.stderr
-        said: list[str] = []
-        listener = threading.Thread(target=_last_line, args=(process.stderr, said), daemon=True)
+        last: list[str] = []
+        listener = threading.Thread(target=_last_line, args=(process.stderr, last), daemon=True)
         listener.start()
         with process:
             for _ in process.stdout:  # a line for each memory that was learnt
@@ -92,7 +92,7 @@ class Lessons:
         code = process.returncode
         with self._lock:
             self._process = None
-            self._error = "" if code == 0 else (said[0] if said else f"megart learn ended with exit code {code}")
+            self._error = "" if code == 0 else (last[0] if last else f"megart learn ended with exit code {code}")
 
     def stop(self) -> None:
         """End the teaching, also one that waits; what was learnt stays, the rest stays pending."""
@@ -120,7 +120,7 @@ class Lessons:
             }
 
 
-def _last_line(stream: IO[str], said: list[str]) -> None:
+def _last_line(stream: IO[str], last: list[str]) -> None:
     for line in stream:
         if line.strip():
-            said[:] = [line.strip()]
+            last[:] = [line.strip()]

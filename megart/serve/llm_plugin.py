@@ -59,20 +59,20 @@ class BankModel(llm.Model):
             yield from answer
         except MegartError as error:
             raise llm.ModelError(str(error)) from error
-        made = answer.answer
-        response.response_json = {name: value for name, value in made.to_dict().items() if name != "answer"}
-        response.set_usage(input=made.timings.prompt_tokens, output=len(made.tokens))
+        whole_answer = answer.answer
+        response.response_json = {name: value for name, value in whole_answer.to_dict().items() if name != "answer"}
+        response.set_usage(input=whole_answer.timings.prompt_tokens, output=len(whole_answer.tokens))
 
 
 def _messages(prompt: llm.Prompt, conversation: llm.Conversation | None) -> list[dict[str, str]]:
     """The talk so far and the new question."""
-    said = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
     for before in conversation.responses if conversation else ():
-        said += [
+        messages += [
             {"role": "user", "content": before.prompt.prompt or ""},
             {"role": "assistant", "content": cast(Any, before).text_or_raise()},
         ]
-    return [*said, {"role": "user", "content": prompt.prompt or ""}]
+    return [*messages, {"role": "user", "content": prompt.prompt or ""}]
 
 
 @llm.hookimpl

@@ -29,8 +29,8 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         bank, _, _ = desk.find(model)
         records = await anyio.to_thread.run_sync(bank.records)
         wanted = q.casefold()
-        found = [r for r in records if wanted in f"{r.title or ''} {r.text} {r.id}".casefold()]
-        return {"object": "list", "total": len(found), "data": [shown(r) for r in found[::-1][: max(0, limit)]]}
+        hits = [r for r in records if wanted in f"{r.title or ''} {r.text} {r.id}".casefold()]
+        return {"object": "list", "total": len(hits), "data": [shown(r) for r in hits[::-1][: max(0, limit)]]}
 
     @app.get("/v1/memories/{id}")
     async def memory(id: str, model: str = "") -> dict[str, Any]:
@@ -40,8 +40,8 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
     async def add(request: Request) -> Response:
         body = await answers.body_of(request)
         model = str(body.pop("model", "") or "")
-        made = Memory.from_dict(body)
-        return JSONResponse(shown(await anyio.to_thread.run_sync(desk.save, model, made)), 201)
+        new_memory = Memory.from_dict(body)
+        return JSONResponse(shown(await anyio.to_thread.run_sync(desk.save, model, new_memory)), 201)
 
     @app.delete("/v1/memories/{id}")
     async def forget(id: str, model: str = "") -> dict[str, Any]:

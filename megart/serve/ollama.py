@@ -65,13 +65,13 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         model = str(body.get("model") or desk.models[0])
 
         def line(text: str, end: Answer | None = None) -> dict[str, Any]:
-            said: Any = {"role": "assistant", "content": text} if name == "message" else text
-            made = {"model": model, "created_at": "1970-01-01T00:00:00Z", name: said, "done": end is not None}
+            value: Any = {"role": "assistant", "content": text} if name == "message" else text
+            fields = {"model": model, "created_at": "1970-01-01T00:00:00Z", name: value, "done": end is not None}
             if end is None:
-                return made
+                return fields
             read = wire.usage([end])
             counts = {"prompt_eval_count": read["prompt_tokens"], "eval_count": read["completion_tokens"]}
-            return {**made, "done_reason": wire.finish(end), **counts, "megart": wire.ours(end)}
+            return {**fields, "done_reason": wire.finish(end), **counts, "megart": wire.ours(end)}
 
         if not messages:  # how Ollama's clients have a model loaded before they ask it
             desk.find(model)

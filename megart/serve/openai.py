@@ -60,28 +60,28 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
         saved = await answers.remembered(desk, ask)
         tools = () if saved else desk.tools(ask)
         if not ask.stream:
-            found = [saved] if saved else [await answers.whole(desk.start(ask), request) for _ in range(ask.choices)]
-            return JSONResponse(wire.whole(id, model, found, tools))
+            replies = [saved] if saved else [await answers.whole(desk.start(ask), request) for _ in range(ask.choices)]
+            return JSONResponse(wire.whole(id, model, replies, tools))
         first = None if saved else desk.start(ask)  # refused before the stream begins
 
         async def events() -> AsyncIterator[dict[str, str]]:
-            found: list[Answer] = []
+            replies: list[Answer] = []
             for index in range(1 if saved else ask.choices):
                 yield answers.event(wire.chunk(id, model, {"role": "assistant", "content": ""}, index=index))
                 if saved:
                     yield answers.event(wire.chunk(id, model, {"content": saved.text}))
-                    found.append(saved)
+                    replies.append(saved)
                 else:
                     stream = first if index == 0 and first else desk.start(ask)
                     async for part in answers.parts(stream):
                         if not tools:
                             yield answers.event(wire.chunk(id, model, {"content": part}, index=index))
-                    found.append(stream.answer)
+                    replies.append(stream.answer)
                     if tools:  # a call is told from a text when it is whole
                         yield answers.event(wire.chunk(id, model, wire.delta(stream.answer, tools), index=index))
-                yield answers.event(wire.chunk(id, model, index=index, end=found[-1], tools=tools))
+                yield answers.event(wire.chunk(id, model, index=index, end=replies[-1], tools=tools))
             if ask.usage:
-                counts = {"usage": wire.usage(found), "timings": wire.timings(found)}
+                counts = {"usage": wire.usage(replies), "timings": wire.timings(replies)}
                 yield answers.event({**wire.chunk(id, model), "choices": [], **counts})
             yield {"data": "[DONE]"}
 
@@ -101,20 +101,20 @@ def _add_responses(app: FastAPI, desk: Desk) -> None:
         stream = None if saved else desk.start(ask)
 
         async def events() -> AsyncIterator[dict[str, str]]:
-            made = responses.Events(id, model, body)
+            builder = responses.Events(id, model, body)
             try:
-                for event in made.begin():
+                for event in builder.begin():
                     yield named(event)
                 if stream is None:
                     assert saved is not None
-                    yield named(made.delta(saved.text))
+                    yield named(builder.delta(saved.text))
                 else:
                     async for part in answers.parts(stream):
-                        yield named(made.delta(part))
-                for event in made.end(saved or stream.answer):  # type: ignore[union-attr]
+                        yield named(builder.delta(part))
+                for event in builder.end(saved or stream.answer):  # type: ignore[union-attr]
                     yield named(event)
             except MegartError as error:
-                yield named(made.failed(json.loads(bytes(answers.failed(error).body))["error"]))
+                yield named(builder.failed(json.loads(bytes(answers.failed(error).body))["error"]))
 
         return answers.event_stream(events())
 

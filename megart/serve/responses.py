@@ -46,7 +46,7 @@ def made(id: str, model: str, body: Mapping[str, Any], answer: Answer | None, it
     """The response; without *answer* it is still on its way. *item*: the id of its one message."""
     cut = answer is not None and wire.finish(answer) == "length"
     status = "in_progress" if answer is None else "incomplete" if cut else "completed"
-    found: dict[str, Any] = {
+    response: dict[str, Any] = {
         "id": id,
         "object": "response",
         "created_at": int(time.time()),
@@ -71,15 +71,15 @@ def made(id: str, model: str, body: Mapping[str, Any], answer: Answer | None, it
     }
     if answer is not None:
         counts = wire.usage([answer])
-        found["usage"] = {
+        response["usage"] = {
             "input_tokens": counts["prompt_tokens"],
             "input_tokens_details": {"cached_tokens": 0},
             "output_tokens": counts["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": counts["total_tokens"],
         }
-        found["megart"] = wire.ours(answer)
-    return found
+        response["megart"] = wire.ours(answer)
+    return response
 
 
 def message(item: str, text: str | None, status: str) -> dict[str, Any]:

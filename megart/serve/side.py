@@ -28,14 +28,14 @@ _HOLE = re.compile(
 
 def is_side(text: str, task: str | None = None) -> bool:
     """Whether the last message, *text*, is a client's own; *task*: what Open WebUI's header says it is for."""
-    found = _OPEN_WEBUI.match(text.lstrip())
-    return bool(task or (found and not found["documents"]) or _OTHERS.match(text.lstrip()))
+    match = _OPEN_WEBUI.match(text.lstrip())
+    return bool(task or (match and not match["documents"]) or _OTHERS.match(text.lstrip()))
 
 
 def has_documents(text: str) -> bool:
     """Whether *text* is a person's question among documents that Open WebUI has looked up: they answer it, no memory."""
-    found = _OPEN_WEBUI.match(text.lstrip())
-    return bool(found and found["documents"])
+    match = _OPEN_WEBUI.match(text.lstrip())
+    return bool(match and match["documents"])
 
 
 def has_hole(text: str) -> bool:

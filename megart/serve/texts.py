@@ -94,15 +94,15 @@ def as_completion(answer: Answer | Completion) -> Completion:
 
 
 def made(
-    id: str, text: CompletionRequest, model: str, found: Sequence[Completion], ours: dict[str, Any] | None
+    id: str, text: CompletionRequest, model: str, completions: Sequence[Completion], ours: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """The answer: *found* are the choices of the first prompt, then of the second, and so on."""
+    """The answer: *completions* are the choices of the first prompt, then of the second, and so on."""
     choices = []
-    for number, one in enumerate(found):
+    for number, one in enumerate(completions):
         prompt = text.prompts[number // text.choices]
         before = prompt if text.echo and isinstance(prompt, str) else ""
         choices.append(choice(number, before + one.text, one))
-    return _framed(id, model, choices) | {"usage": usage(found)} | ({"megart": ours} if ours else {})
+    return _framed(id, model, choices) | {"usage": usage(completions)} | ({"megart": ours} if ours else {})
 
 
 def chunk(id: str, model: str, index: int, text: str, end: Completion | None = None) -> dict[str, Any]:
@@ -112,9 +112,9 @@ def chunk(id: str, model: str, index: int, text: str, end: Completion | None = N
     return _framed(id, model, [choice(index, text, end)]) | {"usage": usage([end])}
 
 
-def counted(id: str, model: str, found: Sequence[Completion]) -> dict[str, Any]:
-    """The last event of a streamed completion, where its client asked for the tokens of all that was *found*."""
-    return _framed(id, model, []) | {"usage": usage(found)}
+def counted(id: str, model: str, completions: Sequence[Completion]) -> dict[str, Any]:
+    """The last event of a streamed completion, where its client asked for the tokens of all *completions*."""
+    return _framed(id, model, []) | {"usage": usage(completions)}
 
 
 def choice(index: int, text: str, one: Completion) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def _scores(one: Completion) -> dict[str, Any] | None:
     }
 
 
-def usage(found: Sequence[Completion]) -> dict[str, int]:
-    read, written = sum(one.prompt_tokens for one in found), sum(len(one.tokens) for one in found)
+def usage(completions: Sequence[Completion]) -> dict[str, int]:
+    read, written = sum(one.prompt_tokens for one in completions), sum(len(one.tokens) for one in completions)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 

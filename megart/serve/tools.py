@@ -42,23 +42,23 @@ class _Memory:
             self._assistant.close()
 
     def ask(self, question: str) -> str:
-        made = self.assistant.ask(question, strict=True)
-        if not made.known:
-            near = f" The nearest notes: {'; '.join(made.nearest)}." if made.nearest else ""
+        answer = self.assistant.ask(question, strict=True)
+        if not answer.known:
+            near = f" The nearest notes: {'; '.join(answer.nearest)}." if answer.nearest else ""
             return f"No note answers that.{near}"
-        notes = ", ".join(f"{s.title} ({s.id}, {s.created[:10]})" for s in made.sources)
-        older = [f"An older note, of {s.created[:10]}: {s.text}" for s in made.older]
-        return "\n".join([made.text, f"From: {notes}", *older])
+        notes = ", ".join(f"{s.title} ({s.id}, {s.created[:10]})" for s in answer.sources)
+        older = [f"An older note, of {s.created[:10]}: {s.text}" for s in answer.older]
+        return "\n".join([answer.text, f"From: {notes}", *older])
 
     def recall(self, query: str) -> str:
-        made = self.assistant.recall(query)
-        if not made.memories:
+        answer = self.assistant.recall(query)
+        if not answer.memories:
             return (
-                f"No note is about that. The nearest: {'; '.join(made.nearest)}."
-                if made.nearest
+                f"No note is about that. The nearest: {'; '.join(answer.nearest)}."
+                if answer.nearest
                 else "No note is about that."
             )
-        return made.text
+        return answer.text
 
     def remember(self, text: str, title: str | None) -> str:
         return f"Remembered as {save_one(self.bank, Memory(text, title=title or None), self.assistant).id}."

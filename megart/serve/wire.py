@@ -86,7 +86,7 @@ def merged(given: object) -> list[dict[str, str]]:
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
         raise InputError('got no messages; expected [{"role": "user", "content": "..."}]')
     system: list[str] = []
-    said: list[dict[str, str]] = []
+    messages: list[dict[str, str]] = []
     for message in given:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InputError('got a message without a role; expected {"role": "user", "content": "..."}')
@@ -94,13 +94,13 @@ def merged(given: object) -> list[dict[str, str]]:
         if role in _SYSTEM:
             system.append(text)
         elif role in ("user", "assistant") and text.strip():
-            said.append({"role": role, "content": text})
+            messages.append({"role": role, "content": text})
         elif role in ("tool", "function") and text.strip():
-            said.append({"role": "user", "content": text})
-    if not any(message["role"] == "user" for message in said[-2:]):
+            messages.append({"role": "user", "content": text})
+    if not any(message["role"] == "user" for message in messages[-2:]):
         raise InputError("the last message, or the last but an assistant's, must be a user's and hold text")
     head = "\n\n".join(filter(None, map(str.strip, system)))
-    return [*([{"role": "system", "content": head}] if head else []), *said]
+    return [*([{"role": "system", "content": head}] if head else []), *messages]
 
 
 def content(value: object) -> str:
@@ -124,33 +124,33 @@ def choices_of(body: Mapping[str, Any]) -> int:
 
 def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The options of runtime.sampling that *body* names; what a small model has no use for is passed over."""
-    made: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     tokens = body.get("max_completion_tokens") or body.get("max_tokens")
     if tokens is not None and tokens != -1:
         if isinstance(tokens, bool) or not isinstance(tokens, (int, float)) or not 1 <= tokens < 1 << 31:
             raise InputError(f"got max_tokens {tokens!r}; expected a whole number from 1 on")
-        made["max_tokens"] = int(tokens)
+        options["max_tokens"] = int(tokens)
     for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "grammar"):
         if body.get(name) is not None:
-            made[name] = body[name]
-    if made.get("seed") is not None and isinstance(made["seed"], int):
-        made["seed"] %= 1 << 32
-    if made.get("top_k") == -1:  # as vLLM's clients say "all"
-        made["top_k"] = 0
-    if made.get("top_p") == 0:
-        made["top_p"] = 1e-6
+            options[name] = body[name]
+    if options.get("seed") is not None and isinstance(options["seed"], int):
+        options["seed"] %= 1 << 32
+    if options.get("top_k") == -1:  # as vLLM's clients say "all"
+        options["top_k"] = 0
+    if options.get("top_p") == 0:
+        options["top_p"] = 1e-6
     stop = body.get("stop") or []
     if not isinstance(stop, (str, list)):
         raise InputError(f"got stop {stop!r}; expected a text or a list of texts")
     if stop:
-        made["stop"] = [stop] if isinstance(stop, str) else [s for s in stop if isinstance(s, str) and s]
+        options["stop"] = [stop] if isinstance(stop, str) else [s for s in stop if isinstance(s, str) and s]
     form = body.get("response_format")
     if isinstance(form, Mapping) and form.get("type") == "json_schema":
         schema = form.get("json_schema")
-        made["json_schema"] = schema.get("schema") if isinstance(schema, Mapping) else None
+        options["json_schema"] = schema.get("schema") if isinstance(schema, Mapping) else None
     elif isinstance(form, Mapping) and form.get("type") == "json_object":
-        made["json_schema"] = {"type": "object"}
-    return {name: value for name, value in made.items() if value is not None}
+        options["json_schema"] = {"type": "object"}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 # -- answers ------------------------------------------------------------------------------------
@@ -195,9 +195,9 @@ def message(answer: Answer, tools: Sequence[Tool] = ()) -> dict[str, Any]:
 
 def delta(answer: Answer, tools: Sequence[Tool]) -> dict[str, Any]:
     """:func:`message` as the one part of a stream."""
-    made = message(answer, tools)
-    numbered = [{"index": number, **call} for number, call in enumerate(made.get("tool_calls", ()))]
-    return {**made, "tool_calls": numbered} if numbered else made
+    whole_message = message(answer, tools)
+    numbered = [{"index": number, **call} for number, call in enumerate(whole_message.get("tool_calls", ()))]
+    return {**whole_message, "tool_calls": numbered} if numbered else whole_message
 
 
 def whole(id: str, model: str, answers: Sequence[Answer], tools: Sequence[Tool] = ()) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def chunk(
     tools: Sequence[Tool] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """One event of a streamed chat completion; *end*: the answer that it closes."""
-    made: dict[str, Any] = {
+    event: dict[str, Any] = {
         "id": id,
         "object": "chat.completion.chunk",
         "created": int(time.time()),
@@ -242,8 +242,8 @@ def chunk(
         ],
     }
     if end is not None:
-        made["usage"], made["timings"], made["megart"] = usage([end]), timings([end]), ours(end)
-    return made
+        event["usage"], event["timings"], event["megart"] = usage([end]), timings([end]), ours(end)
+    return event
 
 
 def finish(answer: Answer, tools: Sequence[Tool] = ()) -> str:
