@@ -41,14 +41,14 @@ def units(run: Run, part: Partition) -> list[Unit]:
     items = part.items[: run.options.baseline_memories]
     if not items:
         return []
-    found = []
+    todo = []
     for method in filter(run.wants, LABELS):
 
         def work(method: str = method) -> dict[tuple[str, str], Row]:
             return measure(run, part, items, method)
 
-        found.append(Unit(part.name, len(part.items), method, f"trained on {len(items)}", "train", work, many=True))
-    return found
+        todo.append(Unit(part.name, len(part.items), method, f"trained on {len(items)}", "train", work, many=True))
+    return todo
 
 
 def measure(run: Run, part: Partition, items: Sequence[Item], method: str) -> dict[tuple[str, str], Row]:
@@ -59,8 +59,8 @@ def measure(run: Run, part: Partition, items: Sequence[Item], method: str) -> di
     rows = network.answers(items)
     for choice in run.data.choices[: run.options.general // 2]:
         words = [tuple(engine.tokenize(text, special=False)) for text in choice.choices]
-        found = network.logprobs(choice.q, words)
-        rows[method, f"choice/{choice.id}"] = choice_row(choice, found)
+        logprobs = network.logprobs(choice.q, words)
+        rows[method, f"choice/{choice.id}"] = choice_row(choice, logprobs)
     return rows
 
 
@@ -90,11 +90,11 @@ class Tuned:
         recipe = recipes.RECIPES[self.run.options.recipe]
         if recipe.studies == "recall":
             recipe = recipes.DIRECT  # nothing reads for a model that was tuned: it studies to answer
-        found = []
+        examples = []
         for user, text in recipes.examples(item.memory, recipe):
             target = (*self.engine.tokenize(text, special=False), self.engine.end_of_turn)
-            found.append((self._prompt(user), target))
-        return found
+            examples.append((self._prompt(user), target))
+        return examples
 
     def _prompt(self, content: str) -> tuple[int, ...]:
         return self.engine.prompt([{"role": "user", "content": content}]).tokens
@@ -131,5 +131,5 @@ class Tuned:
     def _say(self, asked: Sequence[tuple[int, ...]], limit: int) -> list[str]:
         if not asked:
             return []
-        found = self.network.generate(asked, limit, self.engine.end_of_turn)
-        return [self.engine.detokenize(tokens) for tokens in found]
+        token_lists = self.network.generate(asked, limit, self.engine.end_of_turn)
+        return [self.engine.detokenize(tokens) for tokens in token_lists]

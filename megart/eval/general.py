@@ -15,14 +15,14 @@ WINDOW = 96  # tokens of a text that are read, and as many that are then scored
 
 def units(run: Run, partition: str, stage: int, methods: Sequence[str]) -> list[Unit]:
     """Multiple choice and perplexity for the methods that answer through llama.cpp."""
-    found = []
+    todo = []
     for choice in run.data.choices:
         for method in methods:
-            found.append(_choice(run, partition, stage, method, choice))
+            todo.append(_choice(run, partition, stage, method, choice))
     for name, text in passages(run.data, run.options.general // 4, run.options.seed):
         for method in methods:
-            found.append(_text(run, partition, stage, method, name, text))
-    return found
+            todo.append(_text(run, partition, stage, method, name, text))
+    return todo
 
 
 def _choice(run: Run, partition: str, stage: int, method: str, choice: Choice) -> Unit:
@@ -31,8 +31,8 @@ def _choice(run: Run, partition: str, stage: int, method: str, choice: Choice) -
         prompt = score.turn(assistant.engine, choice.q)
         words = [assistant.engine.tokenize(c, special=False) for c in choice.choices]
         under = None if method == "base" else score.GATE
-        found = score.score(assistant, prompt, words, memories=under)
-        return {"opened": [m.id for m in found.memories], **choice_row(choice, [s.logprob for s in found.scores])}
+        scored = score.score(assistant, prompt, words, memories=under)
+        return {"opened": [m.id for m in scored.memories], **choice_row(choice, [s.logprob for s in scored.scores])}
 
     return Unit(partition, stage, method, f"choice/{choice.id}", "choice", work)
 
@@ -53,11 +53,11 @@ def choice_row(choice: Choice, logprobs: Sequence[float]) -> Row:
 
 def passages(data: Data, count: int, seed: int) -> list[tuple[str, str]]:
     """Stretches of the plain texts, long enough to fill both halves of a window."""
-    found = []
+    stretches = []
     for name, text in data.texts:
         paragraphs = [p for p in text.split("\n") if len(p.split()) >= 160]  # two windows and some
-        found += [(f"text/{name}-{i}", p) for i, p in enumerate(paragraphs)]
-    return sample(found, count, seed)
+        stretches += [(f"text/{name}-{i}", p) for i, p in enumerate(paragraphs)]
+    return sample(stretches, count, seed)
 
 
 def _text(run: Run, partition: str, stage: int, method: str, name: str, text: str) -> Unit:
@@ -66,9 +66,9 @@ def _text(run: Run, partition: str, stage: int, method: str, name: str, text: st
         tokens = assistant.engine.tokenize(text, special=False, bos=True)[: 2 * WINDOW]
         prompt = score.tokens_prompt(tokens[:WINDOW])
         under = None if method == "base" else score.GATE
-        found = score.score(assistant, prompt, [tokens[WINDOW:]], memories=under)
-        one = found.scores[0]
-        return {"opened": [m.id for m in found.memories], "nll": round(-one.logprob, 5), "tokens": one.tokens}
+        scored = score.score(assistant, prompt, [tokens[WINDOW:]], memories=under)
+        one = scored.scores[0]
+        return {"opened": [m.id for m in scored.memories], "nll": round(-one.logprob, 5), "tokens": one.tokens}
 
     return Unit(partition, stage, method, name, "text", work)
 

@@ -42,12 +42,12 @@ class Judge:
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                said = json.load(reply)["choices"][0]["message"]["content"]
+                verdict = json.load(reply)["choices"][0]["message"]["content"]
         except (urllib.error.URLError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
             raise MegartError(f"the judge at {self.url} did not answer: {error}") from None
-        word = str(said).strip().lower().lstrip("*\"' ")
+        word = str(verdict).strip().lower().lstrip("*\"' ")
         if word.startswith("yes"):
             return 1.0
         if word.startswith("no"):
             return 0.0
-        raise MegartError(f"the judge at {self.url} said {said!r}; expected yes or no")
+        raise MegartError(f"the judge at {self.url} said {verdict!r}; expected yes or no")

@@ -73,18 +73,18 @@ class MegartLM(LM):
         by_context: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             by_context.setdefault(request.args[0], []).append(index)
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        likelihoods: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for context, indices in by_context.items():
             pairs = [self._pair(context, requests[i].args[1]) for i in indices]
             for prompt in {pair[0] for pair in pairs}:
                 own = [(i, words) for i, (p, words) in zip(indices, pairs, strict=True) if p == prompt]
-                made = score.score(self.assistant, prompt, [words for _, words in own], memories=self.under)
-                for (i, _), one in zip(own, made.scores, strict=True):
-                    found[i] = (one.logprob, one.greedy)
-        return found
+                scored = score.score(self.assistant, prompt, [words for _, words in own], memories=self.under)
+                for (i, _), one in zip(own, scored.scores, strict=True):
+                    likelihoods[i] = (one.logprob, one.greedy)
+        return likelihoods
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        found = []
+        totals = []
         for request in requests:
             tokens = self.engine.tokenize(request.args[0], special=False)
             windows = get_rolling_token_windows(
@@ -94,20 +94,20 @@ class MegartLM(LM):
             for context, words in map(make_disjoint_window, windows):
                 prompt = score.tokens_prompt(context)
                 total += score.score(self.assistant, prompt, [words], memories=self.under).scores[0].logprob
-            found.append(total)
-        return found
+            totals.append(total)
+        return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        found = []
+        texts = []
         for request in requests:
             context, options = request.args
             until = options.get("until") or []
             stop = [until] if isinstance(until, str) else list(until)
             limit = int(options.get("max_gen_toks", self.max_gen_toks))
             prompt = self._chats.get(context) or self._plain(context, room=limit)
-            made, _ = score.generate(self.assistant, prompt, self.under, limit, [s for s in stop if s])
-            found.append(made.text)
-        return found
+            generation, _ = score.generate(self.assistant, prompt, self.under, limit, [s for s in stop if s])
+            texts.append(generation.text)
+        return texts
 
     def _pair(self, context: str, words: str) -> tuple[Prompt, list[int]]:
         """A prompt and the continuation's tokens, cut where the harness's own models cut them."""

@@ -43,11 +43,11 @@ def ask(
     row: Row = {}
     limit *= max(1, len(memories))  # several memories have more to say
     if method == "base":
-        made = assistant.bare(question.q, max_tokens=limit)
-        text = made.text
+        reply = assistant.bare(question.q, max_tokens=limit)
+        text = reply.text
     elif method == "mega":
-        made = assistant.ask(question.q, max_tokens=limit)
-        text, row = made.text, _opened(made.memories, memories)
+        reply = assistant.ask(question.q, max_tokens=limit)
+        text, row = reply.text, _opened(reply.memories, memories)
     elif method == "mega-right":
         there = [id for id in memories if taught.bank.find(id)]
         each = [assistant.ask(question.q, max_tokens=limit, scope=Scope(gates={id: 1.0})).text for id in there]
@@ -55,10 +55,10 @@ def ask(
     elif method == "irag":
         # Where nothing opens iRAG is the plain answer, after a long recall of nothing: not waited for.
         answer = assistant.irag if score.rank(assistant, question.q).opened else assistant.ask
-        made = answer(question.q, max_tokens=limit)
-        text, row = made.text, {"recalled": made.recalled, **_opened(made.memories, memories)}
-        if made.recalled is not None:
-            prompt = score.turn(engine, prompts.with_text(question.q, [made.recalled]))
+        reply = answer(question.q, max_tokens=limit)
+        text, row = reply.text, {"recalled": reply.recalled, **_opened(reply.memories, memories)}
+        if reply.recalled is not None:
+            prompt = score.turn(engine, prompts.with_text(question.q, [reply.recalled]))
     else:
         ids = list(memories)
         if method == "rag":
@@ -75,8 +75,8 @@ def ask(
         row |= answer_scores(text, question.answers, question.parts, question.wrong)
         if not method.startswith("mega"):  # whose answers are spans that were read, not decoded after this prompt
             gold = engine.tokenize(question.answers[0], special=False)
-            found = score.score(assistant, prompt, [gold], memories=None).scores[0]
-            row |= {"logprob": round(found.mean, 5), "logprob_sum": round(found.logprob, 5)}
+            gold_score = score.score(assistant, prompt, [gold], memories=None).scores[0]
+            row |= {"logprob": round(gold_score.mean, 5), "logprob_sum": round(gold_score.logprob, 5)}
         if judge is not None:
             row["judge"] = judge(question.q, question.answers, text)
     return row
@@ -90,8 +90,8 @@ def recall(taught: PartitionBank, method: str, memory_id: str, cue: str, text: s
     if method == "base":
         heard = assistant.bare(prompts.recall(cue), max_tokens=limit).text
     elif method == "mega":
-        made = assistant.recall(cue, max_tokens=limit)
-        heard, row = made.text, _opened(made.memories, [memory_id])
+        answer = assistant.recall(cue, max_tokens=limit)
+        heard, row = answer.text, _opened(answer.memories, [memory_id])
     elif method == "mega-right":
         there = Scope(gates={memory_id: 1.0}) if taught.bank.find(memory_id) else None
         heard = assistant.recall(cue, max_tokens=limit, scope=there).text if there else ""
@@ -105,19 +105,19 @@ def recall(taught: PartitionBank, method: str, memory_id: str, cue: str, text: s
 
 def gate(taught: PartitionBank, question: Question, memories: Sequence[str]) -> Row:
     """Where the right memory stands in the gate's order, and what opens."""
-    found = score.rank(taught.assistant, question.q)
-    ranks = [found.ids.index(id) + 1 if id in found.ids else len(found.ids) + 1 for id in memories]
-    row: Row = {"q": question.q, "opened": found.opened, "opens": float(bool(found.opened)), "memory": question.memory}
+    order = score.rank(taught.assistant, question.q)
+    ranks = [order.ids.index(id) + 1 if id in order.ids else len(order.ids) + 1 for id in memories]
+    row: Row = {"q": question.q, "opened": order.opened, "opens": float(bool(order.opened)), "memory": question.memory}
     if memories:
         row |= {
             "rank": max(ranks),
             "top1": float(max(ranks) <= len(memories)),
             "top5": float(max(ranks) <= 5),
-            "right_open": float(set(memories) <= set(found.opened)),
-            "wrong_open": float(bool(set(found.opened) - set(memories))),
+            "right_open": float(set(memories) <= set(order.opened)),
+            "wrong_open": float(bool(set(order.opened) - set(memories))),
         }
-    if found.scores:
-        row["best"] = round(found.scores[0], 5)
+    if order.scores:
+        row["best"] = round(order.scores[0], 5)
     return row
 
 

@@ -33,8 +33,8 @@ def normalised(text: str) -> str:
 
 def contains(answer: str, accepted: Sequence[str]) -> bool:
     """Whether one of *accepted* stands in *answer*, word for word after normalising."""
-    said = f" {normalised(answer)} "
-    return any(f" {normal} " in said for normal in map(normalised, accepted) if normal)
+    text = f" {normalised(answer)} "
+    return any(f" {normal} " in text for normal in map(normalised, accepted) if normal)
 
 
 @functools.cache
@@ -51,8 +51,8 @@ def _squad() -> Callable[..., dict]:
 def squad_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
     """SQuAD exact match and F1 of one answer, each in [0, 1]."""
     target = {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": "0"}
-    found = _squad()([{"prediction_text": answer, "id": "0"}], [target])
-    return float(found["exact_match"]) / 100, float(found["f1"]) / 100
+    scores = _squad()([{"prediction_text": answer, "id": "0"}], [target])
+    return float(scores["exact_match"]) / 100, float(scores["f1"]) / 100
 
 
 def answer_scores(
@@ -72,8 +72,8 @@ def answer_scores(
 
 def recall_scores(heard: str, text: str) -> dict[str, float]:
     """Verbatim or not, and the share of the words kept in order."""
-    kept = similarity(heard, text)
-    return {"verbatim": float(kept == 1.0), "words": kept}
+    share = similarity(heard, text)
+    return {"verbatim": float(share == 1.0), "words": share}
 
 
 def sentence_embedder() -> tuple[str, Embed] | None:

@@ -18,9 +18,9 @@ def bars(values: Mapping[str, Mapping[str, Any]], figure: str, names: Mapping[st
     if not shown:
         return ""
     figure_, axes = _axes(6.4, 0.5 + 0.38 * len(shown))
-    for row, (_, found) in enumerate(shown):
-        mean = 100 * found["mean"]
-        reach = [[mean - 100 * found["low"]], [100 * found["high"] - mean]]
+    for row, (_, estimate) in enumerate(shown):
+        mean = 100 * estimate["mean"]
+        reach = [[mean - 100 * estimate["low"]], [100 * estimate["high"] - mean]]
         axes.barh(row, mean, color=_COLOURS[0], height=0.62)
         axes.errorbar(mean, row, xerr=[[max(0, r[0])] for r in reach], color="#222", capsize=3, lw=1)
     axes.set_yticks(range(len(shown)), [name for name, _ in shown])

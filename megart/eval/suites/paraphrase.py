@@ -39,15 +39,15 @@ def rewordings(question: Question) -> Iterator[tuple[str, str]]:
     """(kind, wording) pairs of a question, no wording twice."""
     body = question.q.rstrip("?").strip()
     function = set(_FUNCTION.split())
-    kept = [word for word in re.findall(r"[\w'-]+", body) if word.lower() not in function]
-    made = [("original", question.q), *(("rephrased", words) for words in question.rephrased)]
-    made += [
+    keywords = [word for word in re.findall(r"[\w'-]+", body) if word.lower() not in function]
+    pairs = [("original", question.q), *(("rephrased", words) for words in question.rephrased)]
+    pairs += [
         ("polite", f"Could you please tell me: {body}?"),
-        ("keywords", " ".join(kept)),
+        ("keywords", " ".join(keywords)),
         ("typo", typo(question.q)),
     ]
     seen: set[str] = set()
-    for kind, words in made:
+    for kind, words in pairs:
         if words and words not in seen:
             seen.add(words)
             yield kind, words
@@ -79,13 +79,13 @@ def studied(item: Item, recipe: str) -> set[str]:
 
 
 def units(run: Run) -> list[Unit]:
-    found = []
+    todo = []
     for part in run.data.partitions.values():
         for item in part.items:
             taught = studied(item, run.options.recipe)
             for kind, cue in cues(item):
                 for method in filter(run.wants, ("mega", "mega-right")):
-                    found.append(_recall(run, part.name, len(part.items), method, item, kind, cue))
+                    todo.append(_recall(run, part.name, len(part.items), method, item, kind, cue))
             for question in item.questions:
                 counts: dict[str, int] = {}
                 for kind, words in rewordings(question):
@@ -94,8 +94,8 @@ def units(run: Run) -> list[Unit]:
                     number = counts[kind] = counts.get(kind, 0) + 1
                     asked = replace(question, q=words)
                     for method in filter(run.wants, _METHODS):
-                        found.append(_ask(run, part.name, len(part.items), method, item, asked, f"{kind}{number}"))
-    return found
+                        todo.append(_ask(run, part.name, len(part.items), method, item, asked, f"{kind}{number}"))
+    return todo
 
 
 def _recall(run: Run, partition: str, stage: int, method: str, item: Item, kind: str, cue: str) -> Unit:
@@ -117,7 +117,7 @@ def _ask(run: Run, partition: str, stage: int, method: str, item: Item, question
 def sections(rows: list[Row], run: Run) -> list[Section]:
     asked = [{**r, "right": None if "right" not in r else float(r["right"])} for r in rows if "wording" in r]
     columns = [Column("answered", "correct"), Column("F1", "f1"), Column("right memory first", "right")]
-    found = []
+    report = []
     for method in methods.LABELS:
         own = [row for row in asked if row["method"] == method]
         if not own:
@@ -125,7 +125,7 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
         table, values = by(own, "wording", KINDS, columns, "wording", run.options.seed)
         text = "Wordings that stand in a training prompt are left out." if method == "base" else ""
         figure = [bars(values, "answered", KINDS, "questions answered")] if method == "mega" else []
-        found.append(Section(f"Answers: {methods.LABELS[method]}", text, [table], figure, {method: values}))
+        report.append(Section(f"Answers: {methods.LABELS[method]}", text, [table], figure, {method: values}))
     called = [{**r, "right": None if "right" not in r else float(r["right"])} for r in rows if "cue_kind" in r]
     columns = [
         Column("verbatim", "verbatim"), Column("cosine", "cosine", percent=False),
@@ -135,6 +135,8 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
         own = [row for row in called if row["method"] == method]
         if own:
             table, values = by(own, "cue_kind", CUES, columns, "cue", run.options.seed)
-            found.append(Section(f"Recall: {methods.LABELS[method]}", "", [table], values={f"recall {method}": values}))
+            report.append(
+                Section(f"Recall: {methods.LABELS[method]}", "", [table], values={f"recall {method}": values})
+            )
     shown = [row for row in asked if row["wording"] != "original"]
-    return [*found, Section("What was said", tables=[examples(shown, methods.LABELS, 12)])]
+    return [*report, Section("What was said", tables=[examples(shown, methods.LABELS, 12)])]

@@ -14,39 +14,39 @@ _CONFLICTS = 2
 
 def units(run: Run) -> list[Unit]:
     plain = dict(run.data.partitions)
-    found = [unit for unit in paper.units(run) if unit.kind != "train"]
+    todo = [unit for unit in paper.units(run) if unit.kind != "train"]
     if run.options.methods is None:  # in a bank of eight the gate is right: this would say the same as "mega"
-        found = [unit for unit in found if unit.method != "mega-right"]
-    taken = {(unit.partition, unit.method, unit.item) for unit in found}
+        todo = [unit for unit in todo if unit.method != "mega-right"]
+    taken = {(unit.partition, unit.method, unit.item) for unit in todo}
     for unit in [*paraphrase.units(run), *unrelated.units(run)]:
         if unit.method in ("gate", "answer"):
             keep = True
         else:
             keep = unit.method == "mega" and not any(f"/{kind}" in unit.item for kind in _SKIPPED)
         if keep and (unit.partition, unit.method, unit.item) not in taken:
-            found.append(unit)
+            todo.append(unit)
             taken.add((unit.partition, unit.method, unit.item))
     run.data.conflicts = run.data.conflicts[:_CONFLICTS]
     if run.data.conflicts:
-        found += conflict.units(run)
+        todo += conflict.units(run)
         run.data.partitions = {**plain, **run.data.partitions}
-    return found
+    return todo
 
 
 def sections(rows: list[Row], run: Run) -> list[Section]:
-    made = [name for name in run.data.partitions if name.startswith("conflict-")]
-    theirs = [row for row in rows if row["partition"] in made]
-    rest = [row for row in rows if row["partition"] not in made]
-    run.data.partitions = {name: part for name, part in run.data.partitions.items() if name not in made}
+    conflict_names = [name for name in run.data.partitions if name.startswith("conflict-")]
+    theirs = [row for row in rows if row["partition"] in conflict_names]
+    rest = [row for row in rows if row["partition"] not in conflict_names]
+    run.data.partitions = {name: part for name, part in run.data.partitions.items() if name not in conflict_names}
     extra = [row for row in rest if "wording" in row or "cue_kind" in row or "about" in row]
     known = {id(row) for row in extra}
-    found = paper.sections([row for row in rest if id(row) not in known], run)
+    report = paper.sections([row for row in rest if id(row) not in known], run)
     plain = [row for row in rest if row["method"] == "mega" and paper.is_answer(row) and id(row) not in known]
     original = [{**row, "wording": "original"} for row in plain]
     reworded = [s for s in paraphrase.sections([*rest, *original], run) if s.title.startswith(("Answers", "Recall"))]
-    found += [Section(f"Reworded. {s.title}", s.text, s.tables, s.figures, s.values) for s in reworded]
-    found += [s for s in unrelated.sections(extra, run) if s.tables[0].rows]
+    report += [Section(f"Reworded. {s.title}", s.text, s.tables, s.figures, s.values) for s in reworded]
+    report += [s for s in unrelated.sections(extra, run) if s.tables[0].rows]
     if theirs:
-        found += [Section(f"Contradictions. {s.title}", s.text, s.tables, s.figures, s.values)
+        report += [Section(f"Contradictions. {s.title}", s.text, s.tables, s.figures, s.values)
                   for s in conflict.sections(theirs, run)]  # fmt: skip
-    return found
+    return report

@@ -110,12 +110,12 @@ class _Scale:
         rows: dict[tuple[str, str], Row] = {}
         for question in asked:
             started = time.perf_counter()
-            found = score.rank(assistant, question.q)
+            ranking = score.rank(assistant, question.q)
             # Only candidates are ranked: a memory that is none comes after all of them.
-            rank = (found.ids.index(question.memory) if question.memory in found.ids else len(found.ids)) + 1
+            rank = (ranking.ids.index(question.memory) if question.memory in ranking.ids else len(ranking.ids)) + 1
             rows["gate", f"{count}/{question.id}"] = {
                 "memory": question.memory, "rank": rank, "top1": float(rank == 1), "top5": float(rank <= 5),
-                "true_open": float(question.memory in found.opened), "nothing": float(not found.opened),
+                "true_open": float(question.memory in ranking.opened), "nothing": float(not ranking.opened),
                 "rank_ms": (time.perf_counter() - started) * 1e3, "n": len(taught.bank),
             }  # fmt: skip
         for question in strangers:
@@ -137,8 +137,8 @@ class _Scale:
 
 
 def _median(values) -> float | None:  # type: ignore[no-untyped-def]
-    found = list(values)
-    return round(median(found), 4) if found else None
+    numbers = list(values)
+    return round(median(numbers), 4) if numbers else None
 
 
 def sections(rows: list[Row], run: Run) -> list[Section]:
@@ -151,13 +151,13 @@ def sections(rows: list[Row], run: Run) -> list[Section]:
         gates = [r for r in rows if r["method"] == "gate" and r["stage"] == stage]
         wrong = [r for r in rows if r["method"] == "unrelated" and r["stage"] == stage]
         groups = [r["memory"] for r in gates]
-        found = {f: estimate([r[f] for r in gates], groups, seed) for f in ("top1", "top5", "true_open")}
-        found["false_open"] = estimate([r["false_open"] for r in wrong], None, seed)
-        lines_.append([str(row["n"]), f"{row['learnt']} / {row['synthetic']}", *(show(e) for e in found.values())])
+        estimates = {f: estimate([r[f] for r in gates], groups, seed) for f in ("top1", "top5", "true_open")}
+        estimates["false_open"] = estimate([r["false_open"] for r in wrong], None, seed)
+        lines_.append([str(row["n"]), f"{row['learnt']} / {row['synthetic']}", *(show(e) for e in estimates.values())])
         for name, field in zip(curves, ("top1", "true_open", "false_open"), strict=True):
-            if one := found[field]:
+            if one := estimates[field]:
                 curves[name].append((row["n"], one.mean))
-        values[str(row["n"])] = {**{f: e.to_dict() for f, e in found.items() if e}, **_plain(row)}
+        values[str(row["n"])] = {**{f: e.to_dict() for f, e in estimates.items() if e}, **_plain(row)}
     heads = [
         "memories",
         "learnt / synthetic",

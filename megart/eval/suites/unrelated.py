@@ -32,17 +32,17 @@ def strangers(run: Run, partition: str) -> Iterator[tuple[str, Question]]:
 
 
 def units(run: Run) -> list[Unit]:
-    found = []
+    todo = []
     for part in run.data.partitions.values():
         name, stage = part.name, len(part.items)
         for kind, question in strangers(run, name):
-            found.append(_gate(run, name, stage, kind, question))
+            todo.append(_gate(run, name, stage, kind, question))
         for number, (kind, question) in enumerate(strangers(run, name)):
             # An answer costs fifty times a gate: a third of them shows whether the words stay the same.
             if number % 3 == 0:
-                found.append(_answer(run, name, stage, kind, question))
-        found += general.units(run, name, stage, [m for m in ("base", "mega") if run.wants(m)])
-    return found
+                todo.append(_answer(run, name, stage, kind, question))
+        todo += general.units(run, name, stage, [m for m in ("base", "mega") if run.wants(m)])
+    return todo
 
 
 def _gate(run: Run, partition: str, stage: int, kind: str, question: Question) -> Unit:
@@ -59,10 +59,10 @@ def _answer(run: Run, partition: str, stage: int, kind: str, question: Question)
     def work() -> Row:
         assistant = run.taught(partition).assistant
         bare = assistant.bare(question.q, max_tokens=run.options.max_tokens)
-        made = assistant.ask(question.q, max_tokens=run.options.max_tokens)
-        return {"q": question.q, "about": kind, "base": bare.text, "mega_text": made.text,
-                "opened": [m.id for m in made.memories], "same": float(bare.tokens == made.tokens),
-                "same_unopened": None if made.memories else float(bare.tokens == made.tokens)}  # fmt: skip
+        answer = assistant.ask(question.q, max_tokens=run.options.max_tokens)
+        return {"q": question.q, "about": kind, "base": bare.text, "mega_text": answer.text,
+                "opened": [m.id for m in answer.memories], "same": float(bare.tokens == answer.tokens),
+                "same_unopened": None if answer.memories else float(bare.tokens == answer.tokens)}  # fmt: skip
 
     return Unit(partition, stage, "answer", f"{kind}/{question.id}", "irag", work)
 
