@@ -135,28 +135,28 @@ def find_targets(network: Any, architecture: str, roles: tuple[str, ...] = TARGE
     layers = network.config.get_text_config().num_hidden_layers
     arch = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(arch, layers)
-    found = []
+    targets = []
     for path, module in network.named_modules():
         name = names.get_name(path)
         if isinstance(module, nn.Linear) and name and name.split(".")[-1] in roles:
-            found.append(Target(f"{name}.weight", module))
-    if len(found) != layers * len(roles):
+            targets.append(Target(f"{name}.weight", module))
+    if len(targets) != layers * len(roles):
         raise ModelError(
             f"{architecture}: expected {', '.join(roles)} in each of {layers} layers, "
-            f"found {len(found)}; only dense models with a gated MLP can be taught"
+            f"found {len(targets)}; only dense models with a gated MLP can be taught"
         )
-    return found
+    return targets
 
 
 def _network(model: Model, dtype: torch.dtype, cache: bool) -> nn.Module:
     if model.hf is not None:
         return _pretrained(str(model.hf), dtype)
-    kept = user_cache_dir() / "bases" / f"{model.sha256[:32]}-{str(dtype).split('.')[-1]}"
-    if cache and (kept / "config.json").exists():
+    folder = user_cache_dir() / "bases" / f"{model.sha256[:32]}-{str(dtype).split('.')[-1]}"
+    if cache and (folder / "config.json").exists():
         try:
-            return _pretrained(str(kept), dtype)
+            return _pretrained(str(folder), dtype)
         except Exception:  # a damaged cache is made anew, never trusted
-            shutil.rmtree(kept, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
     network = _pretrained(
         str(model.gguf.parent),
         dtype,
@@ -165,7 +165,7 @@ def _network(model: Model, dtype: torch.dtype, cache: bool) -> nn.Module:
     )
     size = sum(p.numel() * p.element_size() for p in network.parameters())
     if cache and size <= CACHE_LIMIT_BYTES:
-        _keep(network, kept)
+        _keep(network, folder)
     return network
 
 

@@ -170,11 +170,11 @@ class Baseline:
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
         with self._arithmetic():
             logits = self.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        found = []
+        losses = []
         for i, (prompt, target) in enumerate(examples):
             own = logits[i, len(prompt) - 1 : len(prompt) - 1 + len(target)].float()
-            found.append(nn.functional.cross_entropy(own, torch.tensor(target, device=self.device)))
-        return torch.stack(found)
+            losses.append(nn.functional.cross_entropy(own, torch.tensor(target, device=self.device)))
+        return torch.stack(losses)
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -194,17 +194,17 @@ class Baseline:
                 input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, num_beams=1,
                 eos_token_id=end, pad_token_id=end, temperature=None, top_p=None, top_k=None,
             )  # fmt: skip
-        found = []
+        continuations = []
         for row in whole[:, longest:].tolist():
-            found.append(row[: row.index(end)] if end in row else row)
-        return found
+            continuations.append(row[: row.index(end)] if end in row else row)
+        return continuations
 
     @torch.no_grad()
     def logprobs(self, examples: Sequence[Example]) -> list[float]:
         """Log-probability of each target after its prompt, summed over its tokens."""
-        found: list[float] = []
+        sums: list[float] = []
         for start in range(0, len(examples), 8):
             part = examples[start : start + 8]
             means = self._losses(part).tolist()
-            found += [-mean * len(target) for mean, (_, target) in zip(means, part, strict=True)]
-        return found
+            sums += [-mean * len(target) for mean, (_, target) in zip(means, part, strict=True)]
+        return sums

@@ -98,5 +98,5 @@ class Field:
 
     def judge(self, hidden: Tensor, targets: Tensor, weight: Tensor, cap: float | None = None) -> Verdict:
         """:func:`judge` with the softmax over this field's tokens; ``near`` are token ids all the same."""
-        made = judge(hidden, self._rows, torch.searchsorted(self.tokens, targets), weight, cap)
-        return Verdict(made.loss, made.margin, self.tokens[made.near], made.gradient)
+        verdict = judge(hidden, self._rows, torch.searchsorted(self.tokens, targets), weight, cap)
+        return Verdict(verdict.loss, verdict.margin, self.tokens[verdict.near], verdict.gradient)

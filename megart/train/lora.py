@@ -167,7 +167,7 @@ class LaneAdam:
         eps = (self.eps * (1 - beta2**count).sqrt()).view(-1, 1, 1)
         grad = lora.grad.float()
         resting = [lane for lane, r in enumerate(rates) if not r and self.steps[lane]]
-        kept = [(view, lane, view[lane].clone()) for views in self._views[1:3] for view in views for lane in resting]
+        moments = [(view, lane, view[lane].clone()) for views in self._views[1:3] for view in views for lane in resting]
         self.m.lerp_(grad, 1 - beta1)
         self.v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         decay = (1 - each * self.weight_decay).view(-1, 1, 1)
@@ -175,7 +175,7 @@ class LaneAdam:
             if self.weight_decay:
                 p.mul_(decay)
             p.addcdiv_(m * size, v.sqrt() + eps, value=-1.0)
-        for view, lane, moment in kept:
+        for view, lane, moment in moments:
             view[lane].copy_(moment)
         lora.grad.zero_()
         lora.sync()

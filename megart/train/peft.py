@@ -62,8 +62,8 @@ def write_peft(adapter: Adapter, header: Mapping[str, Any], folder: Path, base: 
             b = unpermute_rows(b, heads)
         half = adapter.tensors[name][0].dtype == np.float16
         for side, array in (("A", a), ("B", b)):
-            kept = array.astype(np.float16) if half else array
-            arrays[f"base_model.model.{module}.lora_{side}.weight"] = np.ascontiguousarray(kept)
+            stored = array.astype(np.float16) if half else array
+            arrays[f"base_model.model.{module}.lora_{side}.weight"] = np.ascontiguousarray(stored)
     scale = adapter.scale(next(iter(adapter.tensors)))
     alpha = scale * adapter.rank
     layers = sorted({int(name.split(".")[1]) for name in adapter.tensors})
@@ -87,11 +87,11 @@ def write_peft(adapter: Adapter, header: Mapping[str, Any], folder: Path, base: 
     folder.mkdir(parents=True, exist_ok=True)
     # Whole or not at all, and the config, by which the folder is known as an adapter, last.
     with tempfile.TemporaryDirectory(prefix=".megart-", dir=folder) as beside:
-        made = Path(beside)
-        (made / WEIGHTS).write_bytes(save(arrays, metadata={"format": "pt"}))
-        (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        scratch = Path(beside)
+        (scratch / WEIGHTS).write_bytes(save(arrays, metadata={"format": "pt"}))
+        (scratch / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name in (WEIGHTS, CONFIG):
-            os.replace(made / name, folder / name)
+            os.replace(scratch / name, folder / name)
 
 
 @np.errstate(all="ignore")  # what is not finite is refused when the adapter is written
@@ -108,14 +108,14 @@ def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
     modules = _modules(arch, header)
     pairs: dict[str, dict[str, np.ndarray]] = {}
     for key, array in tensors.items():
-        found = _KEY.fullmatch(key)
-        module = found[1] if found else ""
-        if not found or module not in modules:
+        match = _KEY.fullmatch(key)
+        module = match[1] if match else ""
+        if not match or module not in modules:
             raise AdapterError(
                 f"{folder / WEIGHTS}: the tensor {key!r} has no place in {arch}; "
                 "expected LoRA factors of attention and MLP projections"
             )
-        pairs.setdefault(module, {})[found[2]] = array
+        pairs.setdefault(module, {})[match[2]] = array
     if not pairs:
         raise AdapterError(f"{folder / WEIGHTS} holds no LoRA factors")
     scales: dict[str, float] = {}
@@ -132,7 +132,7 @@ def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
     padded = sum(rank * (pair["A"].shape[1] + pair["B"].shape[0]) for pair in pairs.values())
     if padded > _MOST_PADDING * sum(array.size for array in tensors.values()):
         raise AdapterError(f"{folder / WEIGHTS}: padded to one rank, {rank}, its factors would have {padded} numbers")
-    made = {}
+    factors = {}
     for module, pair in pairs.items():
         a, b = pair["A"], pair["B"] * np.float32(scales[module] / scale if scale else 0.0)
         name = modules[module]
@@ -141,8 +141,8 @@ def read_peft(folder: Path, header: Mapping[str, Any]) -> Adapter:
                 raise AdapterError(f"{module}: lora_B has {b.shape[0]} rows, which {heads} heads cannot share")
             b = permute_rows(b, heads)
         fill = rank - a.shape[0]
-        made[f"{name}.weight"] = (np.pad(a, ((0, fill), (0, 0))), np.pad(b, ((0, 0), (0, fill))))
-    return Adapter(arch, scale * rank, made, config["alora_invocation_tokens"])
+        factors[f"{name}.weight"] = (np.pad(a, ((0, fill), (0, 0))), np.pad(b, ((0, 0), (0, fill))))
+    return Adapter(arch, scale * rank, factors, config["alora_invocation_tokens"])
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -217,11 +217,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         hint = "; adapter_model.bin is a pickle, save it again with safe_serialization" if other else ""
         raise AdapterError(f"no file {path}{hint}")
     try:
-        found = safetensors.deserialize(_bytes(path, _MOST_WEIGHTS))
+        tensors = safetensors.deserialize(_bytes(path, _MOST_WEIGHTS))
     except (safetensors.SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is not a whole safetensors file: {error}") from error
     arrays = {}
-    for name, tensor in found:
+    for name, tensor in tensors:
         kind, data = tensor["dtype"], bytes(tensor["data"])
         if kind == "BF16":
             flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)

@@ -95,16 +95,16 @@ def _batches(readings: Sequence[ReadingTask], config: ReaderConfig, seed: int) -
     """*readings* of like length together, so that little is padded, in random order."""
     rng = random.Random(seed)
     batch: list[ReadingTask] = []
-    made: list[list[ReadingTask]] = []
+    batches: list[list[ReadingTask]] = []
     for reading in sorted(readings, key=lambda r: len(r.passage) + rng.random() * 8):
         if batch and sum(len(r.pairs) for r in [*batch, reading]) > config.questions:
-            made.append(batch)
+            batches.append(batch)
             batch = []
         batch.append(reading)
     if batch:
-        made.append(batch)
-    rng.shuffle(made)
-    return made
+        batches.append(batch)
+    rng.shuffle(batches)
+    return batches
 
 
 class _Batches:

@@ -44,14 +44,14 @@ def passages(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[Passage]:
     rng = random.Random(seed)
     rows = list(rows)
     names = [match[0] for row in rows for q in row["qa"] for match in _SUBJECT.finditer(q["q"])]
-    made = []
+    usable = []
     for row in rows:
         for start, end in _windows(row["text"], rng):
             passage = _passage(row, row["text"][start:end], names, rng)
             if passage.examples:
-                made.append(passage)
-    rng.shuffle(made)
-    return made
+                usable.append(passage)
+    rng.shuffle(usable)
+    return usable
 
 
 def _windows(text: str, rng: random.Random) -> list[tuple[int, int]]:
@@ -60,12 +60,12 @@ def _windows(text: str, rng: random.Random) -> list[tuple[int, int]]:
     long = len(text.split()) > LONGEST_PASSAGE
     if len(cut) < 3 or (not long and rng.random() < 0.8):
         return [(0, len(text))]
-    made = []
+    windows = []
     for _ in range(2 if len(cut) > 3 else 1):
         size = rng.choice((1, 2, 2, 3, 4) if long else (1, 2))
         first = rng.randrange(0, max(1, len(cut) - size + 1))
-        made.append((cut[first][0], cut[min(first + size, len(cut)) - 1][1]))
-    return made
+        windows.append((cut[first][0], cut[min(first + size, len(cut)) - 1][1]))
+    return windows
 
 
 def _passage(row: Mapping[str, Any], text: str, names: Sequence[str], rng: random.Random) -> Passage:

@@ -123,8 +123,8 @@ def lanes_that_fit(base: FrozenBase, config: TrainConfig, tokens: int) -> int:
     state = factors * (5 * 4 + 2 * wide)
     # What autograd keeps of a layer: about 14 states, 8 of the MLP's width, and attention's weights.
     layer = 14 * sizes.hidden_size + 8 * sizes.intermediate_size + 3 * sizes.num_attention_heads * 2 * tokens
-    kept = tokens * layer * wide * (base.n_layer - config.cut)
-    return max(1, min(MOST_LANES[base.device.type], _free_bytes(base.device) // 2 // (state + kept)))
+    activations = tokens * layer * wide * (base.n_layer - config.cut)
+    return max(1, min(MOST_LANES[base.device.type], _free_bytes(base.device) // 2 // (state + activations)))
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -292,21 +292,21 @@ class Trainer:
         """Loss and margin of every target: in training under each memory's own rivals, else under the whole head."""
         teaching = torch.is_grad_enabled()
         if not (teaching and self._narrow):
-            found = judge(taught, self._head, targets, weight if teaching else None, self._cap)
+            verdict = judge(taught, self._head, targets, weight if teaching else None, self._cap)
             if self._narrow:
-                self._widen(seats, targets, found)
-            return found
+                self._widen(seats, targets, verdict)
+            return verdict
         parts, start = [], 0
         for lane, i in seats:
             part = slice(start, start + len(lane.task.examples[i].target))
             start = part.stop
             if lane.rivals is None:
-                made = judge(taught[part], self._head, targets[part], weight[part], self._cap, near=Field.RIVALS)
+                verdict = judge(taught[part], self._head, targets[part], weight[part], self._cap, near=Field.RIVALS)
                 every = torch.tensor([token for example in lane.task.examples for token in example.target])
-                lane.rivals = Field(self._head, every, made.near)
+                lane.rivals = Field(self._head, every, verdict.near)
             else:
-                made = lane.rivals.judge(taught[part], targets[part], weight[part], self._cap)
-            parts.append(made)
+                verdict = lane.rivals.judge(taught[part], targets[part], weight[part], self._cap)
+            parts.append(verdict)
         return Verdict(
             torch.cat([p.loss for p in parts]),
             torch.cat([p.margin for p in parts]),
@@ -314,12 +314,12 @@ class Trainer:
             torch.cat([p.gradient for p in parts if p.gradient is not None]),
         )
 
-    def _widen(self, seats: Sequence[tuple[_Lane, int]], targets: Tensor, found: Verdict) -> None:
+    def _widen(self, seats: Sequence[tuple[_Lane, int]], targets: Tensor, verdict: Verdict) -> None:
         """Take in as rivals what an examination found near a target that does not lead by the margin."""
         start = 0
         for lane, i in seats:
             part = slice(start, start + len(lane.task.examples[i].target))
             start = part.stop
-            close = found.near[part][found.margin[part] < self.config.margin]
+            close = verdict.near[part][verdict.margin[part] < self.config.margin]
             if lane.rivals is not None and len(close):
                 lane.rivals.add(close.flatten())

@@ -58,11 +58,11 @@ class UpperLayers:
         with the adapters at rest.
         """
         prefix = _common([prompt for prompt, _ in examples])
-        made: list[Prepared | None] = [None] * len(examples)
+        by_example: list[Prepared | None] = [None] * len(examples)
         for group in self._alike([len(prompt) + len(learn) - len(prefix) for prompt, learn in examples]):
             for i, prepared in zip(group, self._prepare([examples[i] for i in group], prefix), strict=True):
-                made[i] = prepared
-        return [prepared for prepared in made if prepared is not None]
+                by_example[i] = prepared
+        return [prepared for prepared in by_example if prepared is not None]
 
     def _alike(self, lengths: Sequence[int]) -> list[list[int]]:
         """Places in *lengths*, grouped so that little is padded; a GPU takes all at once."""
@@ -83,14 +83,14 @@ class UpperLayers:
         heads = [len(prompt) - start for prompt, _ in examples]
         if max(heads):
             self._over(hidden[:, : max(heads)], cache, start)
-        made = []
+        prepared = []
         for s, (head, row) in enumerate(zip(heads, rows, strict=True)):
             keys: Keys = []
             if start + head:
                 sides = [(cache.layers[i].keys[s], cache.layers[i].values[s]) for i in self._upper]
                 keys = [(k[:, : start + head].clone(), v[:, : start + head].clone()) for k, v in sides]
-            made.append(Prepared(hidden[s, head : len(row)].clone(), keys, start + head))
-        return made
+            prepared.append(Prepared(hidden[s, head : len(row)].clone(), keys, start + head))
+        return prepared
 
     def _prefix(self, tokens: tuple[int, ...]) -> Keys:
         """Keys and values of all layers for tokens that many prompts start with."""
@@ -111,10 +111,10 @@ class UpperLayers:
         ids = torch.zeros((size, width), dtype=torch.long)
         for s, row in enumerate(rows):
             ids[s, : len(row)] = torch.tensor(row)
-        found: list[Tensor] = []
+        states: list[Tensor] = []
 
         def stop(_module: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
-            found.append(inputs[0] if inputs else options["hidden_states"])
+            states.append(inputs[0] if inputs else options["hidden_states"])
             raise _Reached
 
         handle = self._layers[self.cut].register_forward_pre_hook(stop, with_kwargs=True)
@@ -129,7 +129,7 @@ class UpperLayers:
             pass
         finally:
             handle.remove()
-        return found[0], cache
+        return states[0], cache
 
     def _over(self, hidden: Tensor, cache: Any, past: int) -> Tensor:
         """The upper layers on *hidden*, all sequences at the same position *past*."""
