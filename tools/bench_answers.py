@@ -62,19 +62,19 @@ def main() -> None:
     wanted = args.partitions.split(",") if args.partitions else []
     rows = [row for row in rows if not wanted or _group(row) in wanted][: args.limit or None]
     pairs = [json.loads(line) for line in args.pairs.read_text("utf-8").splitlines()] if args.pairs else []
-    kept: list[dict] = []
+    answers: list[dict] = []
     for partition in dict.fromkeys(map(_group, rows)):
         part = [row for row in rows if _group(row) == partition]
-        kept += _partition(args, f"{args.name}-{partition}", part, pairs)
+        answers += _partition(args, f"{args.name}-{partition}", part, pairs)
     if args.rows:
-        args.rows.write_text(json.dumps(kept, ensure_ascii=False, indent=1), "utf-8")
-    found = {arm: _figures([r for r in kept if r["arm"] == arm]) for arm in dict.fromkeys(r["arm"] for r in kept)}
-    for arm, figures in found.items():
+        args.rows.write_text(json.dumps(answers, ensure_ascii=False, indent=1), "utf-8")
+    arms = {arm: _figures([r for r in answers if r["arm"] == arm]) for arm in dict.fromkeys(r["arm"] for r in answers)}
+    for arm, figures in arms.items():
         print(arm, " ".join(f"{k} {v['mean']:.3f} ({v['low']:.3f}-{v['high']:.3f})" for k, v in figures.items() if v))
     if args.out:
         whole = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
         what = {"data": args.data.name, "partitions": args.partitions, "memories": len(rows)}
-        whole[args.name] = {**what, "version": megart.__version__, "arms": found}
+        whole[args.name] = {**what, "version": megart.__version__, "arms": arms}
         args.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
 
 
@@ -90,7 +90,7 @@ def _partition(args: argparse.Namespace, name: str, rows: Sequence[dict], pairs:
     started = time.perf_counter()
     megart.memorize(bank, memories)
     print(f"{name}: {len(rows)} memories in {time.perf_counter() - started:.0f} s", flush=True)
-    kept = []
+    answers = []
     arms = args.arms.split(",")
     with megart.Assistant(bank) as assistant:
         rag = _Rag(assistant, rows) if "rag" in arms else None
@@ -98,20 +98,20 @@ def _partition(args: argparse.Namespace, name: str, rows: Sequence[dict], pairs:
             for qa in row["qa"][: args.questions or None]:
                 q, gold = qa["q"], qa["a"]
                 if "ask" in arms:
-                    kept.append(_asked(assistant, "ask", row["id"], q, gold))
+                    answers.append(_asked(assistant, "ask", row["id"], q, gold))
                 if "left-out" in arms:
-                    made = assistant.ask(q, scope=Scope(without=(row["id"],)), strict=True)
-                    kept.append(
+                    answer = assistant.ask(q, scope=Scope(without=(row["id"],)), strict=True)
+                    answers.append(
                         {
                             "arm": "left-out",
                             "memory": row["id"],
                             "q": q,
-                            "said": made.text,
-                            "silent": made.known is not True,
+                            "said": answer.text,
+                            "silent": answer.known is not True,
                         }
                     )
                 if rag is not None:
-                    kept += [{**r, "memory": row["id"]} for r in rag(place, q, gold)]
+                    answers += [{**r, "memory": row["id"]} for r in rag(place, q, gold)]
         ids = {row["id"] for row in rows}
         for pair in pairs:
             if set(pair["paragraph_ids"]) <= ids and "ask" in arms:
@@ -119,50 +119,50 @@ def _partition(args: argparse.Namespace, name: str, rows: Sequence[dict], pairs:
                 parts = pair.get("a_parts") or [
                     part for a in pair["a"][:1] for part in re.split(r"; | and (?=\S+$)", a)
                 ]
-                made = assistant.ask(pair["q"])
+                answer = assistant.ask(pair["q"])
                 right = (
-                    contains(made.text, pair["a"])
+                    contains(answer.text, pair["a"])
                     if arm.endswith("of two")
-                    else all(contains(made.text, [p]) for p in parts)
+                    else all(contains(answer.text, [p]) for p in parts)
                 )
-                kept.append(
+                answers.append(
                     {
                         "arm": arm,
                         "memory": pair["id"],
                         "q": pair["q"],
                         "gold": pair["a"],
-                        "said": made.text,
+                        "said": answer.text,
                         "right": float(right),
                     }
                 )
     bank.close()
-    return kept
+    return answers
 
 
 def _asked(assistant: megart.Assistant, arm: str, id: str, q: str, gold: Sequence[str]) -> dict:
-    made = assistant.ask(q, strict=True)
-    short = ask.said(made.sources[0], "short") if made.sources else ""
-    row = _scores(arm, q, gold, made.text, short, " ".join(f"{s.title} {s.text}" for s in made.sources))
-    first, total = made.timings.first_token_ms, made.timings.total_ms
-    source = made.sources[0].id if made.sources else None
+    answer = assistant.ask(q, strict=True)
+    short = ask.said(answer.sources[0], "short") if answer.sources else ""
+    row = _scores(arm, q, gold, answer.text, short, " ".join(f"{s.title} {s.text}" for s in answer.sources))
+    first, total = answer.timings.first_token_ms, answer.timings.total_ms
+    source = answer.sources[0].id if answer.sources else None
     return {
         **row,
         "memory": id,
         "opened": float(source == id),
-        "unknown": float(made.known is not True),
+        "unknown": float(answer.known is not True),
         "first_ms": first,
         "total_ms": total,
     }
 
 
-def _scores(arm: str, q: str, gold: Sequence[str], said: str, short: str, seen: str) -> dict:
+def _scores(arm: str, q: str, gold: Sequence[str], answer: str, short: str, seen: str) -> dict:
     exact, f1 = squad_scores(short, gold)
-    has = contains(said, gold)
-    sentences = len([part for part in _SENTENCES.split(said.strip()) if part.strip()])
+    has = contains(answer, gold)
+    sentences = len([part for part in _SENTENCES.split(answer.strip()) if part.strip()])
     known = set(_FIGURES.findall(f"{seen} {q}"))
-    false = bool(set(_FIGURES.findall(said)) - known)
+    false = bool(set(_FIGURES.findall(answer)) - known)
     return {
-        "arm": arm, "q": q, "gold": list(gold), "said": said, "short": short, "has": float(has),
+        "arm": arm, "q": q, "gold": list(gold), "said": answer, "short": short, "has": float(has),
         "one_sentence": float(has and sentences <= 1), "exact": exact, "f1": f1, "false_figure": float(false),
     }  # fmt: skip
 
@@ -175,31 +175,31 @@ class _Rag:
         self.retrievers: dict[str, Callable[[str], int] | None] = {"right passage": None}
         texts = [f"{row['title']}. {row['text']}" if row.get("title") else row["text"] for row in rows]
         for name, embedder in (("MiniLM", "minilm"), ("e5", "e5")):
-            found = _nearest(embedder, texts)
-            if found is not None:
-                self.retrievers[name] = found
+            retriever = _nearest(embedder, texts)
+            if retriever is not None:
+                self.retrievers[name] = retriever
 
     def __call__(self, right: int, q: str, gold: Sequence[str]) -> list[dict]:
-        kept = []
+        answers = []
         for name, find in self.retrievers.items():
             place = right if find is None else find(q)
             text = self.rows[place]["text"]
             started = time.perf_counter()
             if find is not None:
                 find(q)
-            found_ms = (time.perf_counter() - started) * 1000
+            look_up_ms = (time.perf_counter() - started) * 1000
             for way in (self._chat, self._shots, self._reader):
-                said, short, first, total = way(q, text, self.rows[place].get("title"))
+                answer, short, first, total = way(q, text, self.rows[place].get("title"))
                 arm = f"RAG {way.__name__[1:]}, {name}"
-                kept.append(
+                answers.append(
                     {
-                        **_scores(arm, q, gold, said, short, text),
-                        "first_ms": found_ms + first,
-                        "total_ms": found_ms + total,
+                        **_scores(arm, q, gold, answer, short, text),
+                        "first_ms": look_up_ms + first,
+                        "total_ms": look_up_ms + total,
                         "opened": float(place == right),
                     }
                 )
-        return kept
+        return answers
 
     def _cold(self) -> None:
         with self.assistant.engine.lock:
@@ -207,16 +207,16 @@ class _Rag:
 
     def _chat(self, q: str, text: str, _: str | None) -> tuple[str, str, float, float]:
         self._cold()
-        made = self.assistant.bare(prompts.with_text(q, [text]), max_tokens=TOKENS)
-        return made.text, made.text, made.timings.first_token_ms, made.timings.total_ms
+        answer = self.assistant.bare(prompts.with_text(q, [text]), max_tokens=TOKENS)
+        return answer.text, answer.text, answer.timings.first_token_ms, answer.timings.total_ms
 
     def _shots(self, q: str, text: str, _: str | None) -> tuple[str, str, float, float]:
         self._cold()
         prompt = score.plain(self.assistant.engine, f"{SHOTS}Passage: {text}\nQuestion: {q}\nAnswer:")
         started = time.perf_counter()
-        made, _opened = score.generate(self.assistant, prompt, None, 48, stop=("\n",))
-        said = made.text.strip()
-        return said, said, (made.first_token - started) * 1000, (time.perf_counter() - started) * 1000
+        generation, _opened = score.generate(self.assistant, prompt, None, 48, stop=("\n",))
+        answer = generation.text.strip()
+        return answer, answer, (generation.first_token - started) * 1000, (time.perf_counter() - started) * 1000
 
     def _reader(self, q: str, text: str, title: str | None) -> tuple[str, str, float, float]:
         self._cold()
@@ -228,9 +228,9 @@ class _Rag:
             return ask.said(source, "sentence"), ask.said(source, "short")
 
         started = time.perf_counter()
-        said, short = self.assistant.on_model(read)
+        sentence, short = self.assistant.on_model(read)
         total = (time.perf_counter() - started) * 1000
-        return said, short, total, total
+        return sentence, short, total, total
 
 
 def _nearest(embedder: str, texts: Sequence[str]) -> Callable[[str], int] | None:
@@ -246,22 +246,22 @@ def _nearest(embedder: str, texts: Sequence[str]) -> Callable[[str], int] | None
 
 def _figures(rows: Sequence[dict]) -> dict[str, dict | None]:
     """Means with their intervals over memories; medians of times."""
-    found: dict[str, dict | None] = {}
+    figures: dict[str, dict | None] = {}
     for key in ("one_sentence", "exact", "f1", "has", "false_figure", "opened", "unknown", "silent", "right"):
         if rows and key in rows[0]:
-            made = estimate([float(r[key]) for r in rows], [r["memory"] for r in rows])
-            found[key] = made.to_dict() if made else None
+            interval = estimate([float(r[key]) for r in rows], [r["memory"] for r in rows])
+            figures[key] = interval.to_dict() if interval else None
     for key in ("first_ms", "total_ms"):
         if rows and key in rows[0]:
             values = [r[key] for r in rows]
             low, mid, high = np.percentile(values, (25, 50, 75))
-            found[key] = {
+            figures[key] = {
                 "mean": round(float(mid), 1),
                 "low": round(float(low), 1),
                 "high": round(float(high), 1),
                 "n": len(values),
             }
-    return found
+    return figures
 
 
 if __name__ == "__main__":

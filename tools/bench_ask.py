@@ -87,13 +87,13 @@ def summary(values: Sequence[float]) -> dict[str, float | int]:
 
 def in_turn(variants: dict[str, Callable[[], float]], repeats: int = REPEATS) -> dict[str, list[float]]:
     """Each variant once per round, after one round that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in variants}
+    values: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(repeats + 1):
         for name, measure in variants.items():
             value = measure()
             if round_:
-                found[name].append(value)
-    return found
+                values[name].append(value)
+    return values
 
 
 def clock(work: Callable[[], object]) -> float:
@@ -106,19 +106,19 @@ def clock(work: Callable[[], object]) -> float:
 def decode(_: argparse.Namespace) -> dict:
     """Decoded tokens per second."""
     engine = Engine(resolve_model("smollm2"))
-    made: dict[str, Context] = {"bare": Context(engine, size=512)}
+    contexts: dict[str, Context] = {"bare": Context(engine, size=512)}
     for label, adapters in {
         "rank 16, all layers": [noise(engine, 16, seed) for seed in range(4)],
         "as recipe fast writes them": [as_fast(engine, seed) for seed in range(4)],
     }.items():
         for count, name in ((1, "one memory"), (4, "four memories")):
-            made[f"{name}, {label}"] = Context(engine, size=512)
-            Slot(made[f"{name}, {label}"]).install(adapters[:count], [1 / count] * count)
+            contexts[f"{name}, {label}"] = Context(engine, size=512)
+            Slot(contexts[f"{name}, {label}"]).install(adapters[:count], [1 / count] * count)
         handles = []
         for adapter in adapters:
             with _file_of(write_adapter(adapter)) as path:
                 handles.append(llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path)))
-        own = made[f"llama.cpp, four adapters by scales, {label}"] = Context(engine, size=512)
+        own = contexts[f"llama.cpp, four adapters by scales, {label}"] = Context(engine, size=512)
         scales = (ctypes.c_float * 4)(*[0.25] * 4)
         llama_cpp.llama_set_adapters_lora(own.handle, (llama_cpp.llama_adapter_lora_p_ctypes * 4)(*handles), 4, scales)
 
@@ -131,10 +131,10 @@ def decode(_: argparse.Namespace) -> dict:
             context.decode([501 + token])
         return TOKENS / (time.perf_counter() - start)
 
-    found = in_turn({name: lambda c=c: speed(c) for name, c in made.items()})
-    middle = {name: float(np.median(values)) for name, values in found.items()}
+    speeds = in_turn({name: lambda c=c: speed(c) for name, c in contexts.items()})
+    middle = {name: float(np.median(values)) for name, values in speeds.items()}
     return {
-        "tokens_per_second": {name: summary(values) for name, values in found.items()},
+        "tokens_per_second": {name: summary(values) for name, values in speeds.items()},
         "of_bare": {name: round(value / middle["bare"], 3) for name, value in middle.items()},
         "four_against_llama_cpp": {
             label: round(middle[f"four memories, {label}"] / middle[f"llama.cpp, four adapters by scales, {label}"], 2)
@@ -198,7 +198,7 @@ def install_one(engine: Engine, slot: Slot, adapters: Sequence[Adapter]) -> dict
     def write(threads: int) -> float:
         return clock(lambda: mix.mix_into(places, adapters, gates, threads))
 
-    found = in_turn(
+    times = in_turn(
         {
             "memcpy_ms": lambda: clock(copy),
             "memcpy_of_the_factors_ms": lambda: clock(copy_factors),
@@ -208,9 +208,9 @@ def install_one(engine: Engine, slot: Slot, adapters: Sequence[Adapter]) -> dict
         },
         31,
     )
-    middle = {key: float(np.median(values)) for key, values in found.items()}
+    middle = {key: float(np.median(values)) for key, values in times.items()}
     return {
-        **{key: summary(values) for key, values in found.items()},
+        **{key: summary(values) for key, values in times.items()},
         "bytes": sum(array.nbytes for array in there),
         "bytes_of_the_factors": sum(array.nbytes for array in factors),
         "one_thread_against_memcpy": round(middle["install_one_thread_ms"] / middle["memcpy_ms"], 2),
@@ -266,24 +266,24 @@ def first(_: argparse.Namespace) -> dict:
                 started = time.perf_counter()
                 cold(assistant.ask, "Is anybody there?")
                 beginning = (time.perf_counter() - started) * 1000
-                found: dict[str, list[float]] = {"ask": [], "bare": []}
+                times: dict[str, list[float]] = {"ask": [], "bare": []}
                 steps: dict[str, list[float]] = {"gate_ms": [], "embed_ms": [], "mix_ms": [], "install_ms": []}
                 for turn in range(3):
                     for _, _, question in ASKED:
-                        made = cold(assistant.ask, question)
+                        answer = cold(assistant.ask, question)
                         bare = cold(assistant.bare, question)
                         if not turn:
                             continue
-                        opened.append(len(made.memories))
-                        found["ask"].append(made.timings.first_token_ms)
-                        found["bare"].append(bare.timings.first_token_ms)
+                        opened.append(len(answer.memories))
+                        times["ask"].append(answer.timings.first_token_ms)
+                        times["bare"].append(bare.timings.first_token_ms)
                         for step in steps:
-                            steps[step].append(getattr(made.timings, step))
-                ratios = [a / b for a, b in zip(found["ask"], found["bare"], strict=True)]
+                            steps[step].append(getattr(answer.timings, step))
+                ratios = [a / b for a, b in zip(times["ask"], times["bare"], strict=True)]
                 result[f"{size} memories"] = {
-                    "ask_ms": summary(found["ask"]),
-                    "bare_ms": summary(found["bare"]),
-                    "ratio": round(float(np.median(found["ask"]) / np.median(found["bare"])), 3),
+                    "ask_ms": summary(times["ask"]),
+                    "bare_ms": summary(times["bare"]),
+                    "ratio": round(float(np.median(times["ask"]) / np.median(times["bare"])), 3),
                     "ratio_of_pairs": summary(ratios),
                     **{step: summary(values) for step, values in steps.items()},
                     "questions_that_opened": sum(map(bool, opened)),
@@ -346,8 +346,8 @@ def machine() -> dict[str, object]:
 
 def write(out: Path, sections: dict[str, dict]) -> None:
     """Put *sections* into the JSON file *out*; others in it stay."""
-    kept = json.loads(out.read_text("utf-8")) if out.exists() else {}
-    out.write_text(json.dumps({**kept, **sections, "machine": machine()}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    old = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    out.write_text(json.dumps({**old, **sections, "machine": machine()}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def main() -> None:
@@ -360,9 +360,9 @@ def main() -> None:
     if "rag" in args.sections and not (args.bank and args.data):
         parser.error("rag needs --bank and --data")
     for name in args.sections:
-        made = SECTIONS[name](args)
-        write(args.out, {name: {"command": f"python tools/bench_ask.py {name}", **made}})
-        print(json.dumps({name: made}, indent=1))
+        result = SECTIONS[name](args)
+        write(args.out, {name: {"command": f"python tools/bench_ask.py {name}", **result}})
+        print(json.dumps({name: result}, indent=1))
 
 
 if __name__ == "__main__":

@@ -104,18 +104,18 @@ def sizes(folder: Path, whitening: bytes) -> dict:
                 started = time.perf_counter()
                 assert len(apply_delta(pack, other).changed) == 10
                 spent = (time.perf_counter() - started) * 1000
-    found = {"bytes_a_memory": whole // 1000, "bytes_a_memory_without_text": bare // 1000, "pack_bytes": whole}
-    return {**found, "delta_bytes_10_changed": delta, "applied_ms": round(spent)}
+    figures = {"bytes_a_memory": whole // 1000, "bytes_a_memory_without_text": bare // 1000, "pack_bytes": whole}
+    return {**figures, "delta_bytes_10_changed": delta, "applied_ms": round(spent)}
 
 
 def resident() -> dict[str, float]:
     """MB of this process."""
-    found = {}
+    megabytes = {}
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in ("Rss", "Anonymous"):
-            found[name] = int(value.split()[0]) / 1000
-    return {"rss": found["Rss"], "anonymous": found["Anonymous"]}
+            megabytes[name] = int(value.split()[0]) / 1000
+    return {"rss": megabytes["Rss"], "anonymous": megabytes["Anonymous"]}
 
 
 def measure(path: Path, small: Path) -> dict:
@@ -165,13 +165,13 @@ def main() -> None:
         rows = {}
         for size in map(int, args.sizes.split(",")):
             for kind, path in zip(("bank", "pack"), make(folder, size), strict=True):
-                found = []
+                runs = []
                 for _ in range(ROUNDS):
                     command = [sys.executable, __file__, "--one", str(path), str(small)]
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
-                    found.append(json.loads(done.stdout.splitlines()[-1]))
-                row = {name: round(statistics.median(one[name] for one in found), 1) for name in found[0]}
-                row["ready_ms_least"] = round(min(one["ready_ms"] for one in found), 1)
+                    runs.append(json.loads(done.stdout.splitlines()[-1]))
+                row = {name: round(statistics.median(one[name] for one in runs), 1) for name in runs[0]}
+                row["ready_ms_least"] = round(min(one["ready_ms"] for one in runs), 1)
                 files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
                 row["bytes_a_memory"] = round(sum(p.stat().st_size for p in files) / size)
                 rows[f"{kind} {size}"] = row

@@ -46,11 +46,11 @@ def reader() -> Callable[[np.ndarray, int], object]:
     if compiler is None:
         sys.exit("bench_core: no C++ compiler; install one or name it with CXX=...")
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "read_bandwidth.so"
+        library = Path(folder) / "read_bandwidth.so"
         source = Path(__file__).with_name("read_bandwidth.cpp")
         flags = ["-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC"]
-        subprocess.run([compiler, *flags, str(source), "-o", str(made)], check=True)
-        read = ctypes.CDLL(str(made)).read_all
+        subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
+        read = ctypes.CDLL(str(library)).read_all
     read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int], ctypes.c_uint64
     return lambda array, threads: read(array.ctypes.data, array.nbytes // 8, threads)
 
@@ -106,14 +106,14 @@ def scan_one(read: Callable[[np.ndarray, int], object], threads: int, kind: str,
     def timed(call: Callable[[], object]) -> float:
         return clock(lambda: [call() for _ in range(rounds)]) / rounds
 
-    found = in_turn({name: lambda call=call: timed(call) for name, call in calls.items()}, REPEATS)
-    middle = {name: float(np.median(values)) for name, values in found.items()}
+    times = in_turn({name: lambda call=call: timed(call) for name, call in calls.items()}, REPEATS)
+    middle = {name: float(np.median(values)) for name, values in times.items()}
     exact = by_numpy(query, keys)
     apart = float(np.abs(_core.scores(query, keys, threads) - exact).max() / np.abs(exact).max())
     print(f"{kind:>5} {count:>8} { ({k: round(v, 3) for k, v in middle.items()}) }", file=sys.stderr)
     return {
         "bytes": keys.nbytes,
-        **{f"{name}_ms": summary(values) for name, values in found.items()},
+        **{f"{name}_ms": summary(values) for name, values in times.items()},
         "read_gb_per_s": round(keys.nbytes / middle["reading"] / 1e6, 1),
         "scores_against_reading": round(middle["scores"] / middle["reading"], 2),
         "gate_against_reading": round(middle["gate"] / middle["reading"], 2),
@@ -159,7 +159,7 @@ def mix_one(ranks: Sequence[int], layers: int, targets: Sequence[tuple[int, int]
     def mixed(threads: int) -> float:
         return clock(lambda: _core.mix_all(a, b, gates, out_a, out_b, threads))
 
-    found = in_turn(
+    times = in_turn(
         {
             "memcpy_ms": lambda: clock(lambda: [np.copyto(out, source) for source, out in zip(sources, outs)]),
             "mix_one_thread_ms": lambda: mixed(1),
@@ -167,10 +167,10 @@ def mix_one(ranks: Sequence[int], layers: int, targets: Sequence[tuple[int, int]
         },
         31,
     )
-    middle = {key: float(np.median(values)) for key, values in found.items()}
+    middle = {key: float(np.median(values)) for key, values in times.items()}
     return {
         "bytes": sum(out.nbytes for out in outs),
-        **{key: summary(values) for key, values in found.items()},
+        **{key: summary(values) for key, values in times.items()},
         "one_thread_against_memcpy": round(middle["mix_one_thread_ms"] / middle["memcpy_ms"], 2),
         "against_memcpy": round(middle["mix_ms"] / middle["memcpy_ms"], 2),
     }

@@ -82,15 +82,15 @@ def look(
     opening.memories.refresh()
     request = Request("chat", q, history, SamplingOptions(), scope=scope)
     encoded = opening._encode(q)
-    found = opening.consider(encoded, opening._find(encoded, scope), opening._talk(request))
-    if not found.leans:
+    considered = opening.consider(encoded, opening._find(encoded, scope), opening._talk(request))
+    if not considered.leans:
         return None
     rows = []
-    for candidate in found.candidates[: known.MOST]:
+    for candidate in considered.candidates[: known.MOST]:
         held = recall(assistant.runtime, opening, candidate.record)
-        said = reader.read(held, q, candidate.record.title)
-        if said.span[1] > said.span[0] and not candidate.seen.about.identifier:
-            values = known.features(candidate.seen, said.odds, said.logprob)
+        reading = reader.read(held, q, candidate.record.title)
+        if reading.span[1] > reading.span[0] and not candidate.seen.about.identifier:
+            values = known.features(candidate.seen, reading.odds, reading.logprob)
             rows.append((candidate.record.id, known.probability(values)))
     return rows
 

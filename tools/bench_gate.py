@@ -49,8 +49,8 @@ def share(hits: Sequence[bool]) -> dict[str, float | int | list[float]]:
 def _two_open(once: Sequence[gate.Candidates], twice: Sequence[gate.Candidates]) -> dict:
     """How many of some questions are reranked, and to how many two memories open, with it and without."""
 
-    def two(found: Sequence[gate.Candidates]) -> dict:
-        return share([len(gate.decide(one, gate.GatePolicy())) > 1 for one in found])
+    def two(candidates: Sequence[gate.Candidates]) -> dict:
+        return share([len(gate.decide(one, gate.GatePolicy())) > 1 for one in candidates])
 
     looked = share([after.names != before.names for before, after in zip(once, twice)])
     return {"looked_at_twice": looked, "two_open": two(twice), "two_open_without": two(once)}
@@ -135,20 +135,20 @@ class Bench:
         odd = [i for i in range(len(texts.means)) if i % 2]
         bank, place = Bank(texts.take(odd), self.reader), {i: p for p, i in enumerate(odd)}
         pairs += [self._gate(bank, q, place[o]) for q, o in zip(questions, owners) if o % 2]
-        found = np.array([pair for pair in pairs if pair is not None])
+        points = np.array([pair for pair in pairs if pair is not None])
         edges = [0, 0.5, 0.7, 0.85, 0.95, 1.0 + 1e-9]
         table = []
         for low, high in zip(edges, edges[1:]):
-            here = found[(found[:, 0] >= low) & (found[:, 0] < high)]
+            here = points[(points[:, 0] >= low) & (points[:, 0] < high)]
             if len(here):
                 table.append({"gate": round(float(here[:, 0].mean()), 3), "right": share((here[:, 1] > 0).tolist())})
         return table
 
     def _gate(self, bank: Bank, asked: Asked, owner: int) -> tuple[float, bool] | None:
-        found = bank.find(asked)
-        if 1 - found.p_none < gate.GatePolicy().threshold:
+        candidates = bank.find(asked)
+        if 1 - candidates.p_none < gate.GatePolicy().threshold:
             return None
-        return float(found.p[0] / found.p.sum()), int(found.rows[0]) == owner
+        return float(candidates.p[0] / candidates.p.sum()), int(candidates.rows[0]) == owner
 
     def whole(self) -> dict:
         """All 492 memories in one bank; top-1 of the questions of partitions 5-9 and of all."""
@@ -192,9 +192,9 @@ class Bench:
                         right[method].append(best[0] == place)
                         opened[method].append(sure >= self.threshold(method))
                     out.append(rest.top(question, "default")[1] >= self.threshold("default"))
-        found = {method: {"top1": share(right[method]), "opens": share(opened[method])} for method in right}
-        found["default"]["left_out"] = share(out)
-        return found
+        figures = {method: {"top1": share(right[method]), "opens": share(opened[method])} for method in right}
+        figures["default"]["left_out"] = share(out)
+        return figures
 
     def encyclopaedia(self) -> dict:
         """Partitions 5-9 among SQuAD's paragraphs at odd places: general questions meet memories of general matters."""
@@ -220,15 +220,15 @@ class Bench:
         whole = [line for line in (self.data / "wikitext2.txt").read_text("utf-8").split("\n") if line.strip()]
         whole += [r["text"] for name in ("squad", "tofu") for r in rows(self.data / f"{name}.jsonl")]
         whole += [r["q"] for r in rows(self.data / "mmlu.jsonl")]
-        found: dict[str, None] = {}
+        sentences: dict[str, None] = {}
         for text in whole:
             held = ""
             for sentence in re.split(r"(?<=[.!?]) +", text):
                 held = f"{held} {sentence}".strip()
                 if len(held.split()) >= 8:
-                    found[held] = None
+                    sentences[held] = None
                     held = ""
-        everything = [*found]
+        everything = [*sentences]
         return [everything[i] for i in np.linspace(0, len(everything) - 1, DISTRACTORS).astype(int)]
 
     # -- other sets ---------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Bench:
             result[method] = {"top1_odd": share(right), "opens_odd": share(opened)}
         once, twice = ([find(q) for q, _ in mine] for find in (bank.find_once, bank.find))
         result["default"] |= _two_open(once, twice) | {
-            "top1_odd_without": share([found.rows[0] == owner for found, (_, owner) in zip(once, mine)])
+            "top1_odd_without": share([candidates.rows[0] == owner for candidates, (_, owner) in zip(once, mine)])
         }
         return result
 
@@ -309,14 +309,14 @@ class Bench:
     def seconds(self) -> dict[str, dict]:
         """Questions about one memory, to which two may open: partitions 5-9 in banks of their own, and in one of all."""
         asked, everything = self.wiki_questions(), self.bank(range(len(self.wiki)))
-        found: dict[str, tuple[list, list]] = {"partitions": ([], []), "whole": ([], [])}
+        candidates: dict[str, tuple[list, list]] = {"partitions": ([], []), "whole": ([], [])}
         for partition in REPORTED:
             members = self.of(partition)
             for name, bank in (("partitions", self.bank(members)), ("whole", everything)):
                 for question in (q for i in members for q in asked[i]):
-                    found[name][0].append(bank.find_once(question))
-                    found[name][1].append(bank.find(question))
-        return {name: _two_open(*both) for name, both in found.items()}
+                    candidates[name][0].append(bank.find_once(question))
+                    candidates[name][1].append(bank.find(question))
+        return {name: _two_open(*both) for name, both in candidates.items()}
 
     def times(self) -> dict:
         """Milliseconds from the states to the decision, one thread, medians of 200 questions."""
@@ -353,8 +353,8 @@ class Bench:
         spent: dict[str, list[float]] = {"first": [], "later": [], "prefill": []}
         sizes = []
         for question in questions:
-            found = bank.find_once(question)
-            places = gate.rerank.near(found, gate.GatePolicy())
+            candidates = bank.find_once(question)
+            places = gate.rerank.near(candidates, gate.GatePolicy())
             if not places or len(spent["first"]) == 30:
                 continue
             likelihood = Likelihood(lambda: context)
@@ -366,10 +366,10 @@ class Bench:
                     context.advance(prompt.tokens, logits=True)
                 else:
                     gains = partial(likelihood.gains, question.reading.text)
-                    gate.rerank.looks(found, places, texts.said.__getitem__, gains)
+                    gate.rerank.looks(candidates, places, texts.said.__getitem__, gains)
                 spent[name].append((time.perf_counter() - started) * 1000)
-            said = [gate.rerank.passages(texts.said[found.rows[place]], found.telling) for place in places]
-            nats = likelihood.gains(question.reading.text, said, gate.rerank.TOKENS)
+            pieces = [gate.rerank.passages(texts.said[candidates.rows[place]], candidates.telling) for place in places]
+            nats = likelihood.gains(question.reading.text, pieces, gate.rerank.TOKENS)
             sizes.append(sum(len(passage) for some in nats for passage in some))
         result: dict = {"tokens": {"median": int(np.median(sizes)), "n": len(sizes)}}
         return result | {

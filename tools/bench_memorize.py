@@ -53,19 +53,19 @@ def main() -> None:
         run = {"fast": _megart, "paper": _megart, "later": _later}.get(args.one, _peft)
         print(json.dumps(run(rows, args)))
         return
-    found = {}
+    results = {}
     for method in args.methods.split(","):
         command = [sys.executable, *sys.argv, "--one", method]
-        made = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-        found[method] = json.loads(made.splitlines()[-1])
-        print(f"{method:6}", "  ".join(f"{k} {v}" for k, v in found[method].items()), flush=True)
-    if "fast" in found:
-        for method in found:
-            found[method]["times_fast"] = round(found[method]["seconds"] / found["fast"]["seconds"], 2)
+        output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+        results[method] = json.loads(output.splitlines()[-1])
+        print(f"{method:6}", "  ".join(f"{k} {v}" for k, v in results[method].items()), flush=True)
+    if "fast" in results:
+        for method in results:
+            results[method]["times_fast"] = round(results[method]["seconds"] / results["fast"]["seconds"], 2)
     if args.out:
         command = f"python tools/bench_memorize.py {args.data.name} " + " ".join(sys.argv[2:])
         machine = {"processor": platform.machine(), "system": platform.system(), "device": args.device}
-        args.out.write_text(json.dumps({"command": command, **machine, "methods": found}, indent=1) + "\n", "utf-8")
+        args.out.write_text(json.dumps({"command": command, **machine, "methods": results}, indent=1) + "\n", "utf-8")
 
 
 def _report(rows: list[dict], seconds: float, size: float, heard: list[str]) -> dict:
@@ -114,9 +114,9 @@ def _later(rows: list[dict], args: argparse.Namespace) -> dict:
             spent: list[float] = []
             save_pending(bank, memories, assistant=assistant, on_saved=lambda _, seconds, *__: spent.append(seconds))
             keys = [_milliseconds(lambda m=m: assistant.key(m.text, m.title)) for m in memories]
-    found = _report(rows, sum(spent), 0, [])
-    del found["recalled"], found["bytes"]
-    return {**found, "median_ms": round(statistics.median(spent) * 1e3, 1), "key_ms": round(statistics.median(keys), 1)}
+    stats = _report(rows, sum(spent), 0, [])
+    del stats["recalled"], stats["bytes"]
+    return {**stats, "median_ms": round(statistics.median(spent) * 1e3, 1), "key_ms": round(statistics.median(keys), 1)}
 
 
 def _milliseconds(work) -> float:  # type: ignore[no-untyped-def]
@@ -178,8 +178,8 @@ def _peft(rows: list[dict], args: argparse.Namespace) -> dict:
                 path.write_bytes(write_adapter(adapter))
                 sizes.append(path.stat().st_size)
                 heard.append(_recite(assistant, read_adapter(path), False))
-    found = _report(rows, sum(spent), statistics.mean(sizes), heard)
-    return {**found, "median_seconds": round(statistics.median(spent), 3)}
+    stats = _report(rows, sum(spent), statistics.mean(sizes), heard)
+    return {**stats, "median_seconds": round(statistics.median(spent), 3)}
 
 
 def _loop(model, samples: list, tuned: bool) -> None:  # type: ignore[no-untyped-def]
@@ -199,10 +199,10 @@ def _loop(model, samples: list, tuned: bool) -> None:  # type: ignore[no-untyped
         for ids, start, exact in picks:
             labels = ids.clone()
             labels[:, :start] = -100
-            made = model(input_ids=ids, labels=labels)
-            (made.loss / len(picks)).backward()
+            output = model(input_ids=ids, labels=labels)
+            (output.loss / len(picks)).backward()
             if tuned and exact:
-                logits = made.logits[0, start - 1 : -1].detach().float()
+                logits = output.logits[0, start - 1 : -1].detach().float()
                 own = logits.gather(1, ids[0, start:, None])
                 rest = logits.scatter(1, ids[0, start:, None], -torch.inf).amax(dim=1, keepdim=True)
                 known[step % len(verbatim)] = (own - rest).min().item()
@@ -214,12 +214,12 @@ def _loop(model, samples: list, tuned: bool) -> None:  # type: ignore[no-untyped
 
 def _factors(model, base) -> dict:  # type: ignore[no-untyped-def]
     named = {id(t.module): t.name for t in base.targets}
-    found = {}
+    factors = {}
     for module in model.modules():
         if hasattr(module, "lora_A") and id(module.base_layer) in named:
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-            found[named[id(module.base_layer)]] = tuple(x.detach().float().cpu().numpy() for x in (a, b))
-    return found
+            factors[named[id(module.base_layer)]] = tuple(x.detach().float().cpu().numpy() for x in (a, b))
+    return factors
 
 
 if __name__ == "__main__":

@@ -42,10 +42,10 @@ def run(_: argparse.Namespace) -> dict:
         for busy in (0, 1, cores):
             others = [subprocess.Popen([sys.executable, "-c", WORK]) for _ in range(busy)]
             try:
-                found: dict[str, list[dict]] = {name: [] for name in SETTINGS}
+                by_setting: dict[str, list[dict]] = {name: [] for name in SETTINGS}
                 for _round in range(ROUNDS):
                     for name, (variables, threads) in SETTINGS.items():
-                        found[name].append(child(Path(folder) / "bank", variables, threads))
+                        by_setting[name].append(child(Path(folder) / "bank", variables, threads))
             finally:
                 for other in others:
                     other.kill()
@@ -55,15 +55,15 @@ def run(_: argparse.Namespace) -> dict:
                     "first_token_ms": summary([v for run in runs for v in run["first"]]),
                     "tokens_per_second": summary([v for run in runs for v in run["speed"]]),
                 }
-                for name, runs in found.items()
+                for name, runs in by_setting.items()
             }
     return result
 
 
 def child(bank: Path, variables: dict[str, str], threads: int) -> dict:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     command = [sys.executable, str(Path(__file__)), str(bank), str(threads)]
-    return json.loads(subprocess.run(command, env=kept | variables, stdout=subprocess.PIPE, check=True).stdout)
+    return json.loads(subprocess.run(command, env=environment | variables, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def asked(bank: Path, threads: int) -> dict[str, list[float]]:
@@ -74,10 +74,10 @@ def asked(bank: Path, threads: int) -> dict[str, list[float]]:
             with assistant.engine.lock:
                 assistant.base.truncate(0)
                 assistant.mix.truncate(0)
-            made = assistant.direct(ASKED[turn % len(ASKED)][2], max_tokens=24)
+            answer = assistant.direct(ASKED[turn % len(ASKED)][2], max_tokens=24)
             if turn:
-                first.append(made.timings.first_token_ms)
-                speed.append(1000 / made.token_ms if made.token_ms else np.nan)
+                first.append(answer.timings.first_token_ms)
+                speed.append(1000 / answer.token_ms if answer.token_ms else np.nan)
     return {"first": first, "speed": [v for v in speed if np.isfinite(v)]}
 
 

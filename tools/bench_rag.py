@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> dict:
             return way
 
         def remembered(question: str, right: int) -> tuple[object, bool]:
-            made = assistant.ask(question, max_tokens=ANSWER)
-            return made, known[right]["id"] in [m.id for m in made.memories]
+            answer = assistant.ask(question, max_tokens=ANSWER)
+            return answer, known[right]["id"] in [m.id for m in answer.memories]
 
         ways: dict[str, Callable[[str, int], tuple[object, bool]]] = {
             "memories": remembered,
@@ -78,17 +78,17 @@ def run(args: argparse.Namespace) -> dict:
             "rag top-1, the base's states": retrieved("default", 1),
             "bare": lambda question, _: (assistant.bare(question, max_tokens=ANSWER), False),
         }
-        found: dict[str, list[tuple[float, float, bool, bool]]] = {name: [] for name in ways}
+        measured: dict[str, list[tuple[float, float, bool, bool]]] = {name: [] for name in ways}
         for way in ways.values():
             way(known[0]["qa"][0]["q"], 0)  # loading and first touches do not count
         for right, row in enumerate(known):
             for qa in row["qa"]:
                 for name, way in ways.items():
-                    found[name].append(timed(assistant, way, qa, right))
+                    measured[name].append(timed(assistant, way, qa, right))
     return {
         "memories": len(known),
         "partitions": sorted({row["partition"] for row in known if "partition" in row}),
-        "questions": len(found["bare"]),
+        "questions": len(measured["bare"]),
         **{
             name: {
                 "first_token_ms": summary([v[0] for v in values]),
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> dict:
                 "right": f"{sum(v[2] for v in values)}/{len(values)}",
                 "right_passage_opened_or_retrieved": f"{sum(v[3] for v in values)}/{len(values)}",
             }
-            for name, values in found.items()
+            for name, values in measured.items()
         },
     }
 
@@ -107,8 +107,8 @@ def timed(assistant: Assistant, way: Callable, qa: dict, right: int) -> tuple[fl
         assistant.base.truncate(0)
         assistant.mix.truncate(0)
     start = time.perf_counter()
-    made, hit = way(qa["q"], right)
+    answer, hit = way(qa["q"], right)
     total = (time.perf_counter() - start) * 1000
-    before = total - made.timings.total_ms  # looking up comes before the first token
-    said = made.text.lower()
-    return before + made.timings.first_token_ms, total, any(a.lower() in said for a in qa["a"]), hit
+    before = total - answer.timings.total_ms  # looking up comes before the first token
+    text = answer.text.lower()
+    return before + answer.timings.first_token_ms, total, any(a.lower() in text for a in qa["a"]), hit

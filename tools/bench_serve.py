@@ -163,11 +163,11 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
 
             def one(item: tuple[tuple[str, str], float | None]) -> None:
                 (model, question), leave = item
-                said, _, _ = ask(port, model, question, leave)
-                if leave is None and said is None:
+                answer, _, _ = ask(port, model, question, leave)
+                if leave is None and answer is None:
                     refused[0] += 1
-                elif leave is None and said != alone[model, question]:
-                    wrong.append([model, question, said, alone[model, question]])
+                elif leave is None and answer != alone[model, question]:
+                    wrong.append([model, question, answer, alone[model, question]])
 
             seconds = 0.0
             for start in range(0, len(work), 100):
@@ -193,8 +193,8 @@ def sigterm(process: subprocess.Popen[bytes], port: int, asks: list, alone: dict
 
     def one(item: tuple[str, str]) -> None:
         try:
-            said = ask(port, *item)[0]
-            outcomes.append("whole" if said == alone[item] else "refused" if said is None else "cut")
+            answer = ask(port, *item)[0]
+            outcomes.append("whole" if answer == alone[item] else "refused" if answer is None else "cut")
         except (OSError, http.client.HTTPException):
             outcomes.append("refused")
 
@@ -213,7 +213,7 @@ def sigterm(process: subprocess.Popen[bytes], port: int, asks: list, alone: dict
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     gguf = resolve_model("smollm2").gguf
-    found: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         Bank.create(Path(folder) / "one", "smollm2").close()
         ports = {"megart": free_port(), "llama_cpp.server": free_port()}
@@ -239,13 +239,13 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                         work,
                         lambda question, port=port, rows=rows: rows.append(ask(port, "smollm2", question)),
                     )
-                    one = found.setdefault(f"{clients} clients", {}).setdefault(
+                    one = groups.setdefault(f"{clients} clients", {}).setdefault(
                         name, {"seconds": 0.0, "first": [], "n": 0}
                     )
                     one["seconds"] += seconds
-                    one["n"] += sum(said is not None for said, _, _ in rows)
+                    one["n"] += sum(answer is not None for answer, _, _ in rows)
                     one["first"] += [first for _, first, _ in rows if first]
-    for group in found.values():
+    for group in groups.values():
         for one in group.values():
             one["requests_per_second"] = round(one["n"] / one["seconds"], 3)
             one["first_token_ms"] = round(statistics.median(one.pop("first")) * 1000, 1)
@@ -253,7 +253,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         group["ratio"] = round(
             group["megart"]["requests_per_second"] / group["llama_cpp.server"]["requests_per_second"], 3
         )
-    return found
+    return groups
 
 
 def machine() -> dict[str, Any]:
@@ -282,11 +282,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.requests = args.requests or {"load": 1000, "speed": 40}[args.section]
-    made = {"command": " ".join(["python tools/bench_serve.py", *sys.argv[1:]]), "machine": machine()}
-    made |= load(args) if args.section == "load" else speed(args)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**kept, args.section: made}, indent=1) + "\n")
-    print(json.dumps(made, indent=1))
+    result = {"command": " ".join(["python tools/bench_serve.py", *sys.argv[1:]]), "machine": machine()}
+    result |= load(args) if args.section == "load" else speed(args)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**results, args.section: result}, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

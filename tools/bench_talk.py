@@ -64,23 +64,23 @@ def recite(_: argparse.Namespace) -> dict:
             "one memory, at most 7 guesses": ask(7),
             "one memory, at most 31 guesses": ask(31),
         }
-        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in variants}
+        measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in variants}
         same = []
         for round_ in range(ROUNDS + 1):
             for question in (q for of_one in questions for q in of_one):
-                made = {name: variant(question) for name, variant in variants.items()}
-                if not round_ or any(len(x.tokens) < 8 for x in made.values()):
+                answers = {name: variant(question) for name, variant in variants.items()}
+                if not round_ or any(len(x.tokens) < 8 for x in answers.values()):
                     continue
-                if any(len(x.memories) != (name != "bare") for name, x in made.items()):
+                if any(len(x.memories) != (name != "bare") for name, x in answers.items()):
                     continue
                 if round_ == 1:  # greedy: the others say the same
-                    same.append(made["one memory"].tokens == made["one memory, token by token"].tokens)
-                for name, x in made.items():
+                    same.append(answers["one memory"].tokens == answers["one memory, token by token"].tokens)
+                for name, x in answers.items():
                     after = x.timings.total_ms - x.timings.first_token_ms
                     rate = 1000 * (len(x.tokens) - 1) / after
-                    found[name].append((rate, x.timings.total_ms, x.timings.guessed_tokens / len(x.tokens)))
+                    measured[name].append((rate, x.timings.total_ms, x.timings.guessed_tokens / len(x.tokens)))
         costs = assistant.on_model(lambda: batches(assistant.base))
-    columns = {name: np.array(rows).T for name, rows in found.items()}
+    columns = {name: np.array(rows).T for name, rows in measured.items()}
     middle = {name: float(np.median(rates)) for name, (rates, _, _) in columns.items()}
     return {
         "tokens_per_second": {name: summary(rates) for name, (rates, _, _) in columns.items()},
@@ -95,7 +95,7 @@ def recite(_: argparse.Namespace) -> dict:
 
 def batches(context: Context) -> dict[str, float]:
     """Milliseconds a token after a prompt of 100: alone, in batches with the logits of each, and read without them."""
-    prompt, made = list(range(400, 500)), {}
+    prompt, times = list(range(400, 500)), {}
 
     def spent(work: Callable[[list[int]], None], size: int) -> float:
         context.truncate(len(prompt))
@@ -108,8 +108,8 @@ def batches(context: Context) -> dict[str, float]:
     for name, work, sizes in (("guessed", context.decode_every, (4, 8, 16, 32)), ("read", context.decode, (1, 8, 16))):
         for size in sizes:
             values = [spent(work, size) for _ in range(16)][1:]
-            made["one alone" if size == 1 else f"{size} {name}"] = round(float(np.median(values)), 2)
-    return made
+            times["one alone" if size == 1 else f"{size} {name}"] = round(float(np.median(values)), 2)
+    return times
 
 
 def turns(_: argparse.Namespace) -> dict:
@@ -134,10 +134,10 @@ def turns(_: argparse.Namespace) -> dict:
                     messages.append({"role": "user", "content": questions[(talk + turn) % len(questions)][turn % 3]})
                     began, heard = time.perf_counter(), []
                     stream = assistant.stream(messages, mode=verb, max_tokens=TOKENS)
-                    made = stream.wait(lambda _, heard=heard: heard.append(time.perf_counter()))
+                    answer = stream.wait(lambda _, heard=heard: heard.append(time.perf_counter()))
                     ended.append((time.perf_counter() - began) * 1000)
                     spent.append(((heard or [time.perf_counter()])[0] - began) * 1000)
-                    messages.append({"role": "assistant", "content": made.text})
+                    messages.append({"role": "assistant", "content": answer.text})
                     time.sleep(ways[way])
                 first[verb, way].append(spent)
                 whole[verb, way].append(ended)

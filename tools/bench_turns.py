@@ -59,9 +59,9 @@ def turns(budget: int | None) -> dict[str, float]:
             for turn in range(TURNS):
                 for talk in talks:
                     read.clear()
-                    made = talk.ask(f"Question {turn}: what else is there?", max_tokens=8)
-                    tokens.append(sum(read) - len(made.tokens) + 1)
-                    first.append(made.timings.first_token_ms)
+                    answer = talk.ask(f"Question {turn}: what else is there?", max_tokens=8)
+                    tokens.append(sum(read) - len(answer.tokens) + 1)
+                    first.append(answer.timings.first_token_ms)
                     time.sleep(0.3)  # the base reads ahead
             return {"prompt_tokens_read": statistics.median(tokens[2:]), "first_token_ms": statistics.median(first[2:])}
 

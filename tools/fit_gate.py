@@ -150,10 +150,10 @@ def compositional(bench: Bench) -> Iterator[Row | None]:
     for row, question in zip(mine, questions):
         members = bench.of(row["partition"])
         for bank, ids in ((bench.bank(members), [bench.wiki[m]["id"] for m in members]), together):
-            found = [ask(bank, "two memories", question, ids.index(id)) for id in row["paragraph_ids"]]
-            if all(found):
-                found = [replace(one, beside=other.right) for one, other in (found, found[::-1])]
-            yield from found
+            both = [ask(bank, "two memories", question, ids.index(id)) for id in row["paragraph_ids"]]
+            if all(both):
+                both = [replace(one, beside=other.right) for one, other in (both, both[::-1])]
+            yield from both
 
 
 def generic(texts: Sequence[str]) -> list[str]:
@@ -175,16 +175,16 @@ def fictional(bench: Bench) -> Iterator[Row | None]:
         yield ask(rest, "fictional left out", question, None)
 
 
-def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+def fit(examples: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """(weights, against), in the order of their names."""
-    counts = {kind: sum(row.kind == kind for row in found) for kind in SHARES}
-    importance = np.array([SHARES[row.kind] / counts[row.kind] for row in found])
+    counts = {kind: sum(row.kind == kind for row in examples) for kind in SHARES}
+    importance = np.array([SHARES[row.kind] / counts[row.kind] for row in examples])
     importance /= importance.sum()
-    starts = np.r_[0, np.cumsum([len(row.evidence.rows) for row in found])[:-1]]
-    owner = np.repeat(np.arange(len(found)), [len(row.evidence.rows) for row in found])
-    features = np.concatenate([row.evidence.features for row in found])
-    named = np.array([row.right != NONE for row in found])
-    right = starts + np.array([max(row.right, 0) for row in found])
+    starts = np.r_[0, np.cumsum([len(row.evidence.rows) for row in examples])[:-1]]
+    owner = np.repeat(np.arange(len(examples)), [len(row.evidence.rows) for row in examples])
+    features = np.concatenate([row.evidence.features for row in examples])
+    named = np.array([row.right != NONE for row in examples])
+    right = starts + np.array([max(row.right, 0) for row in examples])
     weights = np.array([*WEIGHTS.values(), *AGAINST.values()])
     width = len(WEIGHTS)
     bounds = [
@@ -192,7 +192,7 @@ def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
         for name in (*WEIGHTS, *AGAINST)
     ]
     for _ in range(ROUNDS):  # which candidate margins decides the features against all of them
-        against = np.stack([row.evidence.against(row.evidence.features @ weights[:width]) for row in found])
+        against = np.stack([row.evidence.against(row.evidence.features @ weights[:width]) for row in examples])
 
         def loss(w: np.ndarray, against: np.ndarray = against) -> tuple[float, np.ndarray]:
             scores = features @ w[:width] + (against @ w[width:])[owner]
@@ -210,20 +210,20 @@ def fit(found: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     return weights[:width], weights[width:]
 
 
-def fit_partner(found: Sequence[Row], weights: np.ndarray) -> np.ndarray:
+def fit_partner(examples: Sequence[Row], weights: np.ndarray) -> np.ndarray:
     """The weights of ``partner``, in the order of their names: questions that need two against those about one."""
     kinds, features, truth = [], [], []
-    for row in found:
+    for row in examples:
         if row.kind not in PARTNER_SHARES:
             continue
         scores = row.evidence.features @ weights
         best = int(scores.argmax())
-        other, made = row.evidence.partner(best, scores)
+        other, values = row.evidence.partner(best, scores)
         right = {row.right, row.beside} == {best, other}
         if row.beside != NONE and not right:
             continue  # neither the rule's fault nor its example
         kinds.append(row.kind)
-        features.append(made)
+        features.append(values)
         truth.append(right)
     x, y = np.stack(features), np.array(truth)
     share = np.array([PARTNER_SHARES[kind] / kinds.count(kind) for kind in kinds])
@@ -243,13 +243,13 @@ def fit_reading(bench: Bench) -> None:
         for question, owner in zip(questions, owners):
             if owner % 2:
                 continue
-            found = bank.find_once(question)
-            asked[name].append(found.rows[0] == owner)
-            places = rerank.near(found, gate.GatePolicy())
+            candidates = bank.find_once(question)
+            asked[name].append(candidates.rows[0] == owner)
+            places = rerank.near(candidates, gate.GatePolicy())
             if places:
                 gains = partial(bench.reader.gains, question.reading.text)
-                nats = rerank.looks(found, places, texts.said.__getitem__, gains)
-                looked[name].append((found.scores[places], np.array(nats), found.rows[places] == owner))
+                nats = rerank.looks(candidates, places, texts.said.__getitem__, gains)
+                looked[name].append((candidates.scores[places], np.array(nats), candidates.rows[places] == owner))
         bench.reader.keep_gains()
     told = {name: [row for row in rows if row[2].any()] for name, rows in looked.items()}
 
@@ -278,15 +278,15 @@ def main() -> None:
     if args.reading:
         return fit_reading(Bench(args.data, Reader(args.cache)))
     every = [*collect(Bench(args.data, Reader(args.cache)))]
-    found = [row for row in every if row is not None]
-    print(f"{len(found)} rows; of {len(every) - len(found)} the right memory is no candidate")
-    weights, against = fit(found)
+    examples = [row for row in every if row is not None]
+    print(f"{len(examples)} rows; of {len(every) - len(examples)} the right memory is no candidate")
+    weights, against = fit(examples)
     for name, names, values in (("WEIGHTS", WEIGHTS, weights), ("AGAINST", AGAINST, against)):
         print(name, "=", json.dumps({n: round(float(v), 3) for n, v in zip(names, values)}, indent=4))
-    beside = dict(zip(partner.WEIGHTS, (round(float(v), 1) for v in fit_partner(found, weights))))
+    beside = dict(zip(partner.WEIGHTS, (round(float(v), 1) for v in fit_partner(examples, weights))))
     print("partner.WEIGHTS =", json.dumps(beside, indent=4))
     named, other = dict(zip(WEIGHTS, weights)), dict(zip(AGAINST, against))
-    judged = [(row, row.evidence.weighed(named, other)) for row in found]
+    judged = [(row, row.evidence.weighed(named, other)) for row in examples]
     sure = [1 - c.p_none for row, c in judged if row.kind == "own"]
     threshold = float(np.quantile(sure, 1 - OPEN))
     print(f"threshold = {threshold:.3f}")

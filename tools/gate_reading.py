@@ -67,23 +67,23 @@ class Reader:
         self.engine = Engine(resolve_model("smollm2"))
         layer = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
         self.context = Context(self.engine, size=2048, watch=layer, stop=True)
-        self.whitening = self._kept("whitening", lambda: embed.learn_whitening(self.context))
+        self.whitening = self._cached("whitening", lambda: embed.learn_whitening(self.context))
         self.prior = embed.UnigramPrior(self.engine)
         self._last: Context | None = None
         self._likelihood = Likelihood(lambda: self.small)
-        self._gains: dict[tuple[str, tuple[str, ...], int], list[np.ndarray]] = self._kept("gains", dict)
-        found = sentence_embedder()
-        self._minilm = found[1] if found else (lambda lines: np.zeros((len(lines), 1), np.float32))
+        self._gains: dict[tuple[str, tuple[str, ...], int], list[np.ndarray]] = self._cached("gains", dict)
+        embedder = sentence_embedder()
+        self._minilm = embedder[1] if embedder else (lambda lines: np.zeros((len(lines), 1), np.float32))
 
-    def _kept(self, name: str, make: Callable[[], object]):  # type: ignore[no-untyped-def]
+    def _cached(self, name: str, make: Callable[[], object]):  # type: ignore[no-untyped-def]
         path = self.cache / f"{name}.pickle" if self.cache else None
         if path and path.exists():
             return pickle.loads(path.read_bytes())
-        made = make()
+        value = make()
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pickle.dumps(made))
-        return made
+            path.write_bytes(pickle.dumps(value))
+        return value
 
     @cached_property
     def small(self) -> Context:
@@ -110,9 +110,9 @@ class Reader:
             old = np.stack([self._paper(line) for line in lines]) if paper else None
             return Texts(np.stack(means), tokens, [], np.asarray(self._minilm(lines)), old)
 
-        kept = self._kept(f"texts-{name}", make)
+        encoded = self._cached(f"texts-{name}", make)
         words = [gate.sequence(text, title) for text, title in memories]
-        return replace(kept, words=words, said=[text for text, _ in memories])
+        return replace(encoded, words=words, said=[text for text, _ in memories])
 
     def gains(self, question: str, groups: Sequence[Sequence[str]], tokens: int) -> list[list[np.ndarray]]:
         """What *question* adds to the log-probability of the tokens of each group's passages, remembered."""
@@ -138,8 +138,8 @@ class Reader:
             old = [self._paper(text) if paper else None for text in questions]
             return [Asked(r, v, p) for r, v, p in zip(readings, vectors, old)]
 
-        kept = self._kept(f"questions-{name}", make)
-        return [replace(asked, reading=self._worded(asked.reading)) for asked in kept]
+        encoded = self._cached(f"questions-{name}", make)
+        return [replace(asked, reading=self._worded(asked.reading)) for asked in encoded]
 
     def _worded(self, reading: embed.EncodedQuestion) -> embed.EncodedQuestion:
         """With its words read anew: what is kept of a question is what the base made of it."""
@@ -177,8 +177,8 @@ class Bank:
             return self.index.keys.astype(np.float32) @ query
         if method == "minilm":
             return self.texts.minilm @ asked.minilm
-        count, found = len(self.index), self.index.lexicon.df(question.terms)
-        idf = np.log((count - found + 0.5) / (found + 0.5) + 1).astype(np.float32)
+        count, frequencies = len(self.index), self.index.lexicon.df(question.terms)
+        idf = np.log((count - frequencies + 0.5) / (frequencies + 0.5) + 1).astype(np.float32)
         bm25 = self.index.lexicon.bm25(question.terms, idf)
         return bm25 if method == "bm25" else _standard(bm25) + _standard(self.texts.minilm @ asked.minilm)
 
@@ -188,15 +188,15 @@ class Bank:
 
     def find(self, asked: Asked) -> gate.Candidates:
         """The default gate's candidates, as an Assistant would have them."""
-        found = self.find_once(asked)
+        candidates = self.find_once(asked)
         gains = partial(self._reader.gains, asked.reading.text)
-        return gate.rerank.rerank(found, gate.GatePolicy(), self.texts.said.__getitem__, gains)
+        return gate.rerank.rerank(candidates, gate.GatePolicy(), self.texts.said.__getitem__, gains)
 
     def top(self, asked: Asked, method: str) -> tuple[list[int], float]:
         """The two best memories and how sure the method is that one applies (more is surer)."""
         if method == "default":
-            found = self.find(asked)
-            return found.rows[:2].tolist(), 1 - found.p_none
+            candidates = self.find(asked)
+            return candidates.rows[:2].tolist(), 1 - candidates.p_none
         scores = self.scores(asked, method)
         order = np.argsort(-scores, kind="stable")[:2]
         return order.tolist(), float(scores[order[0]])

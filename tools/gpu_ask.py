@@ -52,7 +52,7 @@ def slots(layers: int) -> tuple[str, bool]:
     engine = Engine(resolve_model("smollm2"), gpu_layers=layers)
     adapter = noise(engine)
     prompt = engine.prompt([{"role": "user", "content": "Who tunes the church bells?"}])
-    found, took, way, there = {}, {}, "", 0
+    logits, took, way, there = {}, {}, "", 0
     for in_place in (True, False):
         context = Context(engine, size=512)
         slot = Slot(context)
@@ -64,19 +64,19 @@ def slots(layers: int) -> tuple[str, bool]:
         took[in_place] = (time.perf_counter() - started) / INSTALLS * 1000
         context.truncate(0)
         context.decode(prompt.tokens)
-        found[in_place] = context.logits()
+        logits[in_place] = context.logits()
         if in_place:
             way = "in place" if slot.in_place else "FELL BACK to reloading"
             there = len(slot.layout.device) if slot.layout else 0
         slot.close()
         context.close()
     engine.close()
-    differ = float(np.abs(found[True] - found[False]).max())
+    differ = float(np.abs(logits[True] - logits[False]).max())
     line = (
         f"{layers} layers: slot {way}, {there} of {len(adapter.tensors)} matrices in device memory, logits differ by "
         f"{differ:.2g}, install {took[True]:.1f} ms, reload {took[False]:.1f} ms"
     )
-    return line, bool(np.isfinite(found[True]).all() and differ < CLOSE and way == "in place")
+    return line, bool(np.isfinite(logits[True]).all() and differ < CLOSE and way == "in place")
 
 
 def states(layers: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def states(layers: int) -> np.ndarray:
 
 def answers(layers: int, folder: Path) -> tuple[list[int], list[int]]:
     """A bank of one memory, opened by hand: the tokens of its answer in place and by reloading."""
-    said = []
+    tokens = []
     for in_place in (True, False):
         with (
             Bank.create(folder / f"{layers}-{in_place}", resolve_model("smollm2")) as bank,
@@ -104,8 +104,8 @@ def answers(layers: int, folder: Path) -> tuple[list[int], list[int]]:
             key = assistant.key(TEXT)
             bank.add(Memory(TEXT, id="bells"), key=key, adapter=adapter, recipe="noise", activated=True, rank=RANK)
             scope = Scope(gates={"bells": 1.0})
-            said.append(assistant.direct("Who tunes the church bells?", max_tokens=16, scope=scope).tokens)
-    return said[0], said[1]
+            tokens.append(assistant.direct("Who tunes the church bells?", max_tokens=16, scope=scope).tokens)
+    return tokens[0], tokens[1]
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ def main() -> int:
             problems = [problem.message for problem in bank.verify()]
             torn = [id for id, text in expected.items() if bank.adapter_bytes(id) != adapter_of(text)]
     wrong = [line for result in told for line in result["wrong"]]
-    made = {
+    report = {
         "seconds": args.seconds,
         **{
             f"{kind}s": {
@@ -128,7 +128,7 @@ def main() -> int:
         "wrong": len(wrong),
         "wrong_examples": wrong[:5],
     }
-    print(json.dumps(made, indent=2))
+    print(json.dumps(report, indent=2))
     return 1 if lost or torn or problems or wrong else 0
 
 

@@ -53,7 +53,7 @@ def value(kind: str, rng: random.Random) -> str:
     def letters(n: int) -> str:
         return "".join(rng.choice("ABCDEFGHKLMPRSTVWX") for _ in range(n))
 
-    made = {
+    makers = {
         "name": lambda: rng.choice(FIRST) + (f" {rng.choice(LAST)}" if rng.random() < 0.5 else ""),
         "company": lambda: f"{rng.choice(FIRMS)} {rng.choice(KINDS)}" if rng.random() < 0.6 else rng.choice(FIRMS),
         "town": lambda: rng.choice(TOWNS),
@@ -93,7 +93,7 @@ def value(kind: str, rng: random.Random) -> str:
         "pet": lambda: rng.choice(PETS),
         "product": lambda: f"{rng.choice(BRANDS)} {rng.choice((str(rng.randint(2, 900)), letters(1) + digits(1)))}",
     }
-    return made[kind]()
+    return makers[kind]()
 
 
 def fill(row: dict, rng: random.Random, general: list[str]) -> dict:
@@ -102,10 +102,10 @@ def fill(row: dict, rng: random.Random, general: list[str]) -> dict:
     used: set[str] = set()
     for kind, number in _SLOT.findall(json.dumps(row, ensure_ascii=False)):
         while kind + number not in values:
-            made = value(kind, rng)
-            if made not in used:
-                values[kind + number] = made
-                used.add(made)
+            filling = value(kind, rng)
+            if filling not in used:
+                values[kind + number] = filling
+                used.add(filling)
 
     def say(text: str) -> str:
         return _SLOT.sub(lambda m: values[m[1] + m[2]], text)
@@ -143,14 +143,14 @@ def bank(path: Path, rng: random.Random, general: list[str]) -> list[dict]:
             alike[number] = -1
             for other in np.argsort(-alike)[:2]:
                 strangers[other].append((float(alike[other]), qa["q"]))
-    made = []
+    entries = []
     for row, asked in zip(rows, strangers, strict=True):
         nearest = [q for _, q in sorted(asked, reverse=True)[:SIBLINGS]]
         unanswered = row["near"] + nearest + rng.sample(general, min(1, len(general)))
-        made.append(
+        entries.append(
             {**{key: row[key] for key in ("id", "text", "title", "qa")}, "bank": path.stem, "unanswered": unanswered}
         )
-    return made
+    return entries
 
 
 def main() -> None:

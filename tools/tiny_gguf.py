@@ -167,8 +167,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("f32", "f16"), default="f32")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    made = make(options.out, options.arch, options.dtype, options.seed)
-    print(f"{made}: {made.stat().st_size} bytes")
+    path = make(options.out, options.arch, options.dtype, options.seed)
+    print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
