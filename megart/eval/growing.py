@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..adapter import Adapter, read_adapter, write_adapter
+from ..adapter import Adapter, write_adapter
 from ..bank import Bank, Memory
 from ..quant import shape
 from .run import PartitionBank
@@ -30,32 +30,30 @@ def copy_memory(source: PartitionBank, target: Bank, id: str, new_id: str | None
     )
 
 
-def synthetic_adapter(like: Path, rank: int = 1, seed: int = 0) -> tuple[bytes, bool]:
-    """A valid adapter of noise on the first target of the adapter file *like*; its bytes."""
-    model = read_adapter(like)
+def synthetic_adapter(like: Adapter, rank: int = 1, seed: int = 0) -> tuple[bytes, bool]:
+    """A valid adapter of noise on the first target of *like*; its bytes."""
     random = np.random.default_rng(seed)
-    name, (a, b) = next(iter(model.tensors.items()))
+    name, (a, b) = next(iter(like.tensors.items()))
     tensors = {
         name: (
             random.normal(0, 1e-4, (rank, shape(a)[1])).astype(np.float16),
             random.normal(0, 1e-4, (shape(b)[0], rank)).astype(np.float16),
         )
     }
-    tokens = list(model.invocation_tokens)
-    return write_adapter(Adapter(model.arch, float(rank), tensors, tokens, {})), bool(tokens)
+    tokens = list(like.invocation_tokens)
+    return write_adapter(Adapter(like.arch, float(rank), tensors, tokens, {})), bool(tokens)
 
 
-def noise_like(like: Path, rank: int, seed: int = 0) -> bytes:
+def noise_like(like: Adapter, rank: int, seed: int = 0) -> bytes:
     """An adapter of noise with all the targets of *like* and another rank: for timing only."""
-    model = read_adapter(like)
     random = np.random.default_rng(seed)
     tensors = {}
-    for name, (a, b) in model.tensors.items():
+    for name, (a, b) in like.tensors.items():
         tensors[name] = (
             random.normal(0, 1e-3, (rank, shape(a)[1])).astype(np.float16),
             random.normal(0, 1e-3, (shape(b)[0], rank)).astype(np.float16),
         )
-    return write_adapter(Adapter(model.arch, float(rank), tensors, list(model.invocation_tokens), {}))
+    return write_adapter(Adapter(like.arch, float(rank), tensors, list(like.invocation_tokens), {}))
 
 
 def add_strangers(

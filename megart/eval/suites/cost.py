@@ -14,7 +14,6 @@ from statistics import median
 from typing import Any
 
 from ... import prompts, recipes
-from ...adapter import read_adapter
 from ...bank import Bank
 from ...errors import DependencyError, MemorizeError
 from ...gate import GatePolicy
@@ -122,8 +121,8 @@ def _base(run: Run, name: str) -> Row:
 def _mega(run: Run, name: str, rank: int, k: int) -> Row:
     """A bank of as many noise memories as there are questions and more; the policy opens exactly *k*."""
     taught = run.taught(name)
-    like = taught.bank.adapter_path(taught.known[0].id)
-    activated = bool(read_adapter(like).invocation_tokens)
+    like = taught.bank.adapter(taught.known[0].id)
+    activated = bool(like.invocation_tokens)
     folder = run.options.work / "banks" / f"{name}-noise-{rank}"
     policy = replace(GatePolicy(), threshold=-1.0, top_k=k, min_gate=0.0)
     with Bank.create(folder, run.model, exist_ok=True) as bank:

@@ -94,7 +94,7 @@ class _Scale:
         self.run.close_desk()
         room = count - learnt
         if room > 0:
-            like = taught.bank.adapter_path(self.real[0].id)
+            like = taught.bank.adapter(self.real[0].id)
             adapter, activated = growing.synthetic_adapter(like)
             texts = self.strangers()
             growing.add_strangers(taught, (t for t, _ in zip(texts, range(room), strict=False)), adapter, activated, 0)
