@@ -159,8 +159,8 @@ class Index:
         vectors = self.vectors if meaning is not None else None
         meant = vectors.scan(meaning, threads) if vectors is not None and meaning is not None else None
         rows = _best(bm25, dense, meant, allowed)
-        found, shares = self.lexicon.match(question.terms, idf, question.pairs, rows, KIN)
-        present = (found == _ITSELF).astype(np.float64)
+        matches, shares = self.lexicon.match(question.terms, idf, question.pairs, rows, KIN)
+        present = (matches == _ITSELF).astype(np.float64)
         _, pairs, related = shares.T / total
         covered = present @ idf
         names = _Names(question, present, idf, frequency)
@@ -190,8 +190,8 @@ class Index:
         """Does memory *row* hold a word of each of *names*?"""
         question, _ = self.corrected(question)
         idf = np.ones(len(question.terms), np.float32)
-        found, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
-        return all((found[0][list(name)] == _ITSELF).any() for name in names)
+        matches, _ = self.lexicon.match(question.terms, idf, question.pairs, np.array([row], np.int64))
+        return all((matches[0][list(name)] == _ITSELF).any() for name in names)
 
     def corrected(self, question: QuestionWords) -> tuple[QuestionWords, dict[str, str]]:
         """*question* with words that nobody knows read as words of the bank that are one slip away, and which as what."""
@@ -202,7 +202,7 @@ class Index:
             if len(word) < SHORTEST or not word.isalpha():
                 continue
             near = typos(word)
-            meant = np.array([term_hash(stem(made)) for made in near], np.uint32)
+            meant = np.array([term_hash(stem(form)) for form in near], np.uint32)
             there = np.flatnonzero(self.lexicon.df(meant))
             if len(there):
                 terms[i], read_as[question.words[i]] = meant[there[0]], near[there[0]]
@@ -224,8 +224,8 @@ class Index:
         starts = np.zeros(len(tokens) + 1, np.int64)
         np.cumsum([len(t) for t in tokens], out=starts[1:])
         known = np.ascontiguousarray(present[:, owner].astype(np.uint8))
-        found = _core.late_interaction(states, weights, known, np.concatenate(tokens), starts)
-        return found * min(1.0, float(idf.sum()) / LEAST)
+        likeness = _core.late_interaction(states, weights, known, np.concatenate(tokens), starts)
+        return likeness * min(1.0, float(idf.sum()) / LEAST)
 
 
 @dataclass(frozen=True)
@@ -268,12 +268,12 @@ class Evidence:
     def weighed(self, weights: Mapping[str, float], against: Mapping[str, float]) -> Candidates:
         """The candidates by their scores, best first."""
         parts, names = self.features * np.array([*weights.values()]), [*weights]
-        said_by_words = parts.sum(axis=1)
+        alone = parts.sum(axis=1)
         if self.meant is not None:
             parts, names = np.column_stack([parts * self.share, self.meant]), [*names, "meaning"]
         order = np.argsort(-parts.sum(axis=1), kind="stable")
-        other, found = self.partner(int(order[0]), said_by_words)
-        paired = partner.needed(found)
+        other, features = self.partner(int(order[0]), alone)
+        paired = partner.needed(features)
         nothing = float(self._against(int(order[0]), paired) @ np.array([*against.values()]))
         parts = np.column_stack([parts, np.full(len(parts), self.share * nothing)])[order]
         scores = parts.sum(axis=1)
@@ -283,12 +283,12 @@ class Evidence:
         p = powers / everything
         place = int(np.flatnonzero(order == other)[0]) if paired else None
         p_none = float(np.exp(-top) / everything)
-        said = ~self.question.asking
-        telling = dict(zip(self.question.terms[said].tolist(), self.idf[said].tolist()))
+        tells = ~self.question.asking
+        telling = dict(zip(self.question.terms[tells].tolist(), self.idf[tells].tolist()))
         return Candidates(
             self.rows[order], scores, p, p_none, parts, place, (*names, "against"), self.read_as, telling,
             None if self.meant is None else self.meant[order],
-            None if self.meant is None else (said_by_words + nothing)[order],
+            None if self.meant is None else (alone + nothing)[order],
         )  # fmt: skip
 
 

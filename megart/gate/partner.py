@@ -48,6 +48,6 @@ def features(
     return other, np.array([1.0, gain[other] / _UNIT, side[other] / _UNIT, behind / _UNIT, float(named[other])])
 
 
-def needed(found: np.ndarray, weights: Mapping[str, float] = WEIGHTS) -> bool:
-    """Whether a candidate with the features *found* is more likely needed than not."""
-    return float(found @ np.array([*weights.values()])) > 0
+def needed(values: np.ndarray, weights: Mapping[str, float] = WEIGHTS) -> bool:
+    """Whether a candidate with the features *values* is more likely needed than not."""
+    return float(values @ np.array([*weights.values()])) > 0

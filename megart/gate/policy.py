@@ -58,9 +58,9 @@ def decide(candidates: Candidates, policy: GatePolicy) -> list[Gated]:
     powers = np.exp(policy.beta * (scores - scores[0]))
     gates = powers / powers.sum()
     order = np.argsort(-gates, kind="stable")[: policy.top_k]
-    kept = [j for j in order if j == 0 or gates[j] >= policy.min_gate]
-    total = float(sum(gates[j] for j in kept))
-    return [Gated(int(candidates.rows[j]), float(candidates.scores[j]), float(gates[j]) / total) for j in kept]
+    places = [j for j in order if j == 0 or gates[j] >= policy.min_gate]
+    total = float(sum(gates[j] for j in places))
+    return [Gated(int(candidates.rows[j]), float(candidates.scores[j]), float(gates[j]) / total) for j in places]
 
 
 def by_product(query: np.ndarray, keys: np.ndarray, allowed: np.ndarray | None = None) -> Candidates:

@@ -40,8 +40,8 @@ def rerank(candidates: Candidates, policy: GatePolicy, text_of: Callable[[int], 
 
 def looks(candidates: Candidates, places: Sequence[int], text_of: Callable[[int], str], gains: Gains) -> list[float]:
     """Nats that the question lends each of the candidates at *places*: those of the passage that it lends most."""
-    said = [passages(text_of(int(candidates.rows[place])), candidates.telling) for place in places]
-    return [max(map(gain, nats), default=0.0) for nats in gains(said, TOKENS)]
+    groups = [passages(text_of(int(candidates.rows[place])), candidates.telling) for place in places]
+    return [max(map(gain, nats), default=0.0) for nats in gains(groups, TOKENS)]
 
 
 def near(candidates: Candidates, policy: GatePolicy) -> list[int]:
@@ -58,9 +58,9 @@ def near(candidates: Candidates, policy: GatePolicy) -> list[int]:
 
 def passages(text: str, telling: Mapping[int, float]) -> list[str]:
     """The sentences of *text* that hold most of the question; ``telling``: nats of its terms, by their hash."""
-    said = [sentence.strip() for sentence in clauses(text) if sentence.strip()]
-    held = [sum(telling.get(h, 0.0) for h in {term_hash(term(word)) for word in WORD.findall(s)}) for s in said]
-    return [said[i] for i in sorted(range(len(said)), key=lambda i: -held[i])[:SENTENCES]]
+    sentences = [sentence.strip() for sentence in clauses(text) if sentence.strip()]
+    held = [sum(telling.get(h, 0.0) for h in {term_hash(term(word)) for word in WORD.findall(s)}) for s in sentences]
+    return [sentences[i] for i in sorted(range(len(sentences)), key=lambda i: -held[i])[:SENTENCES]]
 
 
 def gain(nats: np.ndarray) -> float:

@@ -96,11 +96,11 @@ def term_hash(text: str) -> int:
 def typos(word: str) -> list[str]:
     """What *word* (folded) may have been meant to be: two letters swapped, one wrong, one too many, one missing."""
     cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
-    found = [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
-    found += [a + b[1:] for a, b in cuts if b]
-    found += [a + c + b[1:] for a, b in cuts if b for c in ascii_lowercase]
-    found += [a + c + b for a, b in cuts for c in ascii_lowercase]
-    return [made for made in dict.fromkeys(found) if made != word]
+    forms = [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
+    forms += [a + b[1:] for a, b in cuts if b]
+    forms += [a + c + b[1:] for a, b in cuts if b for c in ascii_lowercase]
+    forms += [a + c + b for a, b in cuts for c in ascii_lowercase]
+    return [form for form in dict.fromkeys(forms) if form != word]
 
 
 # What holds sentences together or asks, in Japanese (all but its nouns is Hiragana), Chinese and Korean.
@@ -114,8 +114,8 @@ def sequence(text: str, title: str | None = None) -> np.ndarray:
     """The hashed words of a memory, title first, 0 after each sentence: uint32 [n]."""
     hashes: list[int] = []
     for part in [title or "", *clauses(text)]:
-        found = [term_hash(term(word)) for word in WORD.findall(part)]
-        hashes += [*found, 0] if found else []
+        terms = [term_hash(term(word)) for word in WORD.findall(part)]
+        hashes += [*terms, 0] if terms else []
     return np.array(hashes, np.uint32)
 
 
@@ -147,14 +147,14 @@ def read_question(
 
     ``known(word)``: whether the language has the word for certain; another may be a slip of the keyboard.
     """
-    found = list(WORD.finditer(text))
-    spoken = language([fold(match.group()) for match in found])
+    matches = list(WORD.finditer(text))
+    spoken = language([fold(match.group()) for match in matches])
     foreign = frozenset() if spoken == "English" else function_words(spoken)
     asked: set[str] = set()  # terms that only make the question
     numbers: dict[str, int] = {}
     words: list[str] = []
     priors, order, spans = [], [], []
-    for match in found:
+    for match in matches:
         key = term(match.group())
         if key not in numbers:
             numbers[key] = len(words)
@@ -175,7 +175,7 @@ def read_question(
         asking=np.array([key in asked for key in numbers], bool),
         prior=np.array(priors, np.float32),
         pairs=np.array(pairs, np.int32).reshape(-1, 2),
-        names=_names(text, found, order, [*numbers], priors, asked, capitals=spoken != "German"),
+        names=_names(text, matches, order, [*numbers], priors, asked, capitals=spoken != "German"),
         spans=tuple(spans),
         known=np.array([known(word) for word in words], bool),
     )
@@ -183,7 +183,7 @@ def read_question(
 
 def _names(
     text: str,
-    found: list[re.Match[str]],
+    matches: list[re.Match[str]],
     order: list[int],
     keys: list[str],
     priors: list[float],
@@ -194,10 +194,10 @@ def _names(
 
     ``capitals``: whether a capital marks a name, as it does not in German.
     """
-    loud = not capitals or any(match.group()[0].isupper() for match in found[1:])
+    loud = not capitals or any(match.group()[0].isupper() for match in matches[1:])
     runs: list[list[int]] = []
     end = -1
-    for place, (match, number) in enumerate(zip(found, order)):
+    for place, (match, number) in enumerate(zip(matches, order)):
         word = match.group()
         marked = (
             (capitals and word[0].isupper())
