@@ -190,7 +190,7 @@ def test_a_follow_up_is_read_with_the_question_it_leans_on(assistant: Assistant)
 
 def test_what_a_question_cost_is_told_by_stage(assistant: Assistant) -> None:
     question = "Where does the spare key hang?"
-    assistant.runtime.reader._kept.clear()
+    assistant.runtime.reader._recitals.clear()
     first, second = assistant.ask(question).timings, assistant.ask(question).timings
     assert first.recall_ms > 5 * second.recall_ms and second.read_ms > 0
     for times in (first, second):

@@ -155,13 +155,13 @@ def test_prefixes_are_kept_within_the_budget_and_the_oldest_go(runtime: Runtime)
         prefixes = PrefixCache(runtime.base)
         for tokens in prompts:
             prefixes.advance(tokens)
-        assert [saved.tokens for saved in prefixes._kept] == prompts[:2]
+        assert [saved.tokens for saved in prefixes._saved] == prompts[:2]
         prefixes.budget = len(prompts[1])
         prefixes.advance(tuple(range(50, 50 + LEAST)))
-        assert [saved.tokens for saved in prefixes._kept] == prompts[2:]
+        assert [saved.tokens for saved in prefixes._saved] == prompts[2:]
         prefixes.budget = 10
         prefixes.advance(prompts[0])
-        assert prefixes._kept == []
+        assert prefixes._saved == []
 
     runtime.call(run)
 
@@ -174,7 +174,7 @@ def test_recitals_do_not_drive_out_what_clients_said(runtime: Runtime) -> None:
         for _ in range(2):
             runtime.hold(recital, runtime.mix)
             runtime.prefixes.advance(tuple(range(5, 5 + 2 * LEAST)), keep=False)
-        assert [saved.tokens for saved in runtime.prefixes._kept] == [talk]
+        assert [saved.tokens for saved in runtime.prefixes._saved] == [talk]
 
     runtime.call(run)
 

@@ -67,7 +67,7 @@ def test_a_recital_that_is_kept_reads_as_one_that_is_new(reader: Reader, engine:
         assert read(reader, text) == alone[text]
     monkeypatch.setattr("megart.runtime.reader.KEPT_BYTES", 1)
     read(reader, "Another text puts both out.")
-    assert len(reader._kept) == 1
+    assert len(reader._recitals) == 1
     for text in (*TEXTS, *TEXTS):
         assert read(reader, text) == alone[text]
 

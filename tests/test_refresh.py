@@ -111,11 +111,11 @@ def test_nothing_is_kept_of_a_memory_that_another_process_forgot(ready: Ready) -
     for record in (first, second):
         assistant.ask("What is it?", scope=Scope(gates={record.id: 1.0}))
     reader = assistant.runtime.reader
-    assert {name[1] for name in reader._kept} == {first.text, second.text}
+    assert {name[1] for name in reader._recitals} == {first.text, second.text}
     with Bank.open(assistant.bank.path) as other:
         other.remove(first.id)
     assistant.gate("What is it?")
-    assert [name[1] for name in reader._kept] == [second.text]
+    assert [name[1] for name in reader._recitals] == [second.text]
     assert not reader.context.tokens
 
 

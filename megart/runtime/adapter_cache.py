@@ -20,18 +20,20 @@ class AdapterCache:
 
     def __init__(self, budget: int | None = None):
         budget = BUDGET if budget is None else budget
-        self._kept: LRUCache[tuple[str, str | None], Adapter] = LRUCache(budget, lambda one: min(one.nbytes, budget))
+        self._adapters: LRUCache[tuple[str, str | None], Adapter] = LRUCache(
+            budget, lambda one: min(one.nbytes, budget)
+        )
 
     def get(self, name: tuple[str, str | None], load: Callable[[], Adapter]) -> Adapter:
         """The adapter of that name; *load* reads it unless it is open already."""
-        if name not in self._kept:
-            self._kept[name] = load()
-        return self._kept[name]
+        if name not in self._adapters:
+            self._adapters[name] = load()
+        return self._adapters[name]
 
     def keep_only(self, names: Collection[tuple[str, str | None]]) -> None:
         """Close what the bank no longer has."""
-        for name in [name for name in self._kept if name not in names]:
-            del self._kept[name]
+        for name in [name for name in self._adapters if name not in names]:
+            del self._adapters[name]
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._adapters)

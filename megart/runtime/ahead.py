@@ -31,9 +31,9 @@ class ParallelPrefill:
         done = len(self._base.tokens)
         if not self._body <= done <= upto - 2:  # never one token alone, see Context.decode
             return
-        said = [*self._before, *tokens]
-        if self._base.match(said, self._base.computes) == done:
-            self._base.decode(said[done:upto])
+        whole = [*self._before, *tokens]
+        if self._base.match(whole, self._base.computes) == done:
+            self._base.decode(whole[done:upto])
 
     def then(self, tokens: Sequence[int], guessed: int) -> None:
         """Another memory goes on, after these *tokens*."""

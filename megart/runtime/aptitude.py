@@ -49,8 +49,8 @@ def measure(runtime: Runtime) -> Aptitude:
             break
         recital = reader.hold(memory["text"], partial(runtime.hold, of_text(runtime.engine, memory["text"])))
         reading = reader.read(recital, qa["q"], memory["title"])
-        said = ask.said(Source("", "", recital.text, reading.span), "sentence")
-        found = reading.span[0] < reading.span[1] and any(_words(answer) <= _words(said) for answer in qa["a"])
+        sentence = ask.said(Source("", "", recital.text, reading.span), "sentence")
+        found = reading.span[0] < reading.span[1] and any(_words(answer) <= _words(sentence) for answer in qa["a"])
         right += found
         asked += 1
     return Aptitude(right, asked, reader.trained)

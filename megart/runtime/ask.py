@@ -265,12 +265,12 @@ def _read_answer(job: Job, outcomes: list[Outcome]) -> Made:
 
 def _put(job: Job, text: str, sources: list[Tried]) -> Made:
     """*text*, all of it words of the *sources*, as the answer."""
-    made = job.put(text, _whole(job))
+    generation = job.put(text, _whole(job))
     answer = Answer(
-        made.text, "ask", _opened(sources), Timings(), made.tokens, made.finish,
+        generation.text, "ask", _opened(sources), Timings(), generation.tokens, generation.finish,
         known=True, grounded=True, sources=_sources(sources),
     )  # fmt: skip
-    return answer, made.first_token
+    return answer, generation.first_token
 
 
 def _whole(job: Job) -> SamplingOptions:
@@ -293,19 +293,19 @@ def _compared(job: Job, outcome: Outcome) -> tuple[str, list[Tried]] | None:
     named = [compare.is_named(option, one.recital.text) for option in (0, 1) for one in outcome.tried]
     if not outcome.found.opens and not (any(named[:2]) and any(named[2:])):
         return None  # about other things than the memories are
-    found: dict[int, tuple[Value, Tried]] = {}
+    by_option: dict[int, tuple[Value, Tried]] = {}
     for one in outcome.tried:
         record = one.candidate.record
         option = compare.option_of(f"{record.title or ''} {one.recital.text}")
         values = compare.values(one.recital.text)
-        if option is None or option in found or not values:
+        if option is None or option in by_option or not values:
             return None
         recall(job.runtime, job.bank, record)
         place = job.runtime.reader.choose(one.recital, question, record.title, [value.span for value in values])
         value = values[place]
-        found[option] = value, replace(one, reading=replace(one.reading, span=value.span))
-    best = compare.best((found[0][0], found[1][0]))
-    return None if best is None else (compare.options[best], [found[best][1], found[1 - best][1]])
+        by_option[option] = value, replace(one, reading=replace(one.reading, span=value.span))
+    best = compare.best((by_option[0][0], by_option[1][0]))
+    return None if best is None else (compare.options[best], [by_option[best][1], by_option[1 - best][1]])
 
 
 def _compared_answer(job: Job, winner: str, both: list[Tried]) -> Made:
@@ -332,13 +332,14 @@ def said(source: Source, style: str) -> str:
 def _bound(job: Job, answering: list[Tried]) -> Made:
     """An answer in the form that a grammar gives it: by the bare base, the recited texts in its prompt."""
     texts = [one.recital.text for one in answering]
-    made = job.from_texts(texts)
+    generation = job.from_texts(texts)
     answer = Answer(
-        made.text, "ask", _opened(answering), Timings(prompt_tokens=made.prompt_tokens), made.tokens, made.finish,
-        known=True, grounded=gate.known.grounded(made.text, [*texts, job.request.question]),
+        generation.text, "ask", _opened(answering), Timings(prompt_tokens=generation.prompt_tokens),
+        generation.tokens, generation.finish,
+        known=True, grounded=gate.known.grounded(generation.text, [*texts, job.request.question]),
         sources=_sources(answering),
     )  # fmt: skip
-    return answer, made.first_token
+    return answer, generation.first_token
 
 
 def _not_known(job: Job, outcomes: list[Outcome]) -> Made:
@@ -350,14 +351,14 @@ def _not_known(job: Job, outcomes: list[Outcome]) -> Made:
     if job.request.on_known is not None:
         job.request.on_known(known, nearest)
     if job.request.strict and known is False:
-        made = job.put(NOT_KNOWN, _whole(job))
+        generation = job.put(NOT_KNOWN, _whole(job))
     else:
-        made = job.plain(job.prompt())
+        generation = job.plain(job.prompt())
     answer = Answer(
-        made.text, "ask", [], Timings(prompt_tokens=made.prompt_tokens), made.tokens, made.finish,
-        known=known, nearest=nearest,
+        generation.text, "ask", [], Timings(prompt_tokens=generation.prompt_tokens), generation.tokens,
+        generation.finish, known=known, nearest=nearest,
     )  # fmt: skip
-    return answer, made.first_token
+    return answer, generation.first_token
 
 
 def _opened(answering: list[Tried]) -> list[OpenedMemory]:

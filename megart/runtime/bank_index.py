@@ -43,17 +43,17 @@ class _Rows:
     keys: np.ndarray  # as the gate compares them, f16 or f32 [N, D]
     vectors: np.ndarray | None  # f16 [N, E]
 
-    def with_news(self, news: _Rows, kept: list[int]) -> _Rows:
-        """The rows *kept* of these and those of *news*, in the order the memories came."""
-        seqs = [self.seqs[row] for row in kept] + news.seqs
+    def with_news(self, news: _Rows, remaining: list[int]) -> _Rows:
+        """The rows *remaining* of these and those of *news*, in the order the memories came."""
+        seqs = [self.seqs[row] for row in remaining] + news.seqs
         order = np.argsort(seqs, kind="stable").tolist()
 
         def rows(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
-            both = [old[row] for row in kept] + list(new)
+            both = [old[row] for row in remaining] + list(new)
             return [both[row] for row in order]
 
         def array(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-            return np.concatenate([old[kept], new])[order] if len(new) else old[kept]
+            return np.concatenate([old[remaining], new])[order] if len(new) else old[remaining]
 
         return _Rows(
             sorted(seqs), rows(self.ids, news.ids), rows(self.records, news.records), rows(self.words, news.words),
@@ -158,15 +158,15 @@ class BankIndex:
         if text_embedder is not None:
             text_embedder.close()
         keys = embedders.make_keys(chosen, self.engine, self._encoder, self.prepare)
-        made: dict[str, tuple[Record, np.ndarray, tuple[np.ndarray, np.ndarray]]] = {}
+        by_id: dict[str, tuple[Record, np.ndarray, tuple[np.ndarray, np.ndarray]]] = {}
         while True:  # what another process changes meanwhile is made once more
             revision, records = self.bank.revision, self.bank.records()
             for done, record in enumerate(records, start=1):
-                if record.id not in made or _content(made[record.id][0]) != _content(record):
-                    made[record.id] = record, keys.memory(*_content(record)), self._evidence(*_content(record))
+                if record.id not in by_id or _content(by_id[record.id][0]) != _content(record):
+                    by_id[record.id] = record, keys.memory(*_content(record)), self._evidence(*_content(record))
                 if on_progress:
                     on_progress(done, len(records))
-            entries = {record.id: made[record.id][1:] for record in records}
+            entries = {record.id: by_id[record.id][1:] for record in records}
             try:
                 self.bank.set_keys(entries, {embedders.STATE: chosen.encode()}, revision)
                 break
@@ -208,8 +208,8 @@ class BankIndex:
         rows = self._read(columns, news)
         if news is not None and self._rows is not None:
             read = set(news)
-            kept = [row for row, seq in enumerate(self._rows.seqs) if seq in versions and seq not in read]
-            rows = self._rows.with_news(rows, kept)
+            remaining = [row for row, seq in enumerate(self._rows.seqs) if seq in versions and seq not in read]
+            rows = self._rows.with_news(rows, remaining)
         vectors = None
         if rows.vectors is not None and self.text_embedder is not None:
             vectors = gate.Vectors(rows.vectors, self.text_embedder.family)
@@ -231,7 +231,7 @@ class BankIndex:
     def _read(self, columns: Columns, news: list[int] | None) -> _Rows:
         words = columns.words
         if not isinstance(words, tuple):
-            words = [self._words(columns, row) if found is None else found for row, found in enumerate(words)]
+            words = [self._words(columns, row) if sequence is None else sequence for row, sequence in enumerate(words)]
         keys = columns.ready if columns.keys is None else self._ready(columns.keys)
         assert keys is not None
         return _Rows(columns.seqs, columns.ids, columns.records, words, keys, self._vectors(columns, news))
@@ -282,16 +282,16 @@ class BankIndex:
         else:
             mine, others = self.keys.keys(self.keys.memory(text, title)[None])[0], self.index.keys
             least = gate.versions.ALIKE
-        found = _core.scores(np.ascontiguousarray(mine, np.float32), others, self.engine.threads)
-        found = np.where([record.text == text for record in self.records], -np.inf, found)
-        best = int(found.argmax())
-        return (self.records[best], float(found[best])) if found[best] >= least else None
+        likeness = _core.scores(np.ascontiguousarray(mine, np.float32), others, self.engine.threads)
+        likeness = np.where([record.text == text for record in self.records], -np.inf, likeness)
+        best = int(likeness.argmax())
+        return (self.records[best], float(likeness[best])) if likeness[best] >= least else None
 
     def _complete(self, news: list[int] | None) -> None:
         """Make what the memories *news* lack (an older bank, a new memory, another embedder) and store it."""
         missing = self.bank.without_evidence(news)
         ids = {record.id for record in missing}
-        self._unsaved = {id: kept for id, kept in self._unsaved.items() if id in ids}
+        self._unsaved = {id: entry for id, entry in self._unsaved.items() if id in ids}
         for batch in _batches(missing):
             for record in batch:
                 if record.id not in self._unsaved or _content(self._unsaved[record.id][0]) != _content(record):
@@ -309,17 +309,17 @@ class BankIndex:
         if second is None:
             return
         missing = self.bank.without_vectors(second.name, news)
-        kept, self._unsaved_vectors = self._unsaved_vectors, {}
+        unsaved, self._unsaved_vectors = self._unsaved_vectors, {}
         for batch in _batches(missing):
-            made = []
+            vectors = []
             for record in batch:
-                old = kept.get(record.id)
+                old = unsaved.get(record.id)
                 same = old is not None and _content(old[0]) == _content(record)
-                made.append((record, old[1] if old and same else second.memory(*_content(record))))
+                vectors.append((record, old[1] if old and same else second.memory(*_content(record))))
             try:
-                self.bank.set_vectors(second.name, made)
+                self.bank.set_vectors(second.name, vectors)
             except BankError:
-                self._unsaved_vectors.update((record.id, (record, vector)) for record, vector in made)
+                self._unsaved_vectors.update((record.id, (record, vector)) for record, vector in vectors)
 
     def _vectors(self, columns: Columns, news: list[int] | None) -> np.ndarray | None:
         """By the text embedder, float16 [N, E] in the order of *columns*; None without one."""
@@ -331,12 +331,12 @@ class BankIndex:
             return columns.vectors[1]
         stored = self.bank.vectors(self.text_embedder.name, news)
         unsaved = {id: vector for id, (_, vector) in self._unsaved_vectors.items()}
-        found = [stored.get(id, unsaved.get(id)) for id in columns.ids]
-        sizes = {len(vector) for vector in found if vector is not None}
+        vectors = [stored.get(id, unsaved.get(id)) for id in columns.ids]
+        sizes = {len(vector) for vector in vectors if vector is not None}
         if len(sizes) != 1:
             raise MegartError(f"the bank {self.bank.path} holds vectors of different lengths; run: megart rekey")
         nothing = np.zeros(sizes.pop(), np.float32)  # of a memory that came this moment
-        return np.stack([nothing if vector is None else vector for vector in found]).astype(np.float16)
+        return np.stack([nothing if vector is None else vector for vector in vectors]).astype(np.float16)
 
     def _evidence(self, text: str, title: str | None) -> tuple[np.ndarray, np.ndarray]:
         tokens = embed.memory_tokens(self._encoder(), self.prepare(), self.prior, text, title)
@@ -344,8 +344,8 @@ class BankIndex:
 
     def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:
         ids = [self._ids[row] for row in rows]
-        found = self.bank.tokens([id for id in ids if id not in self._unsaved])
-        stored = iter(found)
+        states = self.bank.tokens([id for id in ids if id not in self._unsaved])
+        stored = iter(states)
         flat = [self._unsaved[id][1][1] if id in self._unsaved else next(stored) for id in ids]
         width = self.prepare().token_width
         return [tokens[: len(tokens) // width * width].reshape(-1, width) for tokens in flat]

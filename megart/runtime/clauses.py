@@ -36,10 +36,10 @@ _RELATIVE = re.compile(
 
 def clauses(question: str) -> list[str]:
     """The questions that *question* asks, each complete in itself: one, or two joined by "and"."""
-    found = _AND.search(question)
-    if found is None:
+    match = _AND.search(question)
+    if match is None:
         return _of_two(question.strip()) or [question]
-    first, second = question[: found.start()].strip(" ,;"), question[found.end() :].strip()
+    first, second = question[: match.start()].strip(" ,;"), question[match.end() :].strip()
     if len(first.split()) < 3 or len(second.split()) < 3 or not _BEGINS.match(first) or _ENDS.search(first):
         return [question]
     return [f"{first}?", f"{second[0].upper()}{second[1:]}"]
@@ -49,16 +49,16 @@ def _of_two(question: str) -> list[str] | None:
     """One thing asked of two others, in English, as two questions."""
     if " or " in question:
         return None
-    if found := _BOTH_ARE.match(question):
-        return [f"{found['asking']} {found['are']} {found[name]}?" for name in ("one", "other")]
-    found = _OF_BOTH.match(question)
-    return found and [f"{found['head']}{found[name]}?" for name in ("one", "other")]
+    if match := _BOTH_ARE.match(question):
+        return [f"{match['asking']} {match['are']} {match[name]}?" for name in ("one", "other")]
+    match = _OF_BOTH.match(question)
+    return match and [f"{match['head']}{match[name]}?" for name in ("one", "other")]
 
 
 def bridge(question: str) -> tuple[str, str] | None:
     """(question to ask first, the rest of *question* that its answer completes), None where it is about nothing else."""
-    found = _RELATIVE.match(question.strip())
-    if found is None:
+    match = _RELATIVE.match(question.strip())
+    if match is None:
         return None
-    asking = "Who" if found["pronoun"].lower() == "who" else f"Which {found['what']}"
-    return f"{asking} {found['clause'].strip()}?", found["before"]
+    asking = "Who" if match["pronoun"].lower() == "who" else f"Which {match['what']}"
+    return f"{asking} {match['clause'].strip()}?", match["before"]

@@ -51,13 +51,13 @@ class Comparison:
     def values(self, text: str) -> list[Value]:
         """The dates or figures in *text*; those that the options name ("level 2") only where there are no others."""
         if self.of_time:
-            found = [_date(match) for match in _DATE.finditer(text)]
+            values = [_date(match) for match in _DATE.finditer(text)]
         else:
             figures = [(m, float(m["figure"].replace(",", ""))) for m in _FIGURE.finditer(text)]
-            found = [Value(m.span("figure"), size, (m["unit"] or "").rstrip("s")) for m, size in figures]
+            values = [Value(m.span("figure"), size, (m["unit"] or "").rstrip("s")) for m, size in figures]
         named = set(WORD.findall(" ".join(self.options)))
-        others = [value for value in found if not set(WORD.findall(text[slice(*value.span)])) <= named]
-        return others or found
+        others = [value for value in values if not set(WORD.findall(text[slice(*value.span)])) <= named]
+        return others or values
 
     def option_of(self, text: str) -> int | None:
         """Which option *text* is about: the one of whose words it has more; None where it has as many of both."""
@@ -93,8 +93,8 @@ def comparison(question: str) -> Comparison | None:
         return None
     if "," in question[: options.start()] or not all(WORD.search(options[name]) for name in ("one", "other")):
         return None  # three things, or none
-    options_said = (options["one"].strip(), options["other"].strip())
-    return Comparison(options_said, greater=bool(more), of_time=bool((more | less) & _OF_TIME))
+    texts = (options["one"].strip(), options["other"].strip())
+    return Comparison(texts, greater=bool(more), of_time=bool((more | less) & _OF_TIME))
 
 
 def _date(match: re.Match[str]) -> Value:

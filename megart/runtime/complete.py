@@ -85,28 +85,28 @@ def complete(
     if scored:
         prefixes.advance((), keep=False)
         scored += _score(base, tokens, 1, logprobs or 0, stream)
-    made = Generation("", [], 0.0, "length")
+    generation = Generation("", [], 0.0, "length")
     if limit and not stream.is_cancelled:
         prefixes.advance(tokens, keep=scored is None, logits=True)
-        made = generate(base, options, stream.put, lambda: stream.is_cancelled)
+        generation = generate(base, options, stream.put, lambda: stream.is_cancelled)
     if scored is not None:
-        scored += _score(base, [*tokens, *_said(base, made)], len(tokens), logprobs or 0, stream)
+        scored += _score(base, [*tokens, *_tokens_with_end(base, generation)], len(tokens), logprobs or 0, stream)
     now = time.perf_counter()
     return Completion(
-        made.text, made.tokens, len(tokens), "cancelled" if stream.is_cancelled else made.finish, scored,
-        ((made.first_token or now) - started) * 1000, (now - started) * 1000,
+        generation.text, generation.tokens, len(tokens), "cancelled" if stream.is_cancelled else generation.finish,
+        scored, ((generation.first_token or now) - started) * 1000, (now - started) * 1000,
     )  # fmt: skip
 
 
-def _said(base: Context, made: Generation) -> list[int]:
+def _tokens_with_end(base: Context, generation: Generation) -> list[int]:
     """The tokens of a continuation, also the one that ends it; without those that a stop text took away."""
-    if made.finish == "stop" and not made.stopped:
+    if generation.finish == "stop" and not generation.stopped:
         best = base.best()
-        return [*made.tokens, best if base.engine.is_end(best) else base.engine.end_of_turn]
-    if not made.stopped:
-        return made.tokens
-    ends = base.engine.ends(made.tokens)
-    return [token for token, end in zip(made.tokens, ends) if end <= len(made.text)]
+        return [*generation.tokens, best if base.engine.is_end(best) else base.engine.end_of_turn]
+    if not generation.stopped:
+        return generation.tokens
+    ends = base.engine.ends(generation.tokens)
+    return [token for token, end in zip(generation.tokens, ends) if end <= len(generation.text)]
 
 
 def _unscored(engine: Engine, token: int) -> ScoredToken:

@@ -27,16 +27,16 @@ class Conversation:
     def ask(self, question: str, *, on_text: Callable[[str], None] | None = None, **options: Any) -> Answer:
         """As :meth:`Assistant.ask`, after all that was said. A cancelled answer is not remembered."""
         messages = [*self.history, {"role": "user", "content": question}]
-        made = self._assistant.chat(messages, on_text=on_text, subject=self._subject, **options)
-        if made.finish != "cancelled":
-            self.add(question, made)
-        return made
+        answer = self._assistant.chat(messages, on_text=on_text, subject=self._subject, **options)
+        if answer.finish != "cancelled":
+            self.add(question, answer)
+        return answer
 
-    def add(self, question: str, made: Answer) -> None:
-        """Remember *made*, the answer to *question*."""
-        self.history += [{"role": "user", "content": question}, {"role": "assistant", "content": made.text}]
-        if made.sources:
-            self._subject = tuple(dict.fromkeys(source.id for source in made.sources))
+    def add(self, question: str, answer: Answer) -> None:
+        """Remember *answer* as the one to *question*."""
+        self.history += [{"role": "user", "content": question}, {"role": "assistant", "content": answer.text}]
+        if answer.sources:
+            self._subject = tuple(dict.fromkeys(source.id for source in answer.sources))
 
     def forget(self) -> None:
         """Begin anew."""

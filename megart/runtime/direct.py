@@ -45,22 +45,25 @@ def direct(job: Job) -> Answer:
         return Answer("", "recall", timings=times, nearest=found.titles)
     if not opened.shown:
         begun = time.perf_counter()
-        made = job.plain(prompt)
+        generation = job.plain(prompt)
     else:
         together = request.combine == "mix" or bool(request.scope.gates) or request.options.gbnf is not None
         opened = opened.of_one_kind() if together else opened
-        made, spent, begun, lost = _take(job, _turns(opened, together), prompt)
+        generation, spent, begun, lost = _take(job, _turns(opened, together), prompt)
         times = replace(times, mix_ms=spent.mix_ms, install_ms=spent.install_ms)
     times = replace(
         times,
-        prefill_ms=ms(begun, made.first_token),
-        first_token_ms=ms(started, made.first_token),
+        prefill_ms=ms(begun, generation.first_token),
+        first_token_ms=ms(started, generation.first_token),
         total_ms=ms(started),
         prompt_tokens=len(prompt.tokens),
-        completion_tokens=len(made.tokens),
-        guessed_tokens=made.guessed,
+        completion_tokens=len(generation.tokens),
+        guessed_tokens=generation.guessed,
     )
-    return Answer(made.text, request.mode, opened.shown, times, made.tokens, made.finish, None, lost, opened.excluded)
+    return Answer(
+        generation.text, request.mode, opened.shown, times, generation.tokens, generation.finish, None, lost,
+        opened.excluded,
+    )  # fmt: skip
 
 
 def irag(job: Job) -> Answer:
@@ -119,16 +122,16 @@ def _take(job: Job, turns: list[_Turn], prompt: Prompt) -> tuple[Generation, Tim
                     break
                 job = job.asking(options=replace(job.request.options, max_tokens=left))
             job.stream.put(between)
-        made, times, installed = _speak(job, turn, prompt, along)
+        generation, times, installed = _speak(job, turn, prompt, along)
         lost = max(lost, runtime.slot.truncation if turn.records else 0.0)
         if whole is None:
-            whole, spent, begun = made, times, installed
+            whole, spent, begun = generation, times, installed
         else:
-            text, tokens = whole.text + between + made.text, whole.tokens + made.tokens
-            guessed = whole.guessed + made.guessed
-            whole = replace(made, text=text, tokens=tokens, first_token=whole.first_token, guessed=guessed)
+            text, tokens = whole.text + between + generation.text, whole.tokens + generation.tokens
+            guessed = whole.guessed + generation.guessed
+            whole = replace(generation, text=text, tokens=tokens, first_token=whole.first_token, guessed=guessed)
         if along:
-            along.then([*made.tokens, *runtime.engine.tokenize(between)], made.guessed)
+            along.then([*generation.tokens, *runtime.engine.tokenize(between)], generation.guessed)
     assert whole is not None
     return whole, spent, begun, lost
 
@@ -140,8 +143,8 @@ def _speak(
     request, runtime = job.request, job.runtime
     started = time.perf_counter()
     if turn.texts:
-        made = job.put("\n\n".join(turn.texts)) if request.mode == "recall" else job.from_texts(turn.texts)
-        return made, Timings(), started
+        generation = job.put("\n\n".join(turn.texts)) if request.mode == "recall" else job.from_texts(turn.texts)
+        return generation, Timings(), started
     if request.mode == "recall" and len(turn.records) == 1:
         prompt = cue_prompt(runtime, job.bank, turn.records[0]) or prompt
     started = time.perf_counter()

@@ -29,25 +29,25 @@ class Draft:
     @cached_property
     def _places(self) -> dict[int, list[tuple[Sequence[int], int]]]:
         """Where each token stands: its text and the place after it."""
-        found: dict[int, list[tuple[Sequence[int], int]]] = {}
+        places: dict[int, list[tuple[Sequence[int], int]]] = {}
         for text in self._make():
             for place, token in enumerate(text[:-1], start=1):
-                found.setdefault(token, []).append((text, place))
-        return found
+                places.setdefault(token, []).append((text, place))
+        return places
 
-    def after(self, said: Sequence[int]) -> list[int]:
-        """What follows *said* in the text where most of its end stands; twice as many tokens as agree, at most."""
+    def after(self, tokens: Sequence[int]) -> list[int]:
+        """What follows *tokens* in the text where most of its end stands; twice as many tokens as agree, at most."""
         best, after = 0, []
-        for text, place in self._places.get(said[-1], ()) if said else ():
-            alike = _alike(text, place, said)
-            if alike > best and (alike >= ALIKE or alike == place == len(said)):
+        for text, place in self._places.get(tokens[-1], ()) if tokens else ():
+            alike = _alike(text, place, tokens)
+            if alike > best and (alike >= ALIKE or alike == place == len(tokens)):
                 best, after = alike, [*text[place : place + min(2 * alike, self._longest)]]
         return after
 
 
-def _alike(text: Sequence[int], place: int, said: Sequence[int]) -> int:
-    """How many tokens before *place* are the last ones of *said*."""
+def _alike(text: Sequence[int], place: int, tokens: Sequence[int]) -> int:
+    """How many tokens before *place* are the last ones of *tokens*."""
     count = 0
-    while count < min(place, len(said)) and text[place - 1 - count] == said[-1 - count]:
+    while count < min(place, len(tokens)) and text[place - 1 - count] == tokens[-1 - count]:
         count += 1
     return count

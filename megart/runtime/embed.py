@@ -101,9 +101,9 @@ class Whitening:
     @classmethod
     def from_bytes(cls, data: bytes) -> Whitening:
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-                matrix = kept["matrix"].astype(np.float32)
-                return cls(int(kept["layer"]), kept["text"], kept["question"], matrix)
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                matrix = arrays["matrix"].astype(np.float32)
+                return cls(int(arrays["layer"]), arrays["text"], arrays["question"], matrix)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BankError(f"the bank's whitening is damaged ({error}); make the bank anew") from error
 
@@ -151,20 +151,20 @@ def corpus() -> list[tuple[str, str]]:
 
 def bank_whitening(bank: Bank, context: Context) -> Whitening:
     """The whitening that belongs to *bank*; one that has none yet gets the base's (seconds, once per base and user)."""
-    kept = bank.get_state(_STATE)
-    if kept is None:
-        made = _base_whitening(context)
-        bank.set_state(_STATE, made.to_bytes())
-        return made
-    return Whitening.from_bytes(kept)
+    data = bank.get_state(_STATE)
+    if data is None:
+        whitening = _base_whitening(context)
+        bank.set_state(_STATE, whitening.to_bytes())
+        return whitening
+    return Whitening.from_bytes(data)
 
 
 def ready_keys(bank: Bank) -> Callable[[np.ndarray], np.ndarray] | None:
     """What makes keys as *bank* stores them, f32 [N, D], those that its gate compares, f16; None where it has no whitening."""
-    kept = bank.get_state(_STATE)
-    if kept is None or bank.get_state("embedder") == b"paper":  # the paper's keys are compared as they are
+    data = bank.get_state(_STATE)
+    if data is None or bank.get_state("embedder") == b"paper":  # the paper's keys are compared as they are
         return None
-    whitening = Whitening.from_bytes(kept)
+    whitening = Whitening.from_bytes(data)
     return lambda means: whitening.keys(means).astype(np.float16)
 
 
@@ -176,14 +176,14 @@ def _base_whitening(context: Context) -> Whitening:
     try:
         return Whitening.from_bytes(path.read_bytes())
     except (OSError, BankError):  # none yet, or damaged
-        made = learn_whitening(context)
+        whitening = learn_whitening(context)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            file.write(made.to_bytes())
+            file.write(whitening.to_bytes())
     except OSError:
         pass
-    return made
+    return whitening
 
 
 class UnigramPrior:
@@ -244,20 +244,20 @@ def memory_tokens(
     prompt = text_prompt(context.engine, text, title)
     context.advance(prompt.body)
     first, last = _inside(context, prompt.span)
-    said, owner_of = _pieces(context, first, last)
-    words = [(m.start(), m.end(), m.group()) for m in WORD.finditer(said)]
+    span_text, owner_of = _pieces(context, first, last)
+    words = [(m.start(), m.end(), m.group()) for m in WORD.finditer(span_text)]
     spans = [
-        (len(said[:a].encode()), len(said[:b].encode()), i)
+        (len(span_text[:a].encode()), len(span_text[:b].encode()), i)
         for i, (a, b, word) in enumerate(words)
         if prior(word) < TOKEN_COMMON
     ]
     owner = owner_of(spans)
-    kept = np.flatnonzero(owner >= 0)[:TOKENS_KEPT]
-    found = whitening.tokens(context.states(first, last)[kept], whitening.text)
-    numbers = np.searchsorted(sentences.clause_ends(said), [words[i][0] for i in owner[kept]])
+    telling = np.flatnonzero(owner >= 0)[:TOKENS_KEPT]
+    states = whitening.tokens(context.states(first, last)[telling], whitening.text)
+    numbers = np.searchsorted(sentences.clause_ends(span_text), [words[i][0] for i in owner[telling]])
     # Also before the first token, when the first sentence has none.
     breaks = np.flatnonzero(np.diff(numbers, prepend=0))
-    return np.insert(found, breaks, 0, axis=0)
+    return np.insert(states, breaks, 0, axis=0)
 
 
 def _inside(context: Context, span: tuple[int, int]) -> tuple[int, int]:

@@ -188,9 +188,9 @@ class GgufEmbedder:
         self._prefixes = ("", "") if self.family == MINILM else ("passage: ", "query: ")
 
     def _embed(self, text: str) -> np.ndarray:
-        found = np.asarray(self._model.embed(text, truncate=True), np.float32)
+        vectors = np.asarray(self._model.embed(text, truncate=True), np.float32)
         # A model without pooling gives a vector a token.
-        return unit(found if found.ndim == 1 else found.mean(axis=0))
+        return unit(vectors if vectors.ndim == 1 else vectors.mean(axis=0))
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
         return self._embed(self._prefixes[0] + _titled(text, title))

@@ -126,13 +126,13 @@ class Engine:
 
         ``text``: what was tokenized; a vocabulary of SentencePiece puts a space before it, which is not counted.
         """
-        decoder, found = self.decoder(), []
+        decoder, ends = self.decoder(), []
         spaced = text is not None and tokens and not text.startswith(" ") and self.piece(tokens[0]).startswith(b" ")
         length = -1 if spaced else 0
         for token in tokens:
             length += len(decoder.decode(self.piece(token)))
-            found.append(length)
-        return found
+            ends.append(length)
+        return ends
 
     def detokenize(self, tokens: Iterable[int]) -> str:
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
@@ -151,9 +151,9 @@ class Engine:
         llama.cpp's own EOT is whichever known name its hash table brings first: on SmolLM2
         <|endoftext|>, although the model ends its turns with <|im_end|>.
         """
-        said = "megart"
-        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
-        ending = self._render(turn, False).rpartition(said)[2]
+        content = "megart"
+        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+        ending = self._render(turn, False).rpartition(content)[2]
         for token in self.tokenize(ending, special=True):
             if self.is_end(token):
                 return token
@@ -241,10 +241,10 @@ class Engine:
     @cached_property
     def _seams(self) -> tuple[list[int], list[int]]:
         """What stands between an assistant's turn and the user's next words, and between these and the answer."""
-        said, asked = "\ue001", "\ue002"
-        turns = [("user", "?"), ("assistant", said), ("user", asked)]
+        answer, asked = "\ue001", "\ue002"
+        turns = [("user", "?"), ("assistant", answer), ("user", asked)]
         rendered = self._render([{"role": role, "content": content} for role, content in turns], True)
-        before, _, after = rendered.partition(said)[2].partition(asked)
+        before, _, after = rendered.partition(answer)[2].partition(asked)
         if not before:
             raise ModelError(f"{self.model.name}: its chat template has no turns of an assistant")
         return self.tokenize(before), self.tokenize(after)

@@ -138,8 +138,8 @@ def anchor(history: Sequence[Mapping[str, str]], prior: Callable[[str], float]) 
 
 def asked(history: Sequence[Mapping[str, str]]) -> list[str]:
     """The last questions of the user in *history*."""
-    said = [turn["content"] for turn in history if turn.get("role") == "user" and turn.get("content", "").strip()]
-    return said[-_TURNS:]
+    questions = [turn["content"] for turn in history if turn.get("role") == "user" and turn.get("content", "").strip()]
+    return questions[-_TURNS:]
 
 
 def without_opener(question: str) -> str:

@@ -41,9 +41,9 @@ class StopFilter:
     def add(self, part: str, final: bool = False) -> None:
         start = max(0, len(self.text) - max(map(len, self._stops), default=0))
         self.text += part
-        found = [at for stop in self._stops if (at := self.text.find(stop, start)) >= 0]
-        if found:
-            self.text, self.stopped = self.text[: min(found)], True
+        places = [at for stop in self._stops if (at := self.text.find(stop, start)) >= 0]
+        if places:
+            self.text, self.stopped = self.text[: min(places)], True
         upto = len(self.text) if final or self.stopped else len(self.text) - self._doubtful()
         if self._on_text and upto > self._given:
             self._on_text(self.text[self._given : upto])
@@ -77,7 +77,7 @@ def generate(
     """
     engine = context.engine
     decoder = engine.decoder()
-    said = StopFilter(options.stop, on_text)
+    stop_filter = StopFilter(options.stop, on_text)
     tokens: list[int] = []
     first = 0.0
     finish = "length"
@@ -96,8 +96,8 @@ def generate(
                 finish = "stop"
                 break
             tokens.append(token)
-            said.add(decoder.decode(engine.piece(token)))
-            if said.stopped:
+            stop_filter.add(decoder.decode(engine.piece(token)))
+            if stop_filter.stopped:
                 finish = "stop"
                 break
             if len(tokens) == limit:
@@ -115,15 +115,15 @@ def generate(
             else:
                 context.decode([token])
             at = 0 if guesses else -1
-        if not said.stopped:
-            said.add(decoder.decode(b"", final=True), final=True)
+        if not stop_filter.stopped:
+            stop_filter.add(decoder.decode(b"", final=True), final=True)
         if between and finish != "cancelled":
             between(tokens, guessed)
     finally:
         sampler.close()
         _take_back(context, guesses)
     first = first or time.perf_counter()
-    return Generation(said.text, tokens, first, finish, stopped=said.stopped, guessed=guessed)
+    return Generation(stop_filter.text, tokens, first, finish, stopped=stop_filter.stopped, guessed=guessed)
 
 
 def _take_back(context: Context, guesses: Sequence[int]) -> None:

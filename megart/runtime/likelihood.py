@@ -39,11 +39,11 @@ class Likelihood:
         asked = text_prompt(context.engine, question)
         if not context.can_forget or len(asked.tokens) + tokens > context.size:
             return [[] for _ in groups]
-        kept = [_within(tokens, group, context.engine) for group in groups]
-        every = list(dict.fromkeys(text for group in kept for text in group))
+        token_groups = [_within(tokens, group, context.engine) for group in groups]
+        every = list(dict.fromkeys(text for group in token_groups for text in group))
         self._read_alone(context, every)
         after = dict(zip(every, _read(context, asked, every)))
-        return [[after[text] - self._alone[text] for text in group] for group in kept]
+        return [[after[text] - self._alone[text] for text in group] for group in token_groups]
 
     def _read_alone(self, context: Context, texts: list[Tokens]) -> None:
         new = [text for text in texts if text not in self._alone]
@@ -55,25 +55,25 @@ class Likelihood:
 
 
 def _within(limit: int, texts: Sequence[str], engine: Engine) -> list[Tokens]:
-    kept: list[Tokens] = []
+    fitting: list[Tokens] = []
     for text in texts:
         tokens = tuple(engine.tokenize(text, special=False)[:limit])
-        if kept and sum(map(len, kept)) + len(tokens) > limit:
+        if fitting and sum(map(len, fitting)) + len(tokens) > limit:
             break
         if tokens:
-            kept.append(tokens)
-    return kept
+            fitting.append(tokens)
+    return fitting
 
 
 def _read(context: Context, prompt: Prompt, texts: Sequence[Tokens]) -> list[np.ndarray]:
     """Log-probabilities of the tokens of each of *texts* as an answer to *prompt*: float64 [n]."""
     context.advance(prompt.tokens, logits=True)
     first, end = context.logits(), len(prompt.tokens)
-    found = []
+    log_probabilities = []
     for text in texts:
-        found.append(np.array([*map(log_probability, context.predictions(first, text), text)]))
+        log_probabilities.append(np.array([*map(log_probability, context.predictions(first, text), text)]))
         context.truncate(end)
-    return found
+    return log_probabilities
 
 
 def log_probability(logits: np.ndarray, token: int) -> float:

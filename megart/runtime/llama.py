@@ -45,13 +45,13 @@ def overheard() -> Iterator[list[str]]:
     """
     lines: list[str] = []
     with tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
+        stderr = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
             yield lines
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
         file.seek(0)
         lines += file.read().decode("utf-8", "replace").splitlines()
 
@@ -66,10 +66,10 @@ def hook_functions() -> dict[str, int]:
     folder = Path(llama_cpp.__file__).parent / "lib"
     ending = {"win32": "*.dll", "darwin": "*.dylib"}.get(sys.platform, "*.so")
     libraries = [ctypes.CDLL(str(path)) for path in sorted(folder.glob(ending)) if "ggml" in path.name]
-    found = {}
+    addresses = {}
     for name in _core.HOOK_FUNCTIONS:
         function = next((getattr(lib, name) for lib in libraries if hasattr(lib, name)), None)
         if function is None:
             raise AttributeError(f"{name} is not exported by the libraries in {folder.name}/")
-        found[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
-    return found
+        addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
+    return addresses

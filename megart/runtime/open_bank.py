@@ -135,23 +135,23 @@ class OpenBank:
             return Found([], False), Timings()
         encoded = self._read(context, prompt)
         embedded = time.perf_counter()
-        found, talk = self._find(encoded, scope), self._talk(request)
-        considered = self.consider(encoded, found, talk)
+        weighed, talk = self._find(encoded, scope), self._talk(request)
+        considered = self.consider(encoded, weighed, talk)
         return considered, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded))
 
-    def consider(self, encoded: embed.EncodedQuestion, found: gate.Candidates, talk: Talk | None) -> Found:
-        """Which of the candidates *found* to read, and in what order, after what the conversation was about."""
+    def consider(self, encoded: embed.EncodedQuestion, weighed: gate.Candidates, talk: Talk | None) -> Found:
+        """Which of the candidates *weighed* to read, and in what order, after what the conversation was about."""
         leans = talk is not None and is_follow_up(encoded.question, talk.asked)
-        ranked = self._ranked(found, dict.fromkeys(talk.rows, 1.0 if leans else 0.2) if talk else {})
+        ranked = self._ranked(weighed, dict.fromkeys(talk.rows, 1.0 if leans else 0.2) if talk else {})
         order = [*ranked]
-        least = gate.known.READ_FROM if found.meant is None else gate.known.READ_FROM_MEANING
+        least = gate.known.READ_FROM if weighed.meant is None else gate.known.READ_FROM_MEANING
         likely = bool(order) and (ranked[order[0]][0] >= least or leans)
-        partner = None if found.partner is None or leans else int(found.rows[found.partner])
+        partner = None if weighed.partner is None or leans else int(weighed.rows[weighed.partner])
         if partner is not None:
             order = [order[0], *dict.fromkeys([partner, *order[1:]])]
         # A slip of the keyboard stands for what it was taken for; a clause without spaces is no name.
         words = [encoded.question.words[i] for name in encoded.question.names for i in name]
-        names = [found.read_as.get(word, word) for word in words if ord(max(word)) < 0x2E80]
+        names = [weighed.read_as.get(word, word) for word in words if ord(max(word)) < 0x2E80]
         candidates = []
         for place, row in enumerate(order[:_CANDIDATES]):
             record, (score, seen) = self.records[row], ranked[row]
@@ -160,9 +160,9 @@ class OpenBank:
             rival = max((ranked[other][0] for other in ranked if other != row), default=score - _NO_RIVAL)
             text = f"{record.title or ''}\n{record.text}"
             # What leans on an earlier question need not name its subject again.
-            about = gate.known.subject(encoded.text, [] if leans and seen.subject else names, found.telling, text)
+            about = gate.known.subject(encoded.text, [] if leans and seen.subject else names, weighed.telling, text)
             candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), row))
-        opens = 1 - found.p_none >= self.policy.threshold
+        opens = 1 - weighed.p_none >= self.policy.threshold
         return Found(candidates, likely, opens, partner is not None, leans)
 
     def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[Candidate]:
@@ -178,22 +178,24 @@ class OpenBank:
         others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, row) for row in near]
         return [other for other in others if other.row != candidate.row]
 
-    def _ranked(self, found: gate.Candidates, subject: Mapping[int, float]) -> dict[int, tuple[float, gate.known.Seen]]:
+    def _ranked(
+        self, weighed: gate.Candidates, subject: Mapping[int, float]
+    ) -> dict[int, tuple[float, gate.known.Seen]]:
         """Log odds of each row, the best first, and what the gate saw of it.
 
         ``subject``: of the rows that the last answer came from, how much the question leans on it, 0 to 1.
         """
-        alone = found.scores if found.alone is None else found.alone
+        alone = weighed.scores if weighed.alone is None else weighed.alone
         lowest = None if self.memories.text_embedder is None else _NO_SCORE
         # Nothing that the question says is in these, or next to nothing.
         ranked = {
             row: (_NO_SCORE + _SUBJECT * share, gate.known.Seen(_NO_SCORE, meant=lowest, subject=share))
             for row, share in subject.items()
         }
-        for place, row in enumerate(found.rows.tolist()):
-            share, meant = subject.get(row, 0.0), None if found.meant is None else float(found.meant[place])
+        for place, row in enumerate(weighed.rows.tolist()):
+            share, meant = subject.get(row, 0.0), None if weighed.meant is None else float(weighed.meant[place])
             seen = gate.known.Seen(float(alone[place]), meant=meant, subject=share)
-            ranked[row] = float(found.scores[place]) + _SUBJECT * share, seen
+            ranked[row] = float(weighed.scores[place]) + _SUBJECT * share, seen
         return dict(sorted(ranked.items(), key=lambda item: -item[1][0]))
 
     def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:

@@ -20,7 +20,7 @@ class PrefixCache:
 
     def __init__(self, context: Context, budget: int | None = None):
         self._context, self.budget = context, context.size if budget is None else budget
-        self._kept: list[Saved] = []  # the one used last comes last
+        self._saved: list[Saved] = []  # the one used last comes last
         self._worth = True  # whether what the context holds is to be kept
 
     def advance(self, tokens: Sequence[int], *, keep: bool = True, logits: bool = False) -> int:
@@ -31,14 +31,14 @@ class PrefixCache:
         """
         context = self._context
         here = context.match(tokens, context.bare)
-        best = max(self._kept, key=lambda saved: self._use(saved, tokens), default=None)
+        best = max(self._saved, key=lambda saved: self._use(saved, tokens), default=None)
         use = self._use(best, tokens) if best else 0
         if self._worth and len(context.tokens) - here >= LEAST:
             self._keep(context.save())
         self._worth = keep
         if best is not None and use >= here + LEAST:
             context.restore(best)
-            self._kept = [saved for saved in self._kept if saved is not best]
+            self._saved = [saved for saved in self._saved if saved is not best]
         return context.advance(tokens, logits=logits)
 
     def _use(self, saved: Saved, tokens: Sequence[int]) -> int:
@@ -49,10 +49,10 @@ class PrefixCache:
 
     def _keep(self, new: Saved) -> None:
         """Keep *new* beside the others, less those that it begins with."""
-        self._kept = [saved for saved in self._kept if saved.tokens != new.tokens[: len(saved.tokens)]]
-        self._kept.append(new)
-        while self._kept and sum(len(saved.tokens) for saved in self._kept) > self.budget:
-            del self._kept[0]
+        self._saved = [saved for saved in self._saved if saved.tokens != new.tokens[: len(saved.tokens)]]
+        self._saved.append(new)
+        while self._saved and sum(len(saved.tokens) for saved in self._saved) > self.budget:
+            del self._saved[0]
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._saved.clear()

@@ -56,7 +56,7 @@ class Reader:
         self.context = Context(engine, size=min(size, CONTEXT_TOKENS))
         self.slot: Slot | None = None
         self.trained = adapter is not None
-        self._kept: OrderedDict[Hashable, tuple[Recital, Saved]] = OrderedDict()
+        self._recitals: OrderedDict[Hashable, tuple[Recital, Saved]] = OrderedDict()
         if adapter is not None:
             try:
                 self.slot = Slot(self.context)
@@ -73,21 +73,21 @@ class Reader:
 
     def hold(self, name: Hashable, make: Callable[[Context], Recital]) -> Recital:
         """Make the context hold the recital *name*; *make* puts one that is not kept into the context it is given."""
-        found = self._kept.get(name)
-        if found is not None:
-            self._kept.move_to_end(name)
-            self.context.restore(found[1])
-            return found[0]
+        entry = self._recitals.get(name)
+        if entry is not None:
+            self._recitals.move_to_end(name)
+            self.context.restore(entry[1])
+            return entry[0]
         recital = make(self.context)
-        self._kept[name] = recital, self.context.save()
-        while len(self._kept) > 1 and sum(saved.nbytes for _, saved in self._kept.values()) > KEPT_BYTES:
-            self._kept.popitem(last=False)
+        self._recitals[name] = recital, self.context.save()
+        while len(self._recitals) > 1 and sum(saved.nbytes for _, saved in self._recitals.values()) > KEPT_BYTES:
+            self._recitals.popitem(last=False)
         return recital
 
     def forget(self, names: Iterable[Hashable]) -> None:
         """Keep nothing of these recitals."""
         for name in names:
-            self._kept.pop(name, None)
+            self._recitals.pop(name, None)
         self.context.truncate(0)
 
     def read(self, recital: Recital, question: str, title: str | None) -> Reading:
@@ -160,8 +160,8 @@ class Reader:
     def _free(self, recital: Recital, question: str, title: str | None) -> Reading:
         turn = prompts.read_freely(question, title)
         self.context.decode(self.engine.next_turn(turn))
-        said = greedy(self.context, SPAN_TOKENS).text
-        return Reading(spoken_of(recital.text, said), 0.0, 0.0)
+        text = greedy(self.context, SPAN_TOKENS).text
+        return Reading(spoken_of(recital.text, text), 0.0, 0.0)
 
 
 def _is_seam(text: str, at: int) -> bool:
@@ -174,21 +174,21 @@ def _is_seam(text: str, at: int) -> bool:
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without white space and punctuation at its edges."""
-    kept = text[start:end]
-    start += len(kept) - len(kept.lstrip(_EDGES))
-    return start, max(start, end - len(kept) + len(kept.rstrip(_EDGES)))
+    part = text[start:end]
+    start += len(part) - len(part.lstrip(_EDGES))
+    return start, max(start, end - len(part) + len(part.rstrip(_EDGES)))
 
 
-def spoken_of(text: str, said: str) -> tuple[int, int]:
-    """What of *text* was *said*: the words themselves where they stand in it, else the sentence most like them.
+def spoken_of(text: str, answer: str) -> tuple[int, int]:
+    """What of *text* the *answer* is: the words themselves where they stand in it, else the sentence most like them.
 
     An empty span where no word of it stands there.
     """
-    words = said.strip(_EDGES)
-    found = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) if words else None
-    if found:
-        return found.span()
-    meant = {fold(word) for word in WORD.findall(said)}
+    words = answer.strip(_EDGES)
+    match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) if words else None
+    if match:
+        return match.span()
+    meant = {fold(word) for word in WORD.findall(answer)}
     shared = [(len(meant & {fold(w) for w in WORD.findall(text[a:b])}), a, b) for a, b in sentences.spans(text)]
     most = max(shared, key=lambda row: row[0], default=(0, 0, 0))
     return (most[1], most[2]) if most[0] else (0, 0)

@@ -48,14 +48,14 @@ def recite(context: Context, text: str, limit: int, cancelled: Callable[[], bool
     meant = engine.tokenize(text, special=False)
     if context.can_forget:
         before = [*context.tokens]
-        said = _agreeing(context, meant)
-        if said == len(meant) + 1:  # the end of the turn as well
+        agreeing = _agreeing(context, meant)
+        if agreeing == len(meant) + 1:  # the end of the turn as well
             return Recital(text, tuple(meant), tuple(engine.ends(meant, text)), True)
         # The logits after the last good token are needed once more; what was decoded for the cue is under the mix too.
-        good = [*before, *meant[:said]]
+        good = [*before, *meant[:agreeing]]
         context.truncate(len(good) - 1)
         context.decode(good[len(context.tokens) :])
-        tokens = [*meant[:said], *decoded(limit - said)]
+        tokens = [*meant[:agreeing], *decoded(limit - agreeing)]
     else:
         tokens = decoded(limit)
     if tokens == meant:

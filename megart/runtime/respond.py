@@ -20,17 +20,17 @@ def respond(job: Job) -> Answer:
     if request.mode != "bare":
         job.bank.refresh()
     if request.mode == "ask" and request.combine == "turns":
-        made = ask(job)
+        answer = ask(job)
     else:
-        made = irag(job) if request.mode == "irag" else direct(job)
-    job.bank.usage.note(made)
-    if made.finish != "cancelled":
-        runtime.idle_prefill.expect(lambda: _so_far(job, made))
-    return made
+        answer = irag(job) if request.mode == "irag" else direct(job)
+    job.bank.usage.note(answer)
+    if answer.finish != "cancelled":
+        runtime.idle_prefill.expect(lambda: _so_far(job, answer))
+    return answer
 
 
-def _so_far(job: Job, made: Answer) -> tuple[int, ...]:
-    """The conversation up to *made* as tokens. Raises what the template raises."""
-    said = [*job.request.history, {"role": "user", "content": job.request.worded()[0]}]
-    turns = [*said, {"role": "assistant", "content": made.text}]
+def _so_far(job: Job, answer: Answer) -> tuple[int, ...]:
+    """The conversation up to *answer* as tokens. Raises what the template raises."""
+    messages = [*job.request.history, {"role": "user", "content": job.request.worded()[0]}]
+    turns = [*messages, {"role": "assistant", "content": answer.text}]
     return job.runtime.engine.prompt(turns, tools=job.request.tools).body

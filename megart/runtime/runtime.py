@@ -181,8 +181,8 @@ class Runtime:
     def reader(self) -> Reader:
         """What answers from a recited text."""
         if self._reader is None:
-            found = (data for guest in self.guests if (data := guest.brings()) is not None)
-            adapter = readers.find(self.engine.model.sha256, lambda: next(found, None))
+            files = (data for guest in self.guests if (data := guest.brings()) is not None)
+            adapter = readers.find(self.engine.model.sha256, lambda: next(files, None))
             self._reader = Reader(self.engine, adapter, self.base.size, "reader")
         return self._reader
 
@@ -242,14 +242,14 @@ class Runtime:
     def put(self, text: str, options: SamplingOptions, on_text: Callable[[str], None] | None) -> Generation:
         """*text* as an answer, cut as *options* say; nothing is decoded."""
         tokens = self.engine.tokenize(text, special=False)
-        kept = tokens[: options.max_tokens]
-        if len(kept) < len(tokens):
+        cut = tokens[: options.max_tokens]
+        if len(cut) < len(tokens):
             decoder = self.engine.decoder()
-            text = "".join(decoder.decode(self.engine.piece(token)) for token in kept)
-        said = StopFilter(options.stop, on_text)
-        said.add(text, final=True)
-        finish = "stop" if said.stopped or len(kept) == len(tokens) else "length"
-        return Generation(said.text, kept, time.perf_counter(), finish, stopped=said.stopped)
+            text = "".join(decoder.decode(self.engine.piece(token)) for token in cut)
+        stop_filter = StopFilter(options.stop, on_text)
+        stop_filter.add(text, final=True)
+        finish = "stop" if stop_filter.stopped or len(cut) == len(tokens) else "length"
+        return Generation(stop_filter.text, cut, time.perf_counter(), finish, stopped=stop_filter.stopped)
 
 
 def ms(start: float, end: float | None = None) -> float:

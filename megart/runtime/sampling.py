@@ -111,10 +111,10 @@ class Sampler:
         gbnf = options.gbnf
         if gbnf is not None:
             vocab = self.context.engine.vocab
-            with llama.overheard() as said:
+            with llama.overheard() as lines:
                 self._grammar = llama_cpp.llama_sampler_init_grammar(vocab, gbnf.encode(), b"root")
             if not self._grammar:
-                why = f" ({said[0].strip()[:120]})" if said else ""
+                why = f" ({lines[0].strip()[:120]})" if lines else ""
                 raise InputError(f"got a grammar that llama.cpp cannot read{why}; expected GBNF with a rule named root")
         steps = []
         if options.repeat_penalty != 1:

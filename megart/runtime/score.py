@@ -79,11 +79,11 @@ def score(
         context, opened = stand(assistant, prompt, memories)
         end = len(context.tokens)
         first = context.logits()
-        found = []
+        scores = []
         for tokens in continuations:
-            found.append(_one(context, first, tokens))
+            scores.append(_one(context, first, tokens))
             context.truncate(end)
-        return Scores(found, opened)
+        return Scores(scores, opened)
 
     return assistant.on_model(run)
 
@@ -138,8 +138,8 @@ class Ranking:
 
 def rank(assistant: Assistant, question: str) -> Ranking:
     """What the gate makes of *question*, by the shallow encoder: nothing is answered."""
-    found = assistant.gate(question)
-    return Ranking(found.ids, found.candidates.scores.tolist(), [id for id, _ in found.opened])
+    judged = assistant.gate(question)
+    return Ranking(judged.ids, judged.candidates.scores.tolist(), [id for id, _ in judged.opened])
 
 
 def _one(context: Context, first: np.ndarray, tokens: Sequence[int]) -> Score:

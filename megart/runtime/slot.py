@@ -221,9 +221,9 @@ class Slot:
             self.context.truncate(0)
         return self._bind(layout, hook.found())
 
-    def _bind(self, layout: Layout, found: Sequence[_core._FoundTensor]) -> bool:
+    def _bind(self, layout: Layout, tensors: Sequence[_core._FoundTensor]) -> bool:
         """Check every tensor found against what was loaded; False when anything differs."""
-        seen = {tensor["name"]: tensor for tensor in found}
+        seen = {tensor["name"]: tensor for tensor in tensors}
         if len(seen) != 2 * len(layout.shapes):
             return False
         places: dict[str, mix.Pair] = {}

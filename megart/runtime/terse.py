@@ -37,24 +37,24 @@ _BRACKET = re.compile(r"(?P<part>[^()]*\w)\s*\([^()]*\)?$", re.DOTALL)
 
 def terse(question: str, text: str, span: tuple[int, int]) -> tuple[int, int]:
     """Of *span* in *text* the part that *question* asks for, [start, end) in characters; the span itself where that is all."""
-    said = text[slice(*span)]
-    found = _BRACKET.match(said)
-    if found:
-        span = _part(found, span)
-        said = text[slice(*span)]
+    words = text[slice(*span)]
+    match = _BRACKET.match(words)
+    if match:
+        span = _part(match, span)
+        words = text[slice(*span)]
     if _HOW_MANY.search(question):
-        counted = _COUNT.match(said)
+        counted = _COUNT.match(words)
         return (
             span
-            if counted is None or len(re.findall(r"\d+", said)) > len(re.findall(r"\d+", counted[0]))
+            if counted is None or len(re.findall(r"\d+", words)) > len(re.findall(r"\d+", counted[0]))
             else _part(counted, span)
         )
     for asks, part in _KINDS:
         if asks.search(question):
-            parts = list(part.finditer(said))
+            parts = list(part.finditer(words))
             return _part(parts[0], span) if len(parts) == 1 else span
     return span
 
 
-def _part(found: re.Match[str], span: tuple[int, int]) -> tuple[int, int]:
-    return span[0] + found.start("part"), span[0] + found.end("part")
+def _part(match: re.Match[str], span: tuple[int, int]) -> tuple[int, int]:
+    return span[0] + match.start("part"), span[0] + match.end("part")
