@@ -68,25 +68,25 @@ def _examine(catalog: Catalog, files: AdapterFiles) -> list[tuple[Problem, str, 
     try:
         answers = [str(row[0]) for row in catalog.read("PRAGMA integrity_check(5)")]
         if answers != ["ok"]:
-            said = "; ".join(answers).replace("\n", " ")
-            return [(Problem("", "catalog", f"the catalog is damaged: {said}"), "", "")]
+            text = "; ".join(answers).replace("\n", " ")
+            return [(Problem("", "catalog", f"the catalog is damaged: {text}"), "", "")]
         rows, present = _snapshot(catalog, files.folder)
     except BankError as error:
         return [(Problem("", "catalog", str(error)), "", "")]
-    found = []
+    problems = []
     for row in rows:
         now: _Row | None = row
         while now is not None and (problem := _check_adapter(files.folder, *now)):
             # Reading takes a while, and no lock is held: the row may have got another file meanwhile.
             read, now = now, next(iter(catalog.read(f"{_ROWS} WHERE id = ?", (row[0],))), None)
             if now == read:
-                found.append((problem, now[2] or "", now[4] or ""))
+                problems.append((problem, now[2] or "", now[4] or ""))
                 break
     named = {str(row[2]).lower() for row in rows if row[2] is not None}
     for file in sorted(present):
         if file.lower() not in named and file.endswith((".gguf", ".tmp")):
-            found.append((Problem("", "orphan", f"adapters/{file} belongs to no memory"), file, ""))
-    return found + [(problem, "", "") for problem in _check_keys(catalog)]
+            problems.append((Problem("", "orphan", f"adapters/{file} belongs to no memory"), file, ""))
+    return problems + [(problem, "", "") for problem in _check_keys(catalog)]
 
 
 def _snapshot(catalog: Catalog, folder: Path) -> tuple[list[_Row], set[str]]:
@@ -125,13 +125,13 @@ def _check_keys(catalog: Catalog) -> list[Problem]:
     rows = catalog.read("SELECT id, length(vector) FROM memory LEFT JOIN key USING (seq) ORDER BY seq")
     lengths = Counter(length for _, length in rows if length and length % 4 == 0)
     usual = lengths.most_common(1)[0][0] if lengths else 0
-    found = []
+    problems = []
     for id, length in rows:
         if length is None:
-            found.append(Problem(id, "no-key", f"{id}: has no context key; run: megart rekey"))
+            problems.append(Problem(id, "no-key", f"{id}: has no context key; run: megart rekey"))
         elif length != usual or length == 0:
-            found.append(Problem(id, "key", f"{id}: its context key has {length} bytes, expected {usual}"))
-    return found
+            problems.append(Problem(id, "key", f"{id}: its context key has {length} bytes, expected {usual}"))
+    return problems
 
 
 def _mark_pending(catalog: Catalog, id: str, file: str, sha: str) -> bool:

@@ -45,18 +45,18 @@ class Features:
             f"SELECT {COLUMNS}, seq, vector, words FROM memory JOIN key USING (seq) LEFT JOIN evidence USING (seq) "
             f"WHERE {among(seqs)} ORDER BY seq"
         )
-        made, now = [(to_record(row[:-3]), *row[-3:]) for row in rows], time.time()
-        made = [row for row in made if (row[0].expires or math.inf) > now]
-        records = [row[0] for row in made]
+        entries, now = [(to_record(row[:-3]), *row[-3:]) for row in rows], time.time()
+        entries = [row for row in entries if (row[0].expires or math.inf) > now]
+        records = [row[0] for row in entries]
         return Columns(
             [record.id for record in records],
             records,
-            self._matrix([row[2] for row in made]),
-            [None if row[3] is None else _words(row[3]) for row in made],
+            self._matrix([row[2] for row in entries]),
+            [None if row[3] is None else _words(row[3]) for row in entries],
             None,
             None,
             min((record.expires or math.inf for record in records), default=math.inf),
-            [row[1] for row in made],
+            [row[1] for row in entries],
         )
 
     def words(self) -> dict[str, np.ndarray]:
@@ -73,8 +73,8 @@ class Features:
         """Token states of some memories, int8 [bytes], as `set_evidence` got them; empty where there are none."""
         marks = ", ".join("?" * len(ids))
         sql = f"SELECT id, tokens FROM evidence JOIN memory USING (seq) WHERE id IN ({marks})"
-        found = {id: np.frombuffer(blob, np.int8) for id, blob in self._catalog.read(sql, list(ids))}
-        return [found.get(id, np.empty(0, np.int8)) for id in ids]
+        states = {id: np.frombuffer(blob, np.int8) for id, blob in self._catalog.read(sql, list(ids))}
+        return [states.get(id, np.empty(0, np.int8)) for id in ids]
 
     def set_evidence(self, made: Sequence[tuple[Record, Evidence]]) -> None:
         """Stores words, uint32 [n], and token states, int8, of memories that have none and are still as given."""
@@ -90,8 +90,8 @@ class Features:
     def vectors(self, embedder: str, seqs: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """Of each memory that has one by *embedder*, its vector, float32 [D], by id."""
         sql = f"SELECT id, vector FROM vector JOIN memory USING (seq) WHERE embedder = ? AND {among(seqs)}"
-        found = self._catalog.read(sql, (embedder,))
-        return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<f4") for id, blob in found}
+        rows = self._catalog.read(sql, (embedder,))
+        return {id: np.frombuffer(blob[: len(blob) // 4 * 4], "<f4") for id, blob in rows}
 
     def without_vectors(self, embedder: str, seqs: Sequence[int] | None = None) -> list[Record]:
         """The memories that have no vector by *embedder*."""

@@ -89,11 +89,11 @@ class AdapterFiles:
     def of(self, id: str) -> list[str]:
         """The files that hold an adapter of the memory `id`, or held one: what was replaced, what a repair set aside."""
         own, aside = re.escape(id) + _VERSION, self.folder.with_name(QUARANTINE)
-        found = [name for name in _names(self.folder) if re.fullmatch(own, name, re.IGNORECASE)]
+        names = [name for name in _names(self.folder) if re.fullmatch(own, name, re.IGNORECASE)]
         if not aside.is_symlink():
-            kept = rf"\.?{own}(\.[0-9a-f]{{8}}(\.tmp)?)*"
-            found += [f"{QUARANTINE}/{name}" for name in _names(aside) if re.fullmatch(kept, name, re.IGNORECASE)]
-        return found
+            pattern = rf"\.?{own}(\.[0-9a-f]{{8}}(\.tmp)?)*"
+            names += [f"{QUARANTINE}/{name}" for name in _names(aside) if re.fullmatch(pattern, name, re.IGNORECASE)]
+        return names
 
     def _sweep(self) -> None:
         """Deletes what a killed writer left: temporary names and, where it did not commit, the adapter they stand for.
@@ -110,11 +110,11 @@ class AdapterFiles:
             return
         with suppress(BankError, OSError), self._catalog.aside():  # where nobody writes now
             for name in left:
-                made = _TEMPORARY.fullmatch(name)
-                final = made[1] if made else name
-                if not self.is_named(final) and (not made or _is_same(self.folder / name, self.folder / final)):
+                match = _TEMPORARY.fullmatch(name)
+                final = match[1] if match else name
+                if not self.is_named(final) and (not match or _is_same(self.folder / name, self.folder / final)):
                     (self.folder / final).unlink(missing_ok=True)
-                if made:
+                if match:
                     (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self, name: str) -> bool:

@@ -163,11 +163,11 @@ def _seconds(moment: str) -> float | None:
 
 
 def _tags(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    found: list[object] = []
+    items: list[object] = []
     for name in ("tags", "tag"):
         value = metadata.get(name)
-        found += value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(dict.fromkeys(tag for item in found if (tag := str(item).strip())))
+        items += value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+    return tuple(dict.fromkeys(tag for item in items if (tag := str(item).strip())))
 
 
 def check_tags(tags: Sequence[str], records: Sequence[Record]) -> None:

@@ -26,7 +26,7 @@ _KEPT = ("tags", "tag", "created", FORGET_AFTER)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Index:
     """What the gate finds the memories by, in the order of ``records``."""
 
     records: list[Record]
@@ -36,30 +36,30 @@ class _Found:
     vectors: np.ndarray | None  # f16 [N, E]
 
     @classmethod
-    def of(cls, bank: Bank, records: list[Record]) -> _Found:
+    def of(cls, bank: Bank, records: list[Record]) -> _Index:
         ids, keys = bank.keys()
         places = {id: row for row, id in enumerate(ids)}
         words, vectors = bank.words(), bank.vectors((bank.get_state("embedder") or b"default").decode())
-        made = [vectors[r.id] for r in records if r.id in vectors]
+        vector_list = [vectors[r.id] for r in records if r.id in vectors]
         return cls(
             records,
             np.ascontiguousarray(keys[[places[r.id] for r in records]], "<f4"),
             [words[r.id].astype("<u4") for r in records],
             bank.tokens([r.id for r in records]) if records else [],
-            np.stack(made).astype("<f2") if records and len(made) == len(records) else None,
+            np.stack(vector_list).astype("<f2") if records and len(vector_list) == len(records) else None,
         )
 
     def of_row(self, row: int) -> tuple[bytes, ...]:
         parts = [self.keys[row], self.words[row], self.tokens[row]]
         return tuple(part.tobytes() for part in (*parts, *([] if self.vectors is None else [self.vectors[row]])))
 
-    def rows(self, kept: list[int]) -> _Found:
-        return _Found(
-            [self.records[row] for row in kept],
-            self.keys[kept],
-            [self.words[row] for row in kept],
-            [self.tokens[row] for row in kept],
-            None if self.vectors is None else self.vectors[kept],
+    def rows(self, row_numbers: list[int]) -> _Index:
+        return _Index(
+            [self.records[row] for row in row_numbers],
+            self.keys[row_numbers],
+            [self.words[row] for row in row_numbers],
+            [self.tokens[row] for row in row_numbers],
+            None if self.vectors is None else self.vectors[row_numbers],
         )
 
 
@@ -89,21 +89,21 @@ def write_pack(
         raise InputError(f"{bank.path} was never asked since it was last changed; run megart rekey first")
     wanted = None if ids is None else {id.lower() for id in ids}
     records = [r for r in bank.records() if wanted is None or r.id.lower() in wanted]
-    found = _Found.of(bank, records)
+    index = _Index.of(bank, records)
     columns = {f"s:{name}": value for name in STATES if (value := bank.get_state(name)) is not None}
     if reader is not None:
         columns["s:reader"] = reader
     if since is not None:
-        found, delta = _changed(found, since, text)
+        index, delta = _changed(index, since, text)
         columns = {name: value for name, value in columns.items() if _is_news(name, value, since)}
         columns["delta"] = delta
     elif not text:
-        found, columns["no-text"] = _without_text(bank, found), b""
+        index, columns["no-text"] = _without_text(bank, index), b""
     if ready is not None and since is None and len(records):
-        columns["ready"] = np.ascontiguousarray(ready(found.keys), "<f2").tobytes()
+        columns["ready"] = np.ascontiguousarray(ready(index.keys), "<f2").tobytes()
     try:
         with whole_file(target) as file:
-            return _Writer(file).write(bank, found, columns, sign)
+            return _Writer(file).write(bank, index, columns, sign)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
@@ -113,14 +113,14 @@ def _is_news(name: str, value: bytes, since: PackedBank) -> bool:
     return name == "s:embedder" or since.get_state(name.removeprefix("s:")) != value
 
 
-def _without_text(bank: Bank, found: _Found) -> _Found:
-    pending = [r.id for r in found.records if r.state != "learnt"]
+def _without_text(bank: Bank, index: _Index) -> _Index:
+    pending = [r.id for r in index.records if r.state != "learnt"]
     if pending:
         raise InputError(
             f"{len(pending)} memories are pending and have nothing but their text, {pending[0]!r} first; "
             "run: megart learn"
         )
-    for record in found.records:
+    for record in index.records:
         if not bank.adapter(record.id).metadata.get(CUE_KEY):
             raise InputError(f"the adapter of {record.id!r} does not say what it is recalled by; learn it again")
 
@@ -128,25 +128,25 @@ def _without_text(bank: Bank, found: _Found) -> _Found:
         metadata = {name: record.metadata[name] for name in _KEPT if name in record.metadata}
         return replace(record, text="", paraphrases=(), questions=(), metadata=metadata)
 
-    return replace(found, records=[bare(r) for r in found.records])
+    return replace(index, records=[bare(r) for r in index.records])
 
 
-def _changed(found: _Found, since: PackedBank, text: bool) -> tuple[_Found, bytes]:
-    """What of *found* is new or another than in the pack *since*, and the column that says so."""
+def _changed(index: _Index, since: PackedBank, text: bool) -> tuple[_Index, bytes]:
+    """What of *index* is new or another than in the pack *since*, and the column that says so."""
     if since.delta is not None or not since.has_text or not text:
         raise InputError(f"{since.path} cannot be gone on from; a delta needs a whole pack, with texts")
     before = dict(zip(since.ids, map(since.record_hash, range(len(since))), strict=True))
-    now = {r.id: hashlib.sha256(record_json(r)).hexdigest() for r in found.records}
+    now = {r.id: hashlib.sha256(record_json(r)).hexdigest() for r in index.records}
     old = since.found()
-    kept = [
+    row_numbers = [
         row
-        for row, record in enumerate(found.records)
-        if before.get(record.id) != now[record.id] or old[record.id] != found.of_row(row)
+        for row, record in enumerate(index.records)
+        if before.get(record.id) != now[record.id] or old[record.id] != index.of_row(row)
     ]
     forgotten = sorted(id for id in before if id not in now)
-    was = {id: before[id] for id in (*(found.records[row].id for row in kept), *forgotten) if id in before}
+    was = {id: before[id] for id in (*(index.records[row].id for row in row_numbers), *forgotten) if id in before}
     fields = {"since": content_of(before), "becomes": content_of(now), "was": was, "forgotten": forgotten}
-    return found.rows(kept), json.dumps(fields, sort_keys=True).encode()
+    return index.rows(row_numbers), json.dumps(fields, sort_keys=True).encode()
 
 
 class _Writer:
@@ -155,24 +155,24 @@ class _Writer:
     def __init__(self, file: Any):
         self.file = file
 
-    def write(self, bank: Bank, found: _Found, columns: dict[str, bytes], sign: bytes | None) -> int:
+    def write(self, bank: Bank, index: _Index, columns: dict[str, bytes], sign: bytes | None) -> int:
         self.file.write(bytes(HEADER.size))
-        rows = self._adapters(bank, found.records)
-        rows["expires"] = [NEVER if r.expires is None else max(0, int(r.expires)) for r in found.records]
+        rows = self._adapters(bank, index.records)
+        rows["expires"] = [NEVER if r.expires is None else max(0, int(r.expires)) for r in index.records]
         columns = {
             **columns,
-            "ids": "\n".join(r.id for r in found.records).encode(),
-            "keys": found.keys.tobytes(),
-            "records": _strung(rows, "record", [record_json(r) for r in found.records]),
-            "words": _strung(rows, "words", [words.tobytes() for words in found.words]),
-            "tokens": _strung(rows, "tokens", [tokens.tobytes() for tokens in found.tokens]),
+            "ids": "\n".join(r.id for r in index.records).encode(),
+            "keys": index.keys.tobytes(),
+            "records": _strung(rows, "record", [record_json(r) for r in index.records]),
+            "words": _strung(rows, "words", [words.tobytes() for words in index.words]),
+            "tokens": _strung(rows, "tokens", [tokens.tobytes() for tokens in index.tokens]),
             "base": json.dumps(asdict(_elsewhere(bank.base)), sort_keys=True).encode(),
         }
-        if found.vectors is not None:
-            columns["vectors"] = found.vectors.tobytes()
+        if index.vectors is not None:
+            columns["vectors"] = index.vectors.tobytes()
         columns["rows"] = rows.tobytes()
         entries = [self._column(name, data) for name, data in sorted(columns.items())]
-        directory = COUNTS.pack(len(found.records), len(entries)) + b"".join(entries)
+        directory = COUNTS.pack(len(index.records), len(entries)) + b"".join(entries)
         at, digest = self._put(directory), hashlib.sha256(directory).digest()
         size = int(self.file.tell())
         signature = bytes(64) if sign is None else _signer(sign).sign(digest)

@@ -153,10 +153,10 @@ class PackedBank:
             return None
         try:
             fields = json.loads(self.file.column("delta"))
-            made = Delta(str(fields["since"]), str(fields["becomes"]), dict(fields["was"]), tuple(fields["forgotten"]))
-            if not all(is_id(id) for id in (*made.was, *made.forgotten)):
+            delta = Delta(str(fields["since"]), str(fields["becomes"]), dict(fields["was"]), tuple(fields["forgotten"]))
+            if not all(is_id(id) for id in (*delta.was, *delta.forgotten)):
                 raise ValueError("it names what is no id")
-            return made
+            return delta
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self.file.damaged(f"its delta: {error}") from None
 
@@ -224,17 +224,17 @@ class PackedBank:
         expires, now = self.file.rows["expires"], int(time.time())
         alive = np.flatnonzero(expires > now)
         whole = len(alive) == len(self)
-        kept = slice(None) if whole else alive
+        rows = slice(None) if whole else alive
         ahead = expires[alive]
         until = float(ahead.min()) if len(ahead) and int(ahead.min()) != NEVER else math.inf
         embedder = self._embedder
         return Columns(
             self.ids if whole else [self.ids[row] for row in alive.tolist()],
             Records(self, range(len(self)) if whole else alive.tolist()),
-            self.file.matrix("keys", "<f4")[kept] if "ready" not in self.file.columns else None,
+            self.file.matrix("keys", "<f4")[rows] if "ready" not in self.file.columns else None,
             self._flat_words() if whole else self._sequences(alive),
-            self.file.matrix("ready", "<f2")[kept] if "ready" in self.file.columns else None,
-            (embedder, self.file.matrix("vectors", "<f2")[kept]) if "vectors" in self.file.columns else None,
+            self.file.matrix("ready", "<f2")[rows] if "ready" in self.file.columns else None,
+            (embedder, self.file.matrix("vectors", "<f2")[rows]) if "vectors" in self.file.columns else None,
             until,
             [],
         )
@@ -274,8 +274,8 @@ class PackedBank:
         return [] if "vectors" in self.file.columns and self._embedder == embedder else self.records()
 
     def words(self) -> dict[str, np.ndarray]:
-        found = self._sequences(np.arange(len(self)))
-        return {id: words for id, words in zip(self.ids, found, strict=True) if words is not None}
+        sequences = self._sequences(np.arange(len(self)))
+        return {id: words for id, words in zip(self.ids, sequences, strict=True) if words is not None}
 
     def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
         rows = [self.file.rows[self._places[id.lower()]] for id in ids]

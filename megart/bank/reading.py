@@ -51,10 +51,10 @@ def read_memories(
         title = title or about.pop("title", None)
     if split and suffix in MARKDOWN_SUFFIXES:
         pieces = split_markdown(text, title or path.stem, max_words, under=title is not None)
-        made = _from_pieces(pieces, str(path))
+        memories = _from_pieces(pieces, str(path))
     else:
-        made = from_text(text, title or path.stem, str(path), split=split, max_words=max_words)
-    return [replace(memory, metadata={**about, **memory.metadata}) for memory in made] if about else made
+        memories = from_text(text, title or path.stem, str(path), split=split, max_words=max_words)
+    return [replace(memory, metadata={**about, **memory.metadata}) for memory in memories] if about else memories
 
 
 _FRONT = re.compile(r"---[ \t]*\n((?:[\w-]+[ \t]*:.*\n|[ \t#-].*\n|\n){1,99}?)(?:---|\.\.\.)[ \t]*(?:\n|$)")
@@ -67,14 +67,14 @@ def front_matter(text: str, label: str) -> tuple[dict[str, Any], str]:
     """
     import yaml
 
-    found = _FRONT.match(text)
-    if found is None:
+    match = _FRONT.match(text)
+    if match is None:
         return {}, text
     try:
         # Without aliases: a few lines could stand for gigabytes.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(found[1])):
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(match[1])):
             raise InputError(f"{label}: its front matter has YAML aliases; write them out")
-        read = yaml.load(found[1], Loader=yaml.BaseLoader)
+        read = yaml.load(match[1], Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 2
         raise InputError(f"{label}:{line}: its front matter is no YAML; mend it, or take the --- away") from None
@@ -90,7 +90,7 @@ def front_matter(text: str, label: str) -> tuple[dict[str, Any], str]:
         about["created"] = when
     if not isinstance(about.get("title", ""), str):
         del about["title"]
-    return about, text[found.end() :]
+    return about, text[match.end() :]
 
 
 def from_text(

@@ -46,30 +46,30 @@ def read_sources(
 
     Empty files are passed over. Raises InputError where a file cannot be read, or nothing is left.
     """
-    made = Sources()
+    read = Sources()
     for name in given:
         if name == "-":
-            made.memories += reading.read_memories("-", title=title, split=split, max_words=max_words)
+            read.memories += reading.read_memories("-", title=title, split=split, max_words=max_words)
             continue
         paths = list(_opened(name))
         for path in paths:
-            if len(paths) > 1 and path in made.files:
+            if len(paths) > 1 and path in read.files:
                 continue
             if path.is_file() and not path.read_bytes().strip():
-                made.skipped.append(f"{path} is empty")
+                read.skipped.append(f"{path} is empty")
                 continue
-            made.memories += _from_file(path, title, split, max_words)
-            made.files.append(path)
-    if not made.memories:
-        raise InputError(f"got nothing to memorize ({'; '.join(made.skipped) or 'no text'}); give files that hold text")
-    return made
+            read.memories += _from_file(path, title, split, max_words)
+            read.files.append(path)
+    if not read.memories:
+        raise InputError(f"got nothing to memorize ({'; '.join(read.skipped) or 'no text'}); give files that hold text")
+    return read
 
 
 def _opened(name: str) -> Iterator[Path]:
     """The files that *name* stands for. Raises InputError where a folder or a glob holds none."""
     path = Path(name).expanduser()
     if path.is_dir():
-        found = sorted(
+        paths = sorted(
             Path(folder, file)
             for folder, folders, files in os.walk(path)
             if not folders.sort() and not _hide(folders)  # type: ignore[func-returns-value]
@@ -78,13 +78,13 @@ def _opened(name: str) -> Iterator[Path]:
         )
         what = "a folder"
     elif glob.has_magic(name) and not path.exists():
-        found, what = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()), "a pattern"
+        paths, what = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()), "a pattern"
     else:
         yield path
         return
-    if not found:
+    if not paths:
         raise InputError(f"{name} is {what} without any file to read; expected {', '.join((*SUFFIXES, CHATS))}")
-    yield from found
+    yield from paths
 
 
 def _hide(folders: list[str]) -> None:
@@ -94,16 +94,16 @@ def _hide(folders: list[str]) -> None:
 
 def _from_file(path: Path, title: str | None, split: bool, max_words: int) -> list[Memory]:
     if path.suffix.lower() == CHATS:
-        made = _from_chats(path, max_words)
+        memories = _from_chats(path, max_words)
     else:
-        made = reading.read_memories(path, title=title, split=split, max_words=max_words)
+        memories = reading.read_memories(path, title=title, split=split, max_words=max_words)
     absolute = path.absolute()
     if path.suffix.lower() in reading.MARKDOWN_SUFFIXES and _in_vault(absolute):
-        made = [plain for memory in made if (plain := _without_marks(memory))]
+        memories = [plain for memory in memories if (plain := _without_marks(memory))]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     changed = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     about = {"source": {"file": str(absolute), "sha256": digest}}
-    return [replace(m, metadata={"created": changed, **m.metadata, **about}) for m in made]
+    return [replace(m, metadata={"created": changed, **m.metadata, **about}) for m in memories]
 
 
 def _in_vault(path: Path) -> bool:
@@ -132,7 +132,7 @@ def _from_chats(path: Path, max_words: int) -> list[Memory]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     talks = given if isinstance(given, list) and not _is_message(next(iter(given), None)) else [given]
-    made: list[Memory] = []
+    memories: list[Memory] = []
     for talk in talks:
         messages = talk.get("messages") if isinstance(talk, dict) else talk
         if not isinstance(messages, list) or not all(map(_is_message, messages)):
@@ -142,13 +142,13 @@ def _from_chats(path: Path, max_words: int) -> list[Memory]:
             about.get("title") or about.get("name"),
             _time(about.get("created_at") or about.get("create_time")),
         )
-        for said, at in _exchanges(messages):
-            for piece in split_text(said, str(title) if title else None, max_words):
+        for exchange, at in _exchanges(messages):
+            for piece in split_text(exchange, str(title) if title else None, max_words):
                 created = at or when
-                made.append(Memory(piece.text, title=piece.title, metadata={"created": created} if created else {}))
-    if not made:
+                memories.append(Memory(piece.text, title=piece.title, metadata={"created": created} if created else {}))
+    if not memories:
         raise InputError(f"{path} holds no message of a user or an assistant")
-    return made
+    return memories
 
 
 def _is_message(value: object) -> bool:
