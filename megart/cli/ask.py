@@ -112,11 +112,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, for the Assistant. Raises InputError for a file that cannot be read."""
     names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
-    found = {name: getattr(args, name) for name in names}
+    values = {name: getattr(args, name) for name in names}
     for name in ("grammar", "json_schema"):
         path = getattr(args, name)
-        found[name] = None if path is None else common.read_text(path)
-    return {name: value for name, value in found.items() if value is not None}
+        values[name] = None if path is None else common.read_text(path)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -124,11 +124,11 @@ def run(args: argparse.Namespace) -> int:
     if args.direct or args.mix:
         if args.style or args.strict:
             raise InputError("got --style or --strict with --direct or --mix; expected one or the other")
-        made = answer(args, "direct", words, combine="mix" if args.mix else None)
+        reply = answer(args, "direct", words, combine="mix" if args.mix else None)
     else:
         given = {"style": args.style, "strict": args.strict}
-        made = answer(args, "ask", words, **{name: value for name, value in given.items() if value is not None})
-    show(args, made)
+        reply = answer(args, "ask", words, **{name: value for name, value in given.items() if value is not None})
+    show(args, reply)
     return 0
 
 
@@ -162,19 +162,19 @@ def answer(args: argparse.Namespace, verb: str, words: str, *, combine: str | No
                 if bare.is_set() or not live:
                     ui.stream(text)
 
-            made = assistant.ask(words, on_text=heard, on_known=told, **given)
+            reply = assistant.ask(words, on_text=heard, on_known=told, **given)
             if live and not bare.is_set():
-                ui.put_marked(made)
-            return made
+                ui.put_marked(reply)
+            return reply
 
 
-def show(args: argparse.Namespace, made: Answer) -> None:
+def show(args: argparse.Namespace, reply: Answer) -> None:
     """What follows an answer's text, or its JSON."""
     if args.json:
-        ui.put_json(made.to_dict())
+        ui.put_json(reply.to_dict())
     else:
         ui.stream("\n")
     if args.explain:
-        ui.explain(made)
+        ui.explain(reply)
     elif not args.json:
-        ui.trace(made)
+        ui.trace(reply)

@@ -109,16 +109,16 @@ class ChatSession:
             ui.not_known(known, nearest)
             bare = True
 
-        made = self.conversation.ask(
+        answer = self.conversation.ask(
             question, style=self.style, strict=self.strict, on_known=told,
             on_text=lambda text: ui.stream(text) if bare and text != NOT_KNOWN else None,
         )  # fmt: skip
-        if made.text != NOT_KNOWN:  # told above, with the nearest notes
+        if answer.text != NOT_KNOWN:  # told above, with the nearest notes
             if not bare:
-                ui.put_marked(made)
+                ui.put_marked(answer)
             ui.stream("\n")
-        ui.trace(made)
-        self.last = made
+        ui.trace(answer)
+        self.last = answer
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -143,14 +143,14 @@ class ChatSession:
     def recall(self, words: str) -> None:
         if not words:
             raise InputError("got no words; expected /recall WORDS")
-        made = self.assistant.recall(words, on_text=ui.stream)
-        ui.stream("\n" if made.text else "No note is about that.\n")
+        answer = self.assistant.recall(words, on_text=ui.stream)
+        ui.stream("\n" if answer.text else "No note is about that.\n")
 
     def sources(self, _: str) -> None:
-        found = self.last.sources if self.last else []
-        if not found:
+        sources = self.last.sources if self.last else []
+        if not sources:
             raise InputError("the last answer is from no note")
-        for source in found:
+        for source in sources:
             ui.say(
                 ui.paint(f"{ui.one_line(source.title)} [{source.id}], {ui.moment(source.created)}", "dim", sys.stderr),
                 painted=True,

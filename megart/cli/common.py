@@ -184,10 +184,10 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 def duration(text: str) -> int:
     """An option's span of time, in seconds."""
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([mhdwy])", text)
-    if found is None or (found[2] == "y" and int(found[1]) > 1000):
+    match = re.fullmatch(r"([1-9][0-9]{0,4})([mhdwy])", text)
+    if match is None or (match[2] == "y" and int(match[1]) > 1000):
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a number with m, h, d, w or y, such as 30d")
-    return int(found[1]) * _UNITS[found[2]]
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def number(text: str) -> float:

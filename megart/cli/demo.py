@@ -152,13 +152,13 @@ class Demo:
 
     def _show(self, words: str, answer: Callable[[], Answer]) -> Answer:
         self.say(f"\n{ui.paint('>', CYAN, sys.stdout)} {words}")
-        made = answer()
+        reply = answer()
         if not self.args.json:
-            ui.put_answer(made)
-        return made
+            ui.put_answer(reply)
+        return reply
 
 
 def contains(text: str, accepted: list[str]) -> bool:
     """Does *text* hold one of the accepted answers, case and spacing aside?"""
-    said = f" {' '.join(text.lower().split())} "
-    return any(" ".join(a.lower().split()) in said for a in accepted)
+    padded = f" {' '.join(text.lower().split())} "
+    return any(" ".join(a.lower().split()) in padded for a in accepted)

@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     key = common.verify_key(args)
     with open_path(args.first, key) as first, open_path(args.second, key) as second:
-        found = diff(first, second)
+        difference = diff(first, second)
         if args.json:
-            ui.put_json(asdict(found))
+            ui.put_json(asdict(difference))
             return 0
-        lines = [f"- {id}" for id in found.removed] + [f"+ {id}" for id in found.added]
-        lines += [f"~ {id}: {', '.join(names)}" for id, names in found.changed.items()]
+        lines = [f"- {id}" for id in difference.removed] + [f"+ {id}" for id in difference.added]
+        lines += [f"~ {id}: {', '.join(names)}" for id, names in difference.changed.items()]
         ui.put("\n".join(lines) if lines else f"the same {len(first)} memories")
     return 0

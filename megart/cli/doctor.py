@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
         ui.put_json({**asdict(report), "good": report.good})
         return 0 if report.good else 1
     for head in ("versions", "machine", "model", "bank"):
-        if found := getattr(report, head):
+        if section := getattr(report, head):
             ui.put(f"{head}:")
-            ui.put_fields([(f"  {name.replace('_', ' ')}", _shown(value)) for name, value in found.items()])
+            ui.put_fields([(f"  {name.replace('_', ' ')}", _shown(value)) for name, value in section.items()])
     ui.put("checks:")
     for check in report.checks:
         ui.draw(f"  {ui.mark(check.good)} {ui.one_line(f'{check.name}: {check.said}')}")

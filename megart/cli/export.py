@@ -32,15 +32,15 @@ def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
         if args.gguf:
             id, where = args.gguf
-            made = export_gguf(bank, id, where, replace_existing=args.replace)
+            path = export_gguf(bank, id, where, replace_existing=args.replace)
         else:
             id, where = args.peft
             model = common.model_of(args, bank)
-            made = export_peft(bank, id, where, model=model, replace_existing=args.replace)
+            path = export_peft(bank, id, where, model=model, replace_existing=args.replace)
         record = bank.get(id)
         cue = recall_cue(bank, record)
         if args.json:
-            ui.put_json({"id": record.id, "path": str(made), "recall_cue": cue})
+            ui.put_json({"id": record.id, "path": str(path), "recall_cue": cue})
         else:
-            ui.put(f"wrote {made}" + (f"; recited by: {cue}" if cue else ""))
+            ui.put(f"wrote {path}" + (f"; recited by: {cue}" if cue else ""))
     return 0

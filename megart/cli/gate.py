@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
         with Assistant(bank, model=args.model, threads=args.threads) as assistant:
             for line, words, own in questions:
                 try:
-                    found = assistant.gate(words, **scope, history=own or history)
+                    judged = assistant.gate(words, **scope, history=own or history)
                 except DecodeError as error:
                     raise InputError(f"standard input:{line}: {error}" if many else str(error)) from None
                 if args.json:
-                    ui.put_json_line(_object(words, found, args.top))
+                    ui.put_json_line(_object(words, judged, args.top))
                 else:
                     if many:
                         ui.put(ui.one_line(words))
-                    _show(found, args.top)
+                    _show(judged, args.top)
     return 0
 
 
@@ -104,42 +104,42 @@ def _messages(value: object, where: str) -> list[dict[str, str]]:
     return value
 
 
-def _object(words: str, found: Judged, top: int) -> dict[str, Any]:
-    scores, p = found.candidates.scores, found.candidates.p
+def _object(words: str, judged: Judged, top: int) -> dict[str, Any]:
+    scores, p = judged.candidates.scores, judged.candidates.p
     return {
         "q": words,
-        "open": [{"id": id, "gate": round(gate, 4)} for id, gate in found.opened],
+        "open": [{"id": id, "gate": round(gate, 4)} for id, gate in judged.opened],
         "top": [
             {"id": id, "score": round(float(scores[i]), 4), "p": round(float(p[i]), 4)}
-            for i, id in enumerate(found.ids[:top])
+            for i, id in enumerate(judged.ids[:top])
         ],
-        "p_none": round(found.candidates.p_none, 4),
-        **({"read_as": dict(found.candidates.read_as)} if found.candidates.read_as else {}),
+        "p_none": round(judged.candidates.p_none, 4),
+        **({"read_as": dict(judged.candidates.read_as)} if judged.candidates.read_as else {}),
     }
 
 
-def _show(found: Judged, top: int) -> None:
-    for word, meant in found.candidates.read_as.items():
+def _show(judged: Judged, top: int) -> None:
+    for word, meant in judged.candidates.read_as.items():
         ui.put(f'read "{word}" as "{meant}"')
-    opened = dict(found.opened)
-    names = found.candidates.names
+    opened = dict(judged.opened)
+    names = judged.candidates.names
     # A gate of one number (the paper's product) has no parts to show.
     groups = {head: group for head, group in _PARTS.items() if set(group) & set(names)}
     rows = []
-    for i, id in enumerate(found.ids[:top]):
-        parts = dict(zip(names, found.candidates.parts[i], strict=True))
+    for i, id in enumerate(judged.ids[:top]):
+        parts = dict(zip(names, judged.candidates.parts[i], strict=True))
         rows.append(
             [
                 f"{opened[id]:.2f}" if id in opened else "-",
-                f"{found.candidates.p[i]:.3f}",
-                f"{found.candidates.scores[i]:+.2f}",
+                f"{judged.candidates.p[i]:.3f}",
+                f"{judged.candidates.scores[i]:+.2f}",
                 *(f"{sum(parts.get(name, 0.0) for name in group):+.2f}" for group in groups.values()),
-                id + (" (pending)" if found.pending[i] else ""),
-                found.titles[i],
+                id + (" (pending)" if judged.pending[i] else ""),
+                judged.titles[i],
             ]
         )
     heads = ["gate", "p", "score", *groups, "id", "title"]
     if rows:
         ui.put_table(heads, rows, right=heads[:-2], shrink="title")
-    verdict = f"opens {', '.join(f'{id} {gate:.2f}' for id, gate in found.opened)}" if opened else "opens nothing"
-    ui.put(f"p(no memory applies) = {found.candidates.p_none:.3f}: {verdict}")
+    verdict = f"opens {', '.join(f'{id} {gate:.2f}' for id, gate in judged.opened)}" if opened else "opens nothing"
+    ui.put(f"p(no memory applies) = {judged.candidates.p_none:.3f}: {verdict}")

@@ -91,13 +91,13 @@ def watch(
             ids = given()
             done = "learnt" if state == "learnt" else "saved"
             if getattr(args, "replace", False):  # what is to be replaced is in the bank all the time
-                kept, rest = count[done], "--replace begins anew"
+                number, rest = count[done], "--replace begins anew"
             else:
-                kept = sum((record := bank.find(id)) is not None and record.state in ("learnt", state) for id in ids)
+                number = sum((record := bank.find(id)) is not None and record.state in ("learnt", state) for id in ids)
                 rest = "the same command goes on from there"
-            if not kept:
+            if not number:
                 raise KeyboardInterrupt(f"nothing was {done}") from None
-            raise KeyboardInterrupt(f"{kept} of {len(ids)} memories are {done} in {bank.path}; {rest}") from None
+            raise KeyboardInterrupt(f"{number} of {len(ids)} memories are {done} in {bank.path}; {rest}") from None
         known = len(records) - sum(count.values())
         pending = len(bank.records("pending"))
         display.finish(**count, known=known, pending=pending, where=str(bank.path))

@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
         model = common.model_of(args, bank)
 
         def call(progress: OnProgress) -> list[Record]:
-            found, files = _memories(args)
-            memories.extend(_lasting(memory.tagged(args.tag), until) for memory in found)
+            given, files = _memories(args)
+            memories.extend(_lasting(memory.tagged(args.tag), until) for memory in given)
             edits.extend(edit for file in files if (edit := edited(bank, file, memories)))
             how = {
                 "recipe": args.recipe,
@@ -118,19 +118,19 @@ def run(args: argparse.Namespace) -> int:
             with Assistant(bank, model=model) as assistant:
                 left, replaced = _settled(args, conflicts(assistant, new), memories)
                 memories[:] = left
-                made = memorize(bank, memories, later=args.later, assistant=assistant, **how) if left else []
+                records = memorize(bank, memories, later=args.later, assistant=assistant, **how) if left else []
             for conflict in replaced:
-                for record in made:
+                for record in records:
                     if record.text == conflict.memory.text:
                         supersede(bank, conflict.old, record)
-            return made
+            return records
 
         def renewed(progress: OnProgress) -> list[Record]:
-            made = call(progress)
-            old = [record for record in made if until is not None and record.metadata.get(FORGET_AFTER) != until]
+            records = call(progress)
+            old = [record for record in records if until is not None and record.metadata.get(FORGET_AFTER) != until]
             for record in old:  # its text was there already
                 bank.annotate(record.id, {FORGET_AFTER: until})
-            return made
+            return records
 
         learn.watch(args, bank, lambda: [m.id or m.default_id() for m in memories], renewed)
         for edit in edits:  # what took its place is in the bank by now
@@ -158,11 +158,11 @@ def _new(bank: Bank, memories: list[Memory]) -> list[Memory]:
 
 
 def _settled(
-    args: argparse.Namespace, found: list[Conflict], memories: list[Memory]
+    args: argparse.Namespace, conflicting: list[Conflict], memories: list[Memory]
 ) -> tuple[list[Memory], list[Conflict]]:
     """What is left of *memories*, and the conflicts whose old note is superseded; says what was found."""
     skipped, replaced = set(), []
-    for conflict in found:
+    for conflict in conflicting:
         old = conflict.old
         ui.say(
             f"{ui.one_line(conflict.memory.text)}\n  is like [{old.id}] of {old.created[:10]} ({conflict.alike:.2f}): "

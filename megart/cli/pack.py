@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = _words(args.query or "")
         chosen = [
             r.id for r in records
-            if r.carries(args.tag) and (not only or r.id.lower() in only) and wanted <= _words(_said(r))
+            if r.carries(args.tag) and (not only or r.id.lower() in only) and wanted <= _words(_text_of(r))
         ]  # fmt: skip
         if wanted and not chosen:
             raise InputError(f"no memory that was chosen holds all of {args.query!r}; give fewer words")
@@ -76,18 +76,18 @@ def run(args: argparse.Namespace) -> int:
         ready = None if since else ready_keys(bank)
         reader = None if since else readers.own_bytes(bank.base.sha256)
         size = write_pack(bank, args.file, ids=chosen, sign=key, ready=ready, text=not args.no_text, since=since, reader=reader)
-        made = opened.enter_context(PackedBank(args.file))
-        forgotten = [*made.delta.forgotten] if made.delta else []
+        pack = opened.enter_context(PackedBank(args.file))
+        forgotten = [*pack.delta.forgotten] if pack.delta else []
         if args.json:
-            fields = {"pack": args.file, "memories": len(made), "bytes": size, "signed": key is not None}
+            fields = {"pack": args.file, "memories": len(pack), "bytes": size, "signed": key is not None}
             ui.put_json({**fields, "forgotten": forgotten} if since else fields)
         else:
             less = f", and that {len(forgotten)} are forgotten," if since else ""
-            ui.put(f"packed {len(made)} memories{less} of {bank.path} into {args.file} ({ui.size(size)})")
+            ui.put(f"packed {len(pack)} memories{less} of {bank.path} into {args.file} ({ui.size(size)})")
     return 0
 
 
-def _said(record: Record) -> str:
+def _text_of(record: Record) -> str:
     return " ".join((record.title or "", record.text, *record.tags))
 
 

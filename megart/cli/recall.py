@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    made = answer(args, "recall", common.question(args.words, "cue"))
-    if made.memories:
-        show(args, made)
+    reply = answer(args, "recall", common.question(args.words, "cue"))
+    if reply.memories:
+        show(args, reply)
         return 0
     if args.json:
-        ui.put_json(made.to_dict())
-    nearest = f"; nearest: {ui.titles(made.nearest)}" if made.nearest else ""
+        ui.put_json(reply.to_dict())
+    nearest = f"; nearest: {ui.titles(reply.nearest)}" if reply.nearest else ""
     ui.say(f"megart: no memory is about that{nearest}; see: megart list")
     return 1

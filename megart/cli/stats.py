@@ -33,21 +33,21 @@ def run(args: argparse.Namespace) -> int:
             if bank.path.is_file():
                 raise InputError(f"{bank.path} is a pack, which counts nothing; give a bank")
             bank.count_use(args.usage == "on")
-        found = stats(bank)
+        counts = stats(bank)
         if args.json:
-            ui.put_json(found)
+            ui.put_json(counts)
             return 0
-        names = ", ".join(f"{tag} {count}" for tag, count in found["tags"].items())
-        used = [f"{one['id']} ({one['opened']} times, last {ui.moment(one['last'])})" for one in found["most_used"]]
+        names = ", ".join(f"{tag} {count}" for tag, count in counts["tags"].items())
+        used = [f"{one['id']} ({one['opened']} times, last {ui.moment(one['last'])})" for one in counts["most_used"]]
         fields = [
-            ("memories", f"{found['memories']}, of which {found['learnt']} learnt and {found['pending']} pending"),
-            ("size", f"{ui.size(found['bytes'])}, adapters {ui.size(found['adapter_bytes'])}"),
+            ("memories", f"{counts['memories']}, of which {counts['learnt']} learnt and {counts['pending']} pending"),
+            ("size", f"{ui.size(counts['bytes'])}, adapters {ui.size(counts['adapter_bytes'])}"),
             ("tags", names or "-"),
-            ("answered", f"{found['used']} memories" if found["counts_use"] else "not counted"),
+            ("answered", f"{counts['used']} memories" if counts["counts_use"] else "not counted"),
         ]
         fields += [("most used", line) for line in used]
-        if found["expire"]:
-            fields.append(("to be forgotten", f"{found['expire']}, of which {found['expired']} expired"))
+        if counts["expire"]:
+            fields.append(("to be forgotten", f"{counts['expire']}, of which {counts['expired']} expired"))
         ui.put_fields(fields)
     return 0
 

@@ -136,7 +136,7 @@ def put_json_line(value: object) -> None:
 def _json(value: object, indent: int | None = None) -> str:
     """As JSON; what would steer a terminal is written as an escape."""
     text = json.dumps(value, indent=indent, ensure_ascii=not _is_utf8(sys.stdout))
-    return _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _STEERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def stream(text: str) -> None:
