@@ -30,12 +30,12 @@ class Conflict:
 
 def conflicts(assistant: Assistant, memories: Sequence[Memory]) -> list[Conflict]:
     """For each of *memories* that is like another text of the bank, the one it is most like."""
-    found = []
+    conflicting = []
     for memory in memories:
         near = assistant.alike(memory.text, memory.title)
         if near is not None and near[0].text != memory.text:
-            found.append(Conflict(memory, *near))
-    return found
+            conflicting.append(Conflict(memory, *near))
+    return conflicting
 
 
 def supersede(bank: Bank, old: Record, new: Record) -> None:

@@ -48,8 +48,8 @@ def examples(memory: Memory, answer_words: int) -> list[tuple[str, str]]:
 
     direct = answered(asked)
     same = list(dict.fromkeys(pair for pair in direct if pair[1] == memory.text))
-    kept = set(_spread(same, max(2, PROMPTS - len(whole) - len(given))))
-    direct = [pair for pair in direct if pair[1] != memory.text or pair in kept]
+    spread = set(_spread(same, max(2, PROMPTS - len(whole) - len(given))))
+    direct = [pair for pair in direct if pair[1] != memory.text or pair in spread]
     return list(dict.fromkeys(whole + answered(given) + direct))
 
 
@@ -63,8 +63,8 @@ def _spread(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
 def cues(memory: Memory) -> list[str]:
     """What a person would say to call the memory up: two or three different cues."""
     opening = " ".join(memory.text.split()[:6])
-    found = [f"Tell me about {memory.title or opening}.", *memory.questions[:2]]
-    return [*found, memory.title or opening]
+    first_cues = [f"Tell me about {memory.title or opening}.", *memory.questions[:2]]
+    return [*first_cues, memory.title or opening]
 
 
 def recall_cue(memory: Memory) -> str:
@@ -101,9 +101,9 @@ def nearest(text: str, other: str) -> str:
 
     def likeness(sentence: str) -> float:
         words = set(_WORD.findall(sentence.lower()))
-        return len(words & said) / math.sqrt(max(1, len(words)))
+        return len(words & other_words) / math.sqrt(max(1, len(words)))
 
-    said = set(_WORD.findall(other.lower()))
+    other_words = set(_WORD.findall(other.lower()))
     return max(sentences.split(text), key=likeness)
 
 

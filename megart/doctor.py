@@ -98,18 +98,18 @@ def at_home(text: str) -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return {**found, "python": platform.python_version(), "sqlite": SQLITE}
+            versions[name] = None
+    return {**versions, "python": platform.python_version(), "sqlite": SQLITE}
 
 
 def _machine() -> dict[str, Any]:
     name, flags = _processor()
-    made: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "system": platform.platform(),
         "processor": name or platform.processor() or platform.machine(),
         "features": " ".join(sorted(_FEATURES & flags)),
@@ -117,8 +117,8 @@ def _machine() -> dict[str, Any]:
         "settings": " ".join(sorted(key for key in os.environ if key.startswith(("MEGART_", "GGML_", "LLAMA_")))),
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        made["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    return made
+        machine["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    return machine
 
 
 def _processor() -> tuple[str, set[str]]:
@@ -127,8 +127,8 @@ def _processor() -> tuple[str, set[str]]:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return "", set()
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return said.get("model name", ""), set((said.get("flags") or said.get("Features") or "").split())
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return fields.get("model name", ""), set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def _core(report: Report) -> str:
@@ -203,8 +203,8 @@ def _whole(bank: Bank, report: Report) -> str:
         raise BankError("a row of the catalog cannot be read; run: megart verify") from None
     kinds = Counter(problem.kind for problem in bank.verify())
     if kinds:
-        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        raise BankError(f"{said}; run: megart verify")
+        summary = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        raise BankError(f"{summary}; run: megart verify")
     return "every adapter has its hash, every memory its key"
 
 

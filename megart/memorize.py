@@ -242,7 +242,7 @@ class Teacher:
         from .train.trainer import Example, Task
 
         engine = self._judge.engine
-        made = []
+        examples = []
         for user, text in recipes.examples(memory, recipe):
             prompt = engine.prompt([{"role": "user", "content": user}])
             target = (*engine.tokenize(text, special=False), engine.end_of_turn)
@@ -250,10 +250,10 @@ class Teacher:
             if len(target) > room:
                 raise InputError(f"{memory.id}: {len(target)} {SPLIT.format(room)}")
             body, opening = (prompt.body, prompt.opening) if recipe.activated else ((), prompt.tokens)
-            made.append(Example(body, opening, target))
+            examples.append(Example(body, opening, target))
         seed = int.from_bytes(hashlib.sha256(memory.text.encode()).digest()[:4], "little")
-        steps = None if recipe.epochs is None else recipe.epochs * len(made)
-        return Task(memory.id or "", tuple(made), seed, steps)
+        steps = None if recipe.epochs is None else recipe.epochs * len(examples)
+        return Task(memory.id or "", tuple(examples), seed, steps)
 
     def _accept(self, memory: Memory, result: Result, recipe: Recipe) -> str:
         """Export, let the runtime recall from the exported bytes, and commit if it can.

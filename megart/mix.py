@@ -57,13 +57,13 @@ def round_up(rank: int, dtype: np.dtype) -> int:
 
 def shapes(adapters: Sequence[Adapter]) -> dict[str, tuple[int, int]]:
     """Base tensor name -> (in, out) over all *adapters*; AdapterError when they disagree."""
-    found: dict[str, tuple[int, int]] = {}
+    shape_of: dict[str, tuple[int, int]] = {}
     for adapter in adapters:
         for name, (a, b) in adapter.tensors.items():
             shape = (quant.shape(a)[1], len(b))
-            if found.setdefault(name, shape) != shape:
-                raise AdapterError(f"adapters disagree on the shape of {name}: {found[name]} and {shape}")
-    return found
+            if shape_of.setdefault(name, shape) != shape:
+                raise AdapterError(f"adapters disagree on the shape of {name}: {shape_of[name]} and {shape}")
+    return shape_of
 
 
 def mix_into(
@@ -119,11 +119,11 @@ def _nearest(
     left, upper = np.linalg.qr(columns)
     right, lower = np.linalg.qr(rows.T)
     u, values, v = np.linalg.svd(upper @ lower.T)
-    kept = min(place[0].shape[0], len(values))
-    root = np.sqrt(values[:kept])
-    place[0][:kept] = (root[:, None] * v[:kept]) @ right.T
-    place[1][:, :kept] = left @ (u[:, :kept] * root)
-    return float((values.astype(np.float64) ** 2).sum()), float((values[kept:].astype(np.float64) ** 2).sum())
+    rank = min(place[0].shape[0], len(values))
+    root = np.sqrt(values[:rank])
+    place[0][:rank] = (root[:, None] * v[:rank]) @ right.T
+    place[1][:, :rank] = left @ (u[:, :rank] * root)
+    return float((values.astype(np.float64) ** 2).sum()), float((values[rank:].astype(np.float64) ** 2).sum())
 
 
 def _groups(

@@ -80,10 +80,10 @@ def _reason(error: OSError) -> str:
 
 def _packaged_gguf() -> Path:
     try:
-        found = importlib.util.find_spec(_PACKAGE)
+        spec = importlib.util.find_spec(_PACKAGE)
     except (ImportError, ValueError):
-        found = None
-    for folder in (found.submodule_search_locations or ()) if found else ():
+        spec = None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / _PACKAGE_FILE
         if path.is_file():
             _check_gguf(path)

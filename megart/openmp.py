@@ -45,7 +45,7 @@ def release_team() -> None:
 @lru_cache
 def _libraries(_after_torch: bool) -> list[ctypes.CDLL]:
     """The libgomp of this process; more than one where PyTorch brings its own under another name."""
-    found = []
+    libraries = []
     # Linux only: the OpenMPs of macOS and Windows are others and keep no such count.
     with contextlib.suppress(OSError):
         with open(_MAPS, encoding="utf-8", errors="surrogateescape") as file:
@@ -54,5 +54,5 @@ def _libraries(_after_torch: bool) -> list[ctypes.CDLL]:
             with contextlib.suppress(OSError):
                 library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD)
                 if hasattr(library, "omp_pause_resource_all"):  # OpenMP 5, GCC 9
-                    found.append(library)
-    return found
+                    libraries.append(library)
+    return libraries

@@ -85,23 +85,23 @@ def commit(bank: Bank, memory: Memory, over: Memory | None, **learnt: Any) -> st
 
 def unlearnt(bank: Bank, failed: Sequence[str], changed: Sequence[str], total: int) -> MemorizeError:
     """The error that says which memories of *total* could not be learnt, and what became of them."""
-    said = []
+    parts = []
     if failed:
         there = [bank.find(id) for id in failed]
-        kept = "were not saved"
+        outcome = "were not saved"
         if all(record is not None for record in there):
             pending = all(record.state == "pending" for record in there if record)
-            kept = "stay pending" if pending else "are in the bank as they were"
-        said.append(
+            outcome = "stay pending" if pending else "are in the bank as they were"
+        parts.append(
             f"{len(failed)} of {total} memories could not be recalled after {ATTEMPTS} attempts "
-            f"and {kept}: {_some(failed)}; make them shorter or split them"
+            f"and {outcome}: {_some(failed)}; make them shorter or split them"
         )
     if changed:
-        said.append(
+        parts.append(
             f"{len(changed)} of {total} memories were changed in the bank meanwhile and are left as they are: "
             f"{_some(changed)}"
         )
-    return MemorizeError("; ".join(said))
+    return MemorizeError("; ".join(parts))
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -27,14 +27,14 @@ _CLAUSE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？；])")
 
 def spans(text: str) -> list[tuple[int, int]]:
     """Where each sentence of *text* begins and ends, in characters, without the white space around it."""
-    found: list[tuple[int, int]] = []
+    bounds: list[tuple[int, int]] = []
     start = 0
     for match in _END.finditer(text):
         if match[0].startswith(".") and _goes_on(text[start : match.start() + 1], text, match.start()):
             continue
-        start = _add(found, text, start, match.end())
-    _add(found, text, start, len(text))
-    return found
+        start = _add(bounds, text, start, match.end())
+    _add(bounds, text, start, len(text))
+    return bounds
 
 
 def split(text: str) -> list[str]:
@@ -64,8 +64,8 @@ def _goes_on(before: str, text: str, stop: int) -> bool:
     return bool(_ABBREVIATION.search(before) or _ORDINAL.search(before)) or any(stop in range(*d.span()) for d in dates)
 
 
-def _add(found: list[tuple[int, int]], text: str, start: int, end: int) -> int:
+def _add(bounds: list[tuple[int, int]], text: str, start: int, end: int) -> int:
     piece = text[start:end]
     if piece.strip():
-        found.append((start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())))
+        bounds.append((start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())))
     return end

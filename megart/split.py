@@ -141,9 +141,9 @@ def _add(section: _Section, text: str) -> None:
 def _title(inline: Any) -> tuple[str, bool]:
     """A heading as a title, and whether nothing but emphasis was taken away from it."""
     children = inline.children or []
-    said = " ".join("".join(" " if c.type == "softbreak" else c.content for c in children).split())
-    short = said.split(" ")[:_TITLE_WORDS]
-    plain = all(c.type in _INLINE for c in children) and len(said.split(" ")) <= _TITLE_WORDS and len(said) <= 160
+    text = " ".join("".join(" " if c.type == "softbreak" else c.content for c in children).split())
+    short = text.split(" ")[:_TITLE_WORDS]
+    plain = all(c.type in _INLINE for c in children) and len(text.split(" ")) <= _TITLE_WORDS and len(text) <= 160
     return " ".join(short)[:160].strip(), plain
 
 
@@ -262,7 +262,7 @@ def _prose(text: str, most: int, ends: tuple[str, ...] = (_SENTENCE, _LINE, _WOR
 
 def _ends(text: str, kind: str) -> list[int]:
     if kind != _SENTENCE:
-        return [found.end() for found in re.finditer(kind, text)]
+        return [match.end() for match in re.finditer(kind, text)]
     # A line that was wrapped ends no sentence, an empty one does.
     return [end for _, end in sentences.spans(re.sub(r"\n(?![ \t]*\n)", " ", text))]
 

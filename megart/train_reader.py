@@ -107,7 +107,7 @@ def readings(engine: Engine, passages: Iterable[Passage]) -> list[ReadingTask]:
     from .train.reader import ReadingTask
 
     nothing = (*engine.tokenize(readers.NOTHING, special=False), engine.end_of_turn)
-    made = []
+    tasks = []
     for passage in passages:
         tokens = engine.tokenize(passage.text, special=False)
         ends = engine.ends(tokens, passage.text)
@@ -121,5 +121,5 @@ def readings(engine: Engine, passages: Iterable[Passage]) -> list[ReadingTask]:
                 answer = (*tokens[place[0] : place[1]], engine.end_of_turn)
             pairs.append((tuple(engine.next_turn(prompts.read(example.question, passage.title))), answer))
         if pairs:
-            made.append(ReadingTask(tuple(tokens), tuple(pairs)))
-    return made
+            tasks.append(ReadingTask(tuple(tokens), tuple(pairs)))
+    return tasks

@@ -40,15 +40,15 @@ def recite_all(
     bank: Bank, judge: Acceptance, on_progress: Callable[[int, int], None] | None = None
 ) -> list[Recited]:
     """Let every learnt memory of *bank* recite; in the order they came. ``on_progress``: done, of how many."""
-    learnt, made = bank.records("learnt"), []
+    learnt, recitals = bank.records("learnt"), []
     for record in learnt:
         try:
-            made.append(Recited(record.id, _share(record, bank.adapter(record.id), judge)))
+            recitals.append(Recited(record.id, _share(record, bank.adapter(record.id), judge)))
         except MegartError as error:
-            made.append(Recited(record.id, 0.0, str(error)))
+            recitals.append(Recited(record.id, 0.0, str(error)))
         if on_progress:
-            on_progress(len(made), len(learnt))
-    return made
+            on_progress(len(recitals), len(learnt))
+    return recitals
 
 
 def _share(record: Record, adapter: Adapter, judge: Acceptance) -> float:
@@ -73,8 +73,8 @@ def recited_share(
 
 def similarity(heard: str, text: str) -> float:
     """1.0 when *heard* is *text* but for white space; else the share of words kept in order."""
-    said, meant = heard.split(), text.split()
-    if said == meant:
+    heard_words, meant = heard.split(), text.split()
+    if heard_words == meant:
         return 1.0
-    match = difflib.SequenceMatcher(None, said, meant, autojunk=False)
+    match = difflib.SequenceMatcher(None, heard_words, meant, autojunk=False)
     return min(0.9999, match.ratio())
