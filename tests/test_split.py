@@ -223,7 +223,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 @pytest.fixture
 def given_to_memorize(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny):
     """Runs `megart memorize` with teaching replaced; returns the memories that would be taught."""
-    import sys
+    import importlib
 
     from megart.bank import Bank
 
@@ -234,7 +234,7 @@ def given_to_memorize(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny):
         taken[:] = memories
         return []
 
-    monkeypatch.setattr(sys.modules["megart.memorize"], "memorize", fake)
+    monkeypatch.setattr(importlib.import_module("megart.memorize"), "memorize", fake)
 
     def run(*options: str) -> list[Memory]:
         taken.clear()

@@ -50,6 +50,7 @@ def test_init_keeps_the_hugging_face_folder(run: Run, loadable: Path, tmp_path: 
 
 @needs_model
 def test_init_default_model_and_bank(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("megart.runtime.aptitude.SECONDS", 600.0)  # all are asked, however busy the machine is
     path = tmp_path / "XDG_DATA_HOME" / "megart" / "bank"
     _, text, err = run("init")
     assert text == f"made the bank {path} for smollm2 (b179c9523d0e)\n"
