@@ -22,6 +22,7 @@ import numpy as np
 
 from . import quant
 from .errors import AdapterError
+from .gguf_values import ARRAY, SCALARS, STRING, Cursor
 
 Metadata = str | int | float | bool | list[Any]
 INVOCATION_KEY = "adapter.alora.invocation_tokens"
@@ -40,11 +41,8 @@ _MAX_NAME = 63
 _MAX_STRING = 1 << 20
 _MAX_ARRAY = 1 << 16
 _MAX_TENSORS = 1 << 16
-_UINT32, _FLOAT32, _STRING, _ARRAY = 4, 6, 8, 9
+_UINT32, _FLOAT32 = 4, 6
 _ARRAY_OF = 100
-_SCALARS = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
 # ggml's numbers of the types.
 _DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 8: quant.Q8_0, 2: quant.Q4_0}
 _BLOCKS = (2, 8)
@@ -231,38 +229,20 @@ def _map(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-class _Cursor:
-    """Reads little-endian values one after the other; struct.error or AdapterError past the end."""
-
-    def __init__(self, data: mmap.mmap | bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def take(self, layout: str) -> Any:
-        values = struct.unpack_from("<" + layout, self.data, self.at)
-        self.at += struct.calcsize("<" + layout)
-        return values[0] if len(values) == 1 else values
-
-    def text(self) -> str:
-        size = self.take("Q")
-        if size > min(_MAX_STRING, len(self.data) - self.at):
-            raise AdapterError(f"a string of {size} bytes reaches past the end; the file is cut short or damaged")
-        self.at += size
-        return self.data[self.at - size : self.at].decode()
-
+class _Cursor(Cursor):
     def value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self.text()
-        if kind == _ARRAY:
+        if kind == STRING:
+            return self.text(_MAX_STRING)
+        if kind == ARRAY:
             item, count = self.take("IQ")
-            if count > min(_MAX_ARRAY, len(self.data) - self.at) or item == _ARRAY:
+            if count > min(_MAX_ARRAY, len(self.data) - self.at) or item == ARRAY:
                 raise AdapterError(
                     f"an array of {count} items of type {item}; expected at most {_MAX_ARRAY} plain ones"
                 )
             return [self.value(item) for _ in range(count)]
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise AdapterError(f"a value of type {kind}; expected a GGUF type from 0 to 12")
-        return self.take(_SCALARS[kind])
+        return self.take(SCALARS[kind])
 
 
 def _parse(data: mmap.mmap | bytes) -> Adapter:
@@ -280,11 +260,11 @@ def _parse(data: mmap.mmap | bytes) -> Adapter:
     keys: dict[str, Any] = {}
     kinds: dict[str, int] = {}
     for _ in range(n_keys):
-        key = cursor.text()
+        key = cursor.text(_MAX_STRING)
         if key in keys:
             raise AdapterError(f"the key {key!r} occurs twice")
         kind = cursor.take("I")
-        kinds[key] = struct.unpack_from("<I", data, cursor.at)[0] + _ARRAY_OF if kind == _ARRAY else kind
+        kinds[key] = struct.unpack_from("<I", data, cursor.at)[0] + _ARRAY_OF if kind == ARRAY else kind
         keys[key] = cursor.value(kind)
     _check_keys(keys, kinds)
     pairs = _pair(_tensors(cursor, n_tensors, keys.get("general.alignment", 32)))
@@ -300,9 +280,9 @@ def _parse(data: mmap.mmap | bytes) -> Adapter:
 
 def _check_keys(keys: dict[str, Any], kinds: dict[str, int]) -> None:
     expected = {
-        "general.type": _STRING,
-        "general.architecture": _STRING,
-        "adapter.type": _STRING,
+        "general.type": STRING,
+        "general.architecture": STRING,
+        "adapter.type": STRING,
         _ALPHA_KEY: _FLOAT32,
         INVOCATION_KEY: _ARRAY_OF + _UINT32,
         "general.alignment": _UINT32,
@@ -325,7 +305,7 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, np.ndarra
     infos = []
     expected = 0
     for _ in range(count):
-        name = cursor.text()
+        name = cursor.text(_MAX_STRING)
         dims = cursor.take("I")
         if dims != 2:
             raise AdapterError(f"the tensor {name!r} has {dims} dimensions; expected 2")

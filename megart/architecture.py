@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
+from .gguf_values import ARRAY, SCALARS, STRING, Cursor
 from .models import Model
 
 # Decoders whose transformers class is the plain pre-norm block with a gated MLP and whose GGUF
@@ -19,8 +20,6 @@ from .models import Model
 DENSE = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
 # transformers does not read GGUF files of these; their Hugging Face folder it does.
 _ONLY_FROM_HF = ("gemma",)
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
 # Vocabularies have up to 300 000 words, in three or four arrays.
 _MOST_ITEMS, _MOST_KEYS, _MOST_TENSORS, _MOST_DIMENSIONS = 1_600_000, 4096, 100_000, 4
 
@@ -86,71 +85,43 @@ def check_whole_header(path: Path) -> None:
         raise ModelError(f"cannot read model {path}: {error.strerror or error}") from error
 
 
-class _Cursor:
-    """Reads values one after the other; nothing past the end (struct.error, ValueError)."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at, self.end = data, 4, len(data)
-
-    def take(self, layout: str) -> Any:
-        (value,) = struct.unpack_from("<" + layout, self.data, self.at)
-        self.at += struct.calcsize("<" + layout)
-        return value
-
-    def text(self) -> str:
-        size = self.take("Q")
-        if size > self.end - self.at:
-            raise ValueError(f"a string of {size} bytes reaches past the end")
-        self.at += size
-        return self.data[self.at - size : self.at].decode("utf-8", "replace")
-
-    def pass_texts(self, count: int) -> None:
-        """Up to a million words of a vocabulary, of which no text is made."""
-        size_of, data, at = struct.Struct("<Q").unpack_from, self.data, self.at
-        for _ in range(count):
-            at += 8 + size_of(data, at)[0]
-            if at > self.end:
-                raise ValueError("a string reaches past the end")
-        self.at = at
-
-
 def _walk(data: mmap.mmap, *, whole: bool = False) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     items = 0
-    header = _Cursor(data)
+    header = Cursor(data, 4)
     version, tensors, count = header.take("I"), header.take("Q"), header.take("Q")
     if version not in (2, 3):
         raise ValueError(f"GGUF version {version}, expected 2 or 3")
     if whole and (tensors > _MOST_TENSORS or count > _MOST_KEYS):
         raise ValueError(f"{tensors} tensors and {count} keys")
     for _ in range(count):
-        key = header.text()
+        key = header.text(errors="replace")
         architecture = keys.get("general.architecture")
         if not whole and key.startswith("tokenizer.") and f"{architecture}.block_count" in keys:
             break  # writers put what describes the network before the vocabulary
         kind = header.take("I")
-        if kind == _STRING:
-            keys[key] = header.text()
-        elif kind == _ARRAY:
+        if kind == STRING:
+            keys[key] = header.text(errors="replace")
+        elif kind == ARRAY:
             item, length = header.take("I"), header.take("Q")
             items += length
             if length > header.end - header.at or (whole and items > _MOST_ITEMS):
                 raise ValueError(f"an array of {length} items")
-            if item == _STRING:
+            if item == STRING:
                 header.pass_texts(length)
             else:
-                header.at += length * struct.calcsize("<" + _SCALARS[item])
+                header.at += length * struct.calcsize("<" + SCALARS[item])
         else:
-            keys[key] = header.take(_SCALARS[kind])
+            keys[key] = header.take(SCALARS[kind])
     if whole:
         for _ in range(tensors):
             _check_tensor(header)
     return keys
 
 
-def _check_tensor(header: _Cursor) -> None:
+def _check_tensor(header: Cursor) -> None:
     """Passes one tensor's entry: its name, shape, type and place."""
-    name, dimensions = header.text()[:64], header.take("I")
+    name, dimensions = header.text(errors="replace")[:64], header.take("I")
     if dimensions > _MOST_DIMENSIONS:
         raise ValueError(f"the tensor {name!r} has {dimensions} dimensions")
     values = math.prod(header.take("Q") for _ in range(dimensions))
