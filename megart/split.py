@@ -24,6 +24,8 @@ MOST_WORDS = 400
 _LONG_WORD, _WORD_BYTES = 24, 8
 _TITLE_WORDS = 16
 _SENTENCE, _LINE, _WORD = "", r"\n", r"\s+"
+_FIELD = re.compile(r"\s*[^\s:][^:]{0,40}:\s+\S.{0,80}")
+_SHORT_LINE = 40
 _INLINE = {"text", "code_inline", "softbreak", "em_open", "em_close", "strong_open", "strong_close"}
 
 
@@ -147,6 +149,11 @@ def _title(inline: Any) -> tuple[str, bool]:
     return " ".join(short)[:160].strip(), plain
 
 
+def _is_listing(lines: list[str]) -> bool:
+    """Whether lines of a paragraph were meant as lines: "Wifi: otter", or three and more shorter than prose is wrapped."""
+    return all(map(_FIELD.fullmatch, lines)) or (len(lines) > 2 and max(map(len, lines)) <= _SHORT_LINE)
+
+
 def _block(tokens: list[Any], index: int, first: int, lines: list[str]) -> _Block:
     """The block that the token at *index* opens, source lines and all."""
     token = tokens[index]
@@ -164,6 +171,8 @@ def _block(tokens: list[Any], index: int, first: int, lines: list[str]) -> _Bloc
         at = list(range(len(lines)))
     elif token.type == "paragraph_open":
         # Lines wrapped in the source are one line; two spaces or a backslash at the end break it.
+        if _is_listing(text.split("\n")):
+            return _Block(text)
         return _Block(re.sub(r"(?<!  )(?<!\\)\n[ \t]*(?=\S)", " ", text))
     else:
         return _Block(text)

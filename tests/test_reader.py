@@ -12,6 +12,7 @@ from numpy import float16
 from megart import readers, train_reader
 from megart.errors import AdapterError
 from megart.models import Model
+from megart.runtime import items
 from megart.runtime.engine import Engine
 from megart.runtime.reader import SPAN_TOKENS, Reader, Reading, spoken_of, trimmed
 from megart.runtime.recite import Recital, of_text
@@ -70,6 +71,34 @@ def test_a_recital_that_is_kept_reads_as_one_that_is_new(reader: Reader, engine:
     assert len(reader._recitals) == 1
     for text in (*TEXTS, *TEXTS):
         assert read(reader, text) == alone[text]
+
+
+PHONES = "Numbers\n- Plumber Gerd Lautner: 0721 558 2093\n- Aunt Rosalind: +44 1865 559120\n- Vet clinic: 0721 904417"
+
+
+@pytest.mark.parametrize(
+    "text, question, expected",
+    [
+        (PHONES, "How do I reach Rosalind?", "- Aunt Rosalind: +44 1865 559120"),
+        (PHONES, "Which number does the plumber have?", "- Plumber Gerd Lautner: 0721 558 2093"),
+        (PHONES, "What are the numbers of Gerd and Rosalind?", None),
+        (PHONES, "Which numbers do I have?", None),
+        ("Wifi: otter-58\nPIN of the alarm: 4471\n", "What is the alarm's PIN?", "PIN of the alarm: 4471"),
+        ("1. Wake Ada.\n2) Feed the cat.", "When is the cat fed?", "2) Feed the cat."),
+        ("| Ada | 14 |\n| Bo | 9 |", "How old is Bo?", "| Bo | 9 |"),
+        ("Rosalind is my aunt.\nHer number is 559120.", "What is Rosalind's number?", None),
+        ("- Rosalind: 559120", "What is Rosalind's number?", None),
+    ],
+)
+def test_the_item_of_a_list_is_the_one_that_is_named(text: str, question: str, expected: str | None) -> None:
+    place = items.named(text, question)
+    assert (place and text[slice(*place)]) == expected
+
+
+def test_a_list_is_answered_from_the_item_that_is_named(reader: Reader) -> None:
+    spans = {who: read(reader, PHONES, f"What is the number of {who}?").span for who in ("Gerd", "Rosalind", "the vet")}
+    lines = [PHONES[: start].count("\n") for start, _ in spans.values()]
+    assert lines == [1, 2, 3]
 
 
 def test_choosing_is_among_the_spans_given(reader: Reader) -> None:

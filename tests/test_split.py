@@ -263,3 +263,10 @@ def test_titles_and_sizes_from_the_command_line(given_to_memorize, tmp_path: Pat
     ):  # fmt: skip
         assert main(["memorize", "--bank", str(tmp_path / "bank"), *options]) == 1
         assert capsys.readouterr().err == f"megart: error: {message}\n"
+
+
+def test_lines_that_were_meant_as_lines_stay_lines() -> None:
+    for text in ("Wifi at home: otter-58\nAlarm PIN: 4471", "Milk 1.29\nBread 3.20\nEggs 2.99"):
+        assert [piece.text for piece in split_markdown(text)] == [text]
+    wrapped = "The ferry leaves at 7:40 and the last one comes\nback at nine: bring a coat."
+    assert [piece.text for piece in split_markdown(wrapped)] == [wrapped.replace("\n", " ")]

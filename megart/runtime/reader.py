@@ -18,6 +18,7 @@ import numpy as np
 from .. import prompts, readers, sentences
 from ..adapter import Adapter
 from ..gate.words import WORD, fold
+from . import items
 from .context import Context, Saved
 from .engine import Engine
 from .fingerprint import Fingerprint
@@ -93,7 +94,7 @@ class Reader:
     def read(self, recital: Recital, question: str, title: str | None) -> Reading:
         """The answer to *question* from *recital*, which the context holds; an empty span where there is none.
 
-        Raises DecodeError when the question does not fit beside the recital.
+        Of a list the answer is from the item that the question names. Raises DecodeError when the question does not fit beside the recital.
         """
         if not recital.tokens:
             return NOTHING_READ
@@ -105,7 +106,9 @@ class Reader:
         others = np.delete(logits, self._nothing)
         top = float(others.max())
         odds = top + math.log(np.exp(others - top).sum(dtype=np.float64)) - nothing
-        tokens, logprob = self._span(recital, logits)
+        item = items.named(recital.text, question)
+        within = readers.covering(recital.text, list(recital.ends), *item) if item else None
+        tokens, logprob = self._span(recital, logits, *(within or (0, len(recital.tokens))))
         first, last = tokens
         start = recital.ends[first - 1] if first else 0
         return Reading(trimmed(recital.text, start, recital.ends[last - 1]), odds, logprob)
@@ -129,13 +132,13 @@ class Reader:
             self.context.decode([token])
         return left[0]
 
-    def _span(self, recital: Recital, logits: np.ndarray) -> tuple[tuple[int, int], float]:
-        """The span of tokens, [first, last), that greedy decoding says where it may say nothing else; nats per token."""
+    def _span(self, recital: Recital, logits: np.ndarray, first: int, last: int) -> tuple[tuple[int, int], float]:
+        """The span within the tokens [first, last) that greedy decoding says where it may say nothing else; nats per token."""
         ends = recital.ends
-        begins = [i for i in range(len(ends)) if _is_seam(recital.text, ends[i - 1] if i else 0)]
+        begins = [i for i in range(first, last) if _is_seam(recital.text, ends[i - 1] if i else 0)]
         places, length, total = begins, 0, 0.0
         while True:
-            following = {p + length: recital.tokens[p + length] for p in places if p + length < len(recital.tokens)}
+            following = {p + length: recital.tokens[p + length] for p in places if p + length < last}
             allowed = set(following.values())
             may_end = [p for p in places if length and _is_seam(recital.text, ends[p + length - 1])]
             if may_end:
