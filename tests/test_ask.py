@@ -14,6 +14,7 @@ from megart.memorize import memorize
 from megart.models import Model
 from megart.runtime.ask import NOT_KNOWN, STRICT_STATE
 from megart.runtime.assistant import Assistant
+from megart.runtime.follow import is_own
 from megart.runtime.scope import Scope
 
 KEY = "The spare key hangs behind the blue boiler in the cellar. Ines painted its ring green in March."
@@ -95,9 +96,27 @@ def test_strict_says_nothing_else_also_when_the_bank_says_so(assistant: Assistan
 
 def test_a_general_question_is_the_bare_models_bit_for_bit(assistant: Assistant) -> None:
     for question in ("What is the capital of France?", "Tell me a joke."):
-        made = assistant.ask(question, max_tokens=8, strict=True)
+        made = assistant.ask(question, max_tokens=8)
         assert made.known is None and made.nearest == []
         assert made.tokens == assistant.bare(question, max_tokens=8).tokens
+        assert assistant.ask(question, strict=True).text == NOT_KNOWN
+
+
+@pytest.mark.parametrize(
+    "question, private",
+    [
+        ("What is Lena's phone number?", True),
+        ("Lena's birthday?", True),
+        ("Where does Peter live?", True),
+        ("Wie ist die Telefonnummer von Frau Breitkopf?", True),
+        ("What is the email address of Joris?", True),
+        ("What is the capital of France?", False),
+        ("How many people live in a hive?", False),
+        ("Why is the number pi irrational?", False),
+    ],
+)
+def test_how_to_reach_somebody_is_no_general_question(question: str, private: bool) -> None:
+    assert is_own(question) is private
 
 
 def test_a_memory_left_out_is_not_known(assistant: Assistant) -> None:

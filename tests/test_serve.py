@@ -161,6 +161,18 @@ def test_remember_that_saves_and_says_so(served: SimpleNamespace) -> None:
     served.bank.remove(record.id)
 
 
+@pytest.mark.parametrize(
+    "said, kept",
+    [
+        ("remember my locker key is under the mat", "My locker key is under the mat"),
+        ("Please remember: the ferry leaves at 7:40.", "The ferry leaves at 7:40."),
+        ("Remember Lena's number is 0171 5550192.", "Lena's number is 0171 5550192."),
+    ],
+)
+def test_what_is_to_be_remembered_is_what_follows(said: str, kept: str) -> None:
+    assert to_remember(said) == kept
+
+
 @pytest.mark.parametrize("said", ["Do you remember that day?", "Remember that day in Skerrow? ", "Remember to call."])
 def test_what_asks_or_is_no_fact_is_not_saved(said: str) -> None:
     assert to_remember(said) is None

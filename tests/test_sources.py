@@ -27,11 +27,14 @@ def test_a_folder_gives_what_its_files_hold(tmp_path: Path) -> None:
     write(tmp_path / "empty.md", " \n")
     write(tmp_path / ".obsidian" / "app.md", "hidden")
     write(tmp_path / "photo.png", "no text")
+    old = write(tmp_path / "old.txt", "Käse", "latin-1")
     made = read_sources([str(tmp_path)])
     assert {(m.title, m.text) for m in made.memories} == {
         ("wifi", "Guest: LarkNest"), ("Hive", "Honey."), (None, "The gate is green."),
     }  # fmt: skip
-    assert made.skipped == [f"{tmp_path / 'empty.md'} is empty"]
+    assert made.skipped == [f"{tmp_path / 'empty.md'} is empty", f"{old} is not UTF-8 at byte 1; save it as UTF-8"]
+    with pytest.raises(InputError, match="is not UTF-8 at byte 1"):  # a file that was named has to be read
+        read_sources([str(old), str(tmp_path / "a.md")])
     about = {m.text: m.metadata for m in made.memories}
     assert about["The gate is green."]["created"] == "2024-05-01"
     assert about["Honey."]["source"]["file"] == str(tmp_path / "a.md") and about["Honey."]["created"][:2] == "20"

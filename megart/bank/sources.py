@@ -44,7 +44,8 @@ def read_sources(
 ) -> Sources:
     """The memories in *given*: files, folders, globs that no shell has opened, "-" for standard input.
 
-    Empty files are passed over. Raises InputError where a file cannot be read, or nothing is left.
+    Empty files are passed over, and of a folder or a glob those that cannot be read. Raises InputError where a file
+    that was named cannot be read, or nothing is left.
     """
     read = Sources()
     for name in given:
@@ -58,7 +59,13 @@ def read_sources(
             if path.is_file() and not path.read_bytes().strip():
                 read.skipped.append(f"{path} is empty")
                 continue
-            read.memories += _from_file(path, title, split, max_words)
+            try:
+                read.memories += _from_file(path, title, split, max_words)
+            except InputError as error:
+                if path == Path(name).expanduser():
+                    raise
+                read.skipped.append(str(error))
+                continue
             read.files.append(path)
     if not read.memories:
         raise InputError(f"got nothing to memorize ({'; '.join(read.skipped) or 'no text'}); give files that hold text")

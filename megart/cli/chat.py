@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strict", action=argparse.BooleanOptionalAction, default=True,
-        help="where the question is one for the notes and none answers, say only that (default), or let the model guess",
+        help="where no note answers, say only that (default), or let the model guess",
     )  # fmt: skip
     parser.add_argument(
         "--history", metavar="FILE", help="keep the lines that you type in FILE (default: nothing is kept)"
@@ -106,7 +106,7 @@ class ChatSession:
 
         def told(known: bool | None, nearest: list[str]) -> None:
             nonlocal bare
-            ui.not_known(known, nearest)
+            ui.not_known(known, nearest, bool(self.strict))
             bare = True
 
         answer = self.conversation.ask(
@@ -136,9 +136,11 @@ class ChatSession:
     def forget(self, id: str) -> None:
         if not id and not (self.last and self.last.sources):
             raise InputError("the last answer is from no note; give an id: /forget ID")
-        record = self.bank.get(id or self.last.sources[0].id)  # type: ignore[union-attr]
+        record = common.find_record(self.bank, id or self.last.sources[0].id)  # type: ignore[union-attr]
         if ui.confirm(f"Forget {record.id} for good: {record.text[:100]}?"):
             ui.say(f"forgot {self.bank.remove(record.id).id}")
+        else:
+            ui.say(f"kept {record.id}")
 
     def recall(self, words: str) -> None:
         if not words:

@@ -161,6 +161,23 @@ def read_stdin() -> str:
         raise InputError(f"standard input is not UTF-8 at byte {error.start}; send it as UTF-8") from None
 
 
+def find_record(bank: Bank | PackedBank, name: str, *, begun: bool = True) -> Record:
+    """The memory that a person calls *name*: its id, else its title, else (``begun``) how its id alone begins.
+
+    Raises InputError where two are meant, MemoryNotFoundError where none is.
+    """
+    wanted, records = name.strip().casefold(), bank.records()
+    titled = [record for record in records if (record.title or "").casefold() == wanted]
+    beginning = [record for record in records if begun and wanted and record.id.casefold().startswith(wanted)]
+    for hits in ([record for record in records if record.id.casefold() == wanted], titled, beginning):
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            ids = ", ".join(record.id for record in hits[:4]) + (", ..." if len(hits) > 4 else "")
+            raise InputError(f"{name!r} may be {len(hits)} memories; give one of these ids: {ids}")
+    return bank.get(name)
+
+
 def stdin_is_terminal() -> bool:
     return sys.stdin is None or sys.stdin.isatty()
 

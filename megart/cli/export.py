@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             id, where = args.peft
             model = common.model_of(args, bank)
             path = export_peft(bank, id, where, model=model, replace_existing=args.replace)
-        record = bank.get(id)
+        record = common.find_record(bank, id)
         cue = recall_cue(bank, record)
         if args.json:
             ui.put_json({"id": record.id, "path": str(path), "recall_cue": cue})

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("got nothing to forget; give ids, or --expired")
     with common.open_bank(args) as bank:
         # all are looked up before any is removed: one wrong id changes nothing
-        records = {record.id: record for record in map(bank.get, args.ids)}
+        records = {r.id: r for r in (common.find_record(bank, name, begun=False) for name in args.ids)}
         if args.expired:
             now = time.time()
             records |= {r.id: r for r in bank.records() if r.expires is not None and r.expires <= now}
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             _show(args, list(records.values()))
             return 0
         if records and not args.yes and common.stdin_is_terminal():
-            names = ", ".join(record.title or record.id for record in records.values())
+            names = ", ".join(record.heading for record in records.values())
             if not ui.confirm(f"forget {names}?"):
                 ui.say("nothing was forgotten")
                 return 1

@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> int:
             ui.put_json(common.record_json(record))
             return 0
         share = record.training["recall"]
-        known = "word for word" if share == 1 else f"{share:.0%} of it" if share >= 0.005 else "nothing of it"
-        ui.put(f"imported {record.id}: of its text it recalls {known}")
+        known = "its text word for word" if share == 1 else f"{share:.0%} of its text" if share >= 0.005 else "nothing of its text"
+        ui.put(f"imported {record.id}: it recalls {known}")
     return 0

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         for old, new in done.renamed:
             ui.put(f"{old} came in as {new}")
         learnt = f", {len(done.learnt)} that were pending are learnt" if done.learnt else ""
-        ui.put(f"added {len(done.added)} memories to {into.path}; {len(done.same)} were there{learnt}")
+        memories = "memory" if len(done.added) == 1 else "memories"
+        ui.put(f"added {len(done.added)} {memories} to {into.path}; {len(done.same)} were there{learnt}")
     return 0
 
 

@@ -20,14 +20,14 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID", help="the memory's id, as megart list shows it")
+    parser.add_argument("id", metavar="ID", help="the memory's id, as megart list shows it, its title, or how its id begins")
     common.add_bank(parser, packs=True)
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     with common.open_bank(args) as bank:
-        record = bank.get(args.id)
+        record = common.find_record(bank, args.id)
         cue = recall_cue(bank, record) if record.adapter_sha256 else None
         if args.json:
             ui.put_json({**common.record_json(record), "recall_cue": cue})

@@ -275,9 +275,9 @@ def choose(question: str, choices: Sequence[str]) -> str:
             return meant[0]
 
 
-def not_known(known: bool | None, nearest: Sequence[str]) -> None:
-    """Said before the bare model answers a question that no memory does."""
-    if known is False:
+def not_known(known: bool | None, nearest: Sequence[str], strict: bool = False) -> None:
+    """Said of a question that no memory answers, before the bare model does; of a general one where nobody will."""
+    if known is False or strict:
         say(f"Not in memory{f' (nearest: {titles(nearest)})' if nearest else ''}.")
 
 
@@ -301,7 +301,7 @@ def put_source(source: Source) -> None:
     """The text of a source with the answer's words in bold."""
     start, end = source.span
     before, words, after = (safe(text) for text in (source.text[:start], source.words, source.text[end:]))
-    print(f"{before}{paint(words, '1', sys.stdout)}{after}", flush=True)
+    print(f"{before}{paint(words, 'bold', sys.stdout)}{after}", flush=True)
 
 
 def trace(answer: Answer) -> None:

@@ -8,6 +8,7 @@ memory as their source. Where none answers, the bare base speaks, and the answer
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,8 @@ _CERTAIN = 0.9  # that two memories say the same at another time
 VERSIONS = 2  # memories that are read for what they say of the same at another time
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # In the bank: b"1" where it says nothing else when nothing is known.
+# Where an item of a list begins; an answer is a sentence.
+_BULLET = re.compile(r"^[-*•–+]\s+")
 STRICT_STATE = "strict"
 
 
@@ -84,7 +87,10 @@ class Outcome:
     def known(self) -> bool | None:
         """True, or False where the question is one for the bank, or None where it is a general one."""
         about_the_bank = (
-            any(one.p >= NEAR for one in self.tried) or is_own(self.question) or gate.known.identifiers(self.question)
+            any(one.p >= NEAR for one in self.tried)
+            or self.found.opens
+            or is_own(self.question)
+            or gate.known.identifiers(self.question)
         )
         return True if self.answering else False if about_the_bank else None
 
@@ -326,7 +332,7 @@ def said(source: Source, style: str) -> str:
     if style == "short":
         return " ".join(source.words.split()) or source.text
     start, end = sentences.holding(source.text, *source.span)
-    return source.text[start:end]
+    return _BULLET.sub("", source.text[start:end])
 
 
 def _bound(job: Job, answering: list[Tried]) -> Made:
@@ -343,14 +349,14 @@ def _bound(job: Job, answering: list[Tried]) -> Made:
 
 
 def _not_known(job: Job, outcomes: list[Outcome]) -> Made:
-    """Nothing answers: the bare base does, unless the bank is strict."""
+    """Nothing answers: the bare base does, or nobody where only memories may (``strict``)."""
     known = False if any(outcome.known is False for outcome in outcomes) else None
     nearest = (
         list(dict.fromkeys(title.rstrip(".") for o in outcomes for title in o.found.titles)) if known is False else []
     )
     if job.request.on_known is not None:
         job.request.on_known(known, nearest)
-    if job.request.strict and known is False:
+    if job.request.strict:
         generation = job.put(NOT_KNOWN, _whole(job))
     else:
         generation = job.plain(job.prompt())

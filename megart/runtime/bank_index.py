@@ -272,13 +272,13 @@ class BankIndex:
         return _core.scores(np.asarray(vectors[row], np.float32), vectors, self.engine.threads)
 
     def most_alike(self, text: str, title: str | None) -> tuple[Record, float] | None:
-        """The memory most like *text* that says something else, and how alike it is; None where none is near."""
+        """The memory most like *text* that says something else, and how alike it is; None where none is so near as to be told."""
         self.refresh()
         if self.index is None or self.embedder == embedders.PAPER:
             return None
         second = self.text_embedder
         if second is not None and self.index.vectors is not None:
-            mine, others, least = second.memory(text, title), self.index.vectors.own, gate.versions.ALIKE_MEANING
+            mine, others, least = second.memory(text, title), self.index.vectors.own, gate.versions.TOLD_MEANING
         else:
             mine, others = self.keys.keys(self.keys.memory(text, title)[None])[0], self.index.keys
             least = gate.versions.ALIKE

@@ -59,6 +59,13 @@ _OWN = frozenset(
     "my mine our ours i've we've mein meine meinen meinem meiner unser unsere mon notre nos mio miei mie nostro nostra "
     "meu minha nosso nossa mijn onze".split()
 )
+# What one asks of a person: of somebody that is named, no model can know it.
+_PRIVATE = frozenset(
+    "phone telephone mobile number birthday address email e-mail mail live lives telefon telefonnummer nummer handynummer "
+    "geburtstag adresse mailadresse wohnt numero anniversaire habite telefono correo cumpleanos direccion vive compleanno "
+    "indirizzo abita telefone morada aniversario mora telefoonnummer verjaardag adres woont fodelsedag adress bor urodziny "
+    "numer mieszka телефон номер адрес рождения живет".split()
+)
 _BEFORE = frozenset(
     "before earlier previously previous formerly former until originally fruher vorher bisher zuvor bislang davor avant "
     "auparavant precedemment antes anterior prima precedente eerder vroeger voorheen tidigare раньше прежде antigamente".split()
@@ -171,7 +178,19 @@ def sources(answer: str, records: Sequence[Record]) -> list[int]:
 
 
 def is_own(question: str) -> bool:
-    """Whether *question* is about the bank's owner: one for the bank, even where the gate finds nothing."""
-    words = [fold(word).replace("’", "'") for word in WORD.findall(question)]
+    """Whether *question* is about the bank's owner, or how to reach somebody: one for the bank, even where the gate
+    finds nothing.
+    """
+    written = WORD.findall(question)
+    words = [fold(word).replace("’", "'") for word in written]
     pairs = set(zip(words, words[1:]))
-    return not _OWN.isdisjoint(words) or not _OWN_DOINGS.isdisjoint(pairs)
+    somebody = any(word[0].isupper() and (place or _possessive(word)) for place, word in enumerate(written))
+    return (
+        not _OWN.isdisjoint(words)
+        or not _OWN_DOINGS.isdisjoint(pairs)
+        or (somebody and not _PRIVATE.isdisjoint(words))
+    )
+
+
+def _possessive(word: str) -> bool:
+    return word.replace("’", "'").endswith(("'s", "s'"))

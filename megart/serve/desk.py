@@ -26,7 +26,10 @@ from .texts import CompletionRequest
 
 MOST_WAITING = 32
 # What a message must say to become a memory: the rule that the README explains.
-_REMEMBER = re.compile(r"\s*(?:please[, ]+)?remember(?:\s+that|\s*:)\s+(?P<text>\S.*)", re.IGNORECASE | re.DOTALL)
+_REMEMBER = re.compile(
+    r"\s*(?:please[, ]+)?remember(?:\s+that\s|\s*:\s|\s+(?=(?:my|our|i|we|\w+['’]s)\s))\s*(?P<text>\S.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def to_remember(message: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import datetime, timezone
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +17,13 @@ from . import answers, wire
 from .desk import Desk
 
 
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def add_routes(app: FastAPI, desk: Desk) -> None:
+    started = _now()
+
     def about(id: str) -> dict[str, Any]:
         details = {
             "format": "gguf",
@@ -28,7 +35,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         return {
             "name": id,
             "model": id,
-            "modified_at": "1970-01-01T00:00:00Z",
+            "modified_at": started,
             "size": 0,
             "digest": "",
             "details": details,
@@ -66,7 +73,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
 
         def line(text: str, end: Answer | None = None) -> dict[str, Any]:
             value: Any = {"role": "assistant", "content": text} if name == "message" else text
-            fields = {"model": model, "created_at": "1970-01-01T00:00:00Z", name: value, "done": end is not None}
+            fields = {"model": model, "created_at": _now(), name: value, "done": end is not None}
             if end is None:
                 return fields
             read = wire.usage([end])

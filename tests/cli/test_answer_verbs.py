@@ -193,6 +193,8 @@ def test_the_words_of_an_answer_are_bold_in_a_terminal(monkeypatch: pytest.Monke
     at = text.index("green")
     ui.put_marked(Answer("Ines painted it green.", "ask", sources=[Source("key", "Key", text, (at, at + 5))]))
     assert terminal.getvalue() == "Ines painted it \x1b[1mgreen\x1b[0m."
+    ui.put_source(Source("key", "Key", text, (at, at + 5)))
+    assert terminal.getvalue().endswith("The key hangs low. Ines painted it \x1b[1mgreen\x1b[0m.\n")
 
 
 def test_style_and_direct_exclude_each_other(run: Run, bank: Path, assistant: list[object]) -> None:

@@ -149,6 +149,16 @@ She sells no honey.
     )
 
 
+def test_a_memory_is_meant_by_its_title_or_how_its_id_begins(run: Run, bank: Path) -> None:
+    for name in ("Ada Quill", "ada quill", "ad", "ADA"):
+        assert run("show", name, "--bank", bank, "--json")[1] == run("show", "ada", "--bank", bank, "--json")[1]
+    with Bank.open(bank) as there:
+        there.add(Memory("Ada Quill also sails.", id="ada-2", title="Ada Quill"), key=np.ones(4, "f4"))
+    assert "'Ada Quill' may be 2 memories; give one of these ids: ada, ada-2" in run("show", "Ada Quill", "--bank", bank, code=1)[2]
+    assert run("show", "ada", "--bank", bank, "--json")[1]  # an id is meant before all else
+    assert "no memory 'mi'" in run("forget", "mi", "--bank", bank, "--yes", code=1)[2]  # nothing is forgotten by half a name
+
+
 def test_forget(run: Run, bank: Path) -> None:
     # one wrong id among right ones changes nothing
     assert run("forget", "--bank", bank, "ada", "mil", code=1)[1:] == (
@@ -163,7 +173,7 @@ def test_forget(run: Run, bank: Path) -> None:
 def test_forget_asks_a_person(answer: str, code: int, run: Run, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     _, out, err = run("forget", "--bank", bank, "ada", "mill", code=code)
-    assert err == "forget Ada Quill, mill? [y/N] " + ("nothing was forgotten\n" if code else "")
+    assert err == "forget Ada Quill, The mill stands still? [y/N] " + ("nothing was forgotten\n" if code else "")
     assert out == ("" if code else "forgot ada\nforgot mill\n")
     monkeypatch.setattr("sys.stdin", Terminal(""))
     if code:
