@@ -79,8 +79,7 @@ ERRORS = {
     ),
     "broken model": (
         ["ask", "--bank", "{dir}/bank", "x"],
-        ("{dir}/base.gguf: the header is damaged or no model's (GGUF version 0, expected 2 or 3); get the file again"
-        "expected a complete GGUF of a supported architecture"),
+        ("{dir}/base.gguf: the header is damaged or no model's (GGUF version 0, expected 2 or 3); get the file again"),
     ),
     "wrong base": (
         ["ask", "--bank", "{dir}/bank", "--model", "{dir}/other.gguf", "x"],
