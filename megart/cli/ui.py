@@ -312,7 +312,7 @@ def trace(answer: Answer) -> None:
         )
     opened = ", ".join(f"{one_line(m.title)} {m.gate:.2f}{' (pending)' if m.pending else ''}" for m in answer.memories)
     times = answer.timings
-    nobody = "nothing is known" if answer.known is False and not times.prompt_tokens else "from the model itself"
+    nobody = "from the model itself" if times.prompt_tokens else "nothing is known"
     parts = [
         f"{'from' if answer.known else 'opened'} {opened}" if opened else nobody,
         f"first token {duration(times.first_token_ms / 1000)}",
