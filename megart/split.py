@@ -24,7 +24,9 @@ MOST_WORDS = 400
 _LONG_WORD, _WORD_BYTES = 24, 8
 _TITLE_WORDS = 16
 _SENTENCE, _LINE, _WORD = "", r"\n", r"\s+"
-_FIELD = re.compile(r"\s*[^\s:][^:]{0,40}:\s+\S.{0,80}")
+# A line such as "Wifi: otter".
+FIELD = r"[^\s:][^:\n]{0,40}:[ \t]+\S"
+_SHORT_FIELD = re.compile(rf"\s*{FIELD}.{{0,80}}")
 _SHORT_LINE = 40
 _INLINE = {"text", "code_inline", "softbreak", "em_open", "em_close", "strong_open", "strong_close"}
 
@@ -151,7 +153,7 @@ def _title(inline: Any) -> tuple[str, bool]:
 
 def _is_listing(lines: list[str]) -> bool:
     """Whether lines of a paragraph were meant as lines: "Wifi: otter", or three and more shorter than prose is wrapped."""
-    return all(map(_FIELD.fullmatch, lines)) or (len(lines) > 2 and max(map(len, lines)) <= _SHORT_LINE)
+    return all(map(_SHORT_FIELD.fullmatch, lines)) or (len(lines) > 2 and max(map(len, lines)) <= _SHORT_LINE)
 
 
 def _block(tokens: list[Any], index: int, first: int, lines: list[str]) -> _Block:

@@ -12,9 +12,10 @@ from megart.errors import InputError
 from megart.gate import known
 from megart.memorize import memorize
 from megart.models import Model
-from megart.runtime.ask import NOT_KNOWN, STRICT_STATE
+from megart.runtime.ask import NOT_KNOWN, STRICT_STATE, Outcome
 from megart.runtime.assistant import Assistant
-from megart.runtime.follow import is_own
+from megart.runtime.follow import is_private
+from megart.runtime.found import Found
 from megart.runtime.scope import Scope
 
 KEY = "The spare key hangs behind the blue boiler in the cellar. Ines painted its ring green in March."
@@ -116,7 +117,7 @@ def test_a_general_question_is_the_bare_models_bit_for_bit(assistant: Assistant)
     ],
 )
 def test_how_to_reach_somebody_is_no_general_question(question: str, private: bool) -> None:
-    assert is_own(question) is private
+    assert is_private(question) is private
 
 
 def test_a_memory_left_out_is_not_known(assistant: Assistant) -> None:
@@ -215,3 +216,8 @@ def test_what_a_question_cost_is_told_by_stage(assistant: Assistant) -> None:
     for times in (first, second):
         stages = times.embed_ms + times.gate_ms + times.recall_ms + times.read_ms
         assert 0.8 * times.total_ms <= stages <= times.total_ms
+
+
+def test_a_question_for_which_the_gate_opens_is_no_general_one() -> None:
+    for opens, expected in ((True, False), (False, None)):
+        assert Outcome("Is it raining on the moon?", Found([], likely=False, opens=opens), [], []).known is expected

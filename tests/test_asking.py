@@ -11,7 +11,6 @@ from numpy import float16
 
 from megart.adapter import write_adapter
 from megart.bank import Bank, Memory
-from megart.bank.memory import first_words
 from megart.direct import recall_cue
 from megart.errors import BankError, InputError
 from megart.gate import GatePolicy
@@ -88,6 +87,9 @@ def test_an_activated_memory_is_served_by_one_prefill(ready, monkeypatch) -> Non
 # -- memories of different kinds -------------------------------------------------------------------
 
 
+HEADINGS = {"orrin": "Orrin keeps three grey cats in the old...", "vess": "The ferry of Vess sails at dusk and..."}
+
+
 def test_kinds_that_open_together_cannot_be_mixed_and_the_best_ones_answers(ready) -> None:
     assistant = ready(policy=BOTH, combine="mix")
     change_kind(assistant, SECOND, activated=False)
@@ -99,7 +101,7 @@ def test_kinds_that_open_together_cannot_be_mixed_and_the_best_ones_answers(read
             continue  # with beta 0 either may be the best one
         assert [(m.id, m.gate) for m in answer.excluded] == [(other.id, 0.5)]
         assert answer.memories[0].gate == 1.0 and answer.tokens == alone.tokens
-        assert answer.to_dict()["excluded"] == [{"id": other.id, "title": first_words(other.text), "gate": 0.5}]
+        assert answer.to_dict()["excluded"] == [{"id": other.id, "title": HEADINGS[other.id], "gate": 0.5}]
         turns = ready(policy=BOTH)
         change_kind(turns, SECOND, activated=False)
         both = turns.direct(memory.text, max_tokens=12)  # one after the other they need no mix

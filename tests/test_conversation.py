@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import llama_cpp
 import pytest
@@ -10,8 +11,12 @@ from helpers import ANYTHING, FIRST, HISTORY, NOTHING, SECOND, noise_adapter, wa
 
 from megart.errors import InputError
 from megart.models import Model
+from megart.runtime.answer import Answer
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
+from megart.runtime.request import Request
+from megart.runtime.respond import _so_far
+from megart.runtime.sampling import SamplingOptions
 
 BOTH = pytest.mark.parametrize("activated", [True, False])
 
@@ -217,3 +222,10 @@ def test_a_template_without_a_generation_prompt_has_an_opening_all_the_same(read
         assert getattr(assistant, verb)(FIRST.text, max_tokens=6).tokens == once
         assert getattr(assistant, verb)(FIRST.text, max_tokens=6).tokens == once
         assert once == getattr(ready(model, policy=ANYTHING), verb)(FIRST.text, max_tokens=6).tokens
+
+
+def test_the_next_turn_is_read_after_the_whole_of_an_answer_that_was_begun() -> None:
+    request = Request("bare", "Where?", [], SamplingOptions(), begun="In the ")
+    engine = SimpleNamespace(prompt=lambda turns, tools: SimpleNamespace(body=turns[-1]["content"]))
+    job = SimpleNamespace(request=request, runtime=SimpleNamespace(engine=engine))
+    assert _so_far(job, Answer("mill.", "bare")) == "In the mill."  # type: ignore[arg-type]

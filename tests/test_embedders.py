@@ -46,6 +46,7 @@ def test_other_words_and_languages_rank_first(bank: Bank) -> None:
             assert "meaning" in judged.candidates.names and judged.candidates.meant is not None
         near = assistant.alike("The lambs that were weaned are in Quarry Field now.")
         assert near is not None and near[0].id == "lambs" and near[1] > 0.9
+        assert assistant.alike("The spare key of the shed hangs behind the red hook in the hall.") is None
 
 
 def test_a_bank_carried_to_where_it_is_not_installed_still_answers(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from megart.bank import Memory, read_memories
+from megart.bank.memory import first_words
 from megart.errors import InputError
 
 
@@ -158,3 +159,16 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             read_memories(tmp_path / missing)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("The key hangs low.", "The key hangs low"),
+        ("Shopping\nMilk and bread.", "Shopping"),
+        ("The ferry of Vess sails at dusk, and never on Sundays.", "The ferry of Vess sails at dusk, and..."),
+        ("x" * 50, "x" * 41 + "..."),
+    ],
+)
+def test_what_has_no_title_is_called_by_its_first_words(text: str, expected: str) -> None:
+    assert first_words(text) == expected

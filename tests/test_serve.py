@@ -332,6 +332,8 @@ def test_a_begun_answer_is_gone_on_with_by_the_model_alone(served: SimpleNamespa
         made = served.http.post("/v1/chat/completions", json=body).json()
         said = made["choices"][0]["message"]["content"]
         assert said.split()[0] == whole[len(begun) :].split()[0] and said[0] == " " and not made["megart"]["sources"]
+    body["messages"] = [question, {"role": "assistant", "content": "moon " * 4000}]
+    assert served.http.post("/v1/chat/completions", json=body).json()["error"]["code"] == "context_length_exceeded"
     body["messages"] = [question, {"role": "assistant", "content": "Remember that the moon is green."}]
     served.http.post("/v1/chat/completions", json=body)
     assert len(served.bank) == len(NOTES)

@@ -17,7 +17,7 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ids", nargs="*", metavar="ID", help="the memory's id")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="the memory's id, or its title")
     parser.add_argument("--expired", action="store_true", help="all memories that are past their time (memorize --ttl)")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be forgotten")
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask (asked only in a terminal)")

@@ -14,7 +14,7 @@ from .words import WORD, fold
 # A memory less like the one that answers is not looked at; by keys and by a text embedder.
 ALIKE, ALIKE_MEANING = 0.2, 0.84
 # From here on a user is told that a new note is like another. Of our own updates 57 % are, of notes on one subject that
-# are none 20 %, of unrelated ones about 4 (by e5; at 0.84: 93, 75 and 50).
+# are none 20 %, of other notes of one bank 2 % (by e5; at 0.84: 93, 75 and 50).
 TOLD_MEANING = 0.88
 # Nor one that the question means less: log odds by the text embedder.
 MEANT_FROM = 4.0

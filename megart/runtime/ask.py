@@ -19,7 +19,7 @@ from .answer import Answer, OpenedMemory, Source, Timings
 from .clauses import bridge, clauses
 from .compare import Value, comparison
 from .context import DecodeError
-from .follow import asked_again, asks_before, is_own, without_opener
+from .follow import asked_again, asks_before, is_private, without_opener
 from .found import Candidate, Found
 from .job import Job
 from .reader import NOTHING_READ, Reading
@@ -89,7 +89,7 @@ class Outcome:
         about_the_bank = (
             any(one.p >= NEAR for one in self.tried)
             or self.found.opens
-            or is_own(self.question)
+            or is_private(self.question)
             or gate.known.identifiers(self.question)
         )
         return True if self.answering else False if about_the_bank else None

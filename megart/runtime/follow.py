@@ -177,7 +177,7 @@ def sources(answer: str, records: Sequence[Record]) -> list[int]:
     return [i for i, record in enumerate(records) if any(line in record.text for line in lines)] if lines else []
 
 
-def is_own(question: str) -> bool:
+def is_private(question: str) -> bool:
     """Whether *question* is about the bank's owner, or how to reach somebody: one for the bank, even where the gate
     finds nothing.
     """

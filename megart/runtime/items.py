@@ -10,9 +10,10 @@ import re
 
 from ..gate.languages import function_words, language
 from ..gate.words import WORD, fold, term
+from ..split import FIELD
 
 # "- Vet: 0721 904417", "2) call Ada", "| Ada | 14 |", "Wifi: otter".
-_ITEM = re.compile(r"[ \t]*(?:(?:[-*•–+|]|\d{1,2}[.)])\s*\S|[^\s:][^:\n]{0,40}:\s+\S)")
+_ITEM = re.compile(rf"[ \t]*(?:(?:[-*•–+|]|\d{{1,2}}[.)])\s*\S|{FIELD})")
 
 
 def items(text: str) -> list[tuple[int, int]]:

@@ -32,5 +32,5 @@ def respond(job: Job) -> Answer:
 def _so_far(job: Job, answer: Answer) -> tuple[int, ...]:
     """The conversation up to *answer* as tokens. Raises what the template raises."""
     messages = [*job.request.history, {"role": "user", "content": job.request.worded()[0]}]
-    turns = [*messages, {"role": "assistant", "content": answer.text}]
+    turns = [*messages, {"role": "assistant", "content": job.request.begun + answer.text}]
     return job.runtime.engine.prompt(turns, tools=job.request.tools).body

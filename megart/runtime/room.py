@@ -23,7 +23,8 @@ def fitting(request: Request, engine: Engine, size: int) -> Request:
 
     System messages stay. Raises TooLongError where they and the question alone are too long.
     """
-    most = size - min(request.options.max_tokens, _ANSWER, size // 4)
+    begun = len(engine.tokenize(request.begun, special=False)) if request.begun else 0
+    most = size - min(request.options.max_tokens, _ANSWER, size // 4) - begun
     question: Message = {"role": "user", "content": request.worded()[0]}
     system = [message for message in request.history if message["role"] == "system"]
     talk = [message for message in request.history if message["role"] != "system"]
