@@ -1,9 +1,7 @@
-// Scores of a query against context keys, exact top-k, softmax over all of them.
+// Scores of a query against context keys.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <vector>
 
 #include "simd.h"
 #include "status.h"
@@ -17,16 +15,7 @@ struct Keys {
     std::size_t width = 0;
 };
 
-struct Opened {
-    std::vector<std::int64_t> indices;  // best first; of equal scores the lower index first
-    std::vector<float> scores;
-    std::vector<float> weights;  // softmax over all keys of beta * score
-};
-
 // out[i] = <query, key i> in f32. Not finite in the query, or in any score: a value error.
 Status scores(const float* query, std::size_t width, const Keys& keys, int threads, float* out);
-
-Status gate(const float* query, std::size_t width, const Keys& keys, std::int64_t k, double beta,
-            int threads, Opened& out);
 
 }  // namespace megart

@@ -21,18 +21,6 @@ def scores(
 ) -> NDArray[np.float32]:
     """Inner products: query [D], keys [N, D] -> [N]. Anything not finite: ValueError."""
 
-def gate(
-    query: NDArray[np.float32],
-    keys: _Factor,
-    k: int,
-    beta: float = 1.0,
-    threads: int = 1,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """The k best keys: (indices, scores, weights), each [min(k, N)].
-
-    Sorted by score, ties by lower index; weights are a softmax of beta * score over all N.
-    """
-
 class Lexicon:
     """Word index: terms u32 [T] with 0 after each sentence, starts i64 [N + 1]. Term 0 never counts as a word."""
 

@@ -56,26 +56,6 @@ def scores(query: np.ndarray, keys: np.ndarray, threads: int = 1) -> np.ndarray:
     return result
 
 
-def gate(
-    query: np.ndarray, keys: np.ndarray, k: int, beta: float = 1.0, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k best keys -> (indices i64 [k'], scores f32 [k'], weights f32 [k']), k' = min(k, N).
-
-    Sorted by score, ties by lower index; weights are a softmax of beta * score over all N.
-    """
-    if k < 1:
-        _refuse("k", str(k), "at least 1", "ask for the number of memories that may open")
-    if not np.isfinite(beta) or beta < 0:
-        _refuse("beta", f"{beta:f}", "a finite number, 0 or more", "pass beta=1.0")
-    found = scores(query, keys, threads)
-    best = np.argsort(-found, kind="stable")[:k].astype(np.int64)
-    if not found.size:
-        return best, found, found.copy()
-    exact = found.astype(np.float64)
-    powers = np.exp(beta * (exact - exact.max()))
-    return best, found[best], (powers[best] / powers.sum()).astype(np.float32)
-
-
 class Lexicon:
     """Word index of memories: `terms` u32 [T] with 0 after each sentence, memory i has [starts[i], starts[i + 1])."""
 

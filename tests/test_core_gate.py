@@ -1,4 +1,4 @@
-"""Scores, top-k and softmax of the extension against the NumPy specification."""
+"""Scores of the extension against the NumPy specification."""
 
 from __future__ import annotations
 
@@ -54,43 +54,11 @@ def test_scores_match_the_reference(name, problem, threads):
     np.testing.assert_allclose(got, reference.scores(query, keys), rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
-@given(problem=problems, k=st.integers(1, 700), beta=st.floats(0, 50), threads=st.integers(1, 3))
-def test_gate_matches_the_reference(problem, k, beta, threads):
-    query, keys = problem
-    indices, scores, weights = _core.gate(query, keys, k, beta, threads)
-    assert indices.dtype == np.int64 and scores.dtype == weights.dtype == np.float32
-    all_scores = _core.scores(query, keys)
-    # Ranked by its own scores: the order of summation may not decide the comparison.
-    expected = np.argsort(-all_scores, kind="stable")[:k]
-    np.testing.assert_array_equal(indices, expected)
-    np.testing.assert_array_equal(scores, all_scores[expected])
-    np.testing.assert_allclose(weights, reference.gate(query, keys, k, beta)[2], rtol=2e-2 + beta * 1e-3, atol=1e-6)
-    if len(keys) and k >= len(keys):
-        assert weights.sum(dtype=np.float64) == pytest.approx(1, abs=1e-5)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    values=st.lists(st.integers(-3, 3), min_size=1, max_size=60),
-    k=st.integers(1, 70),
-    dtype=st.sampled_from([np.float32, np.float16]),
-)
-def test_whole_numbers_are_exact_and_ties_go_to_the_lower_index(values, k, dtype):
-    keys = np.array(values, dtype)[:, None]
-    query = np.ones(1, np.float32)
-    for got, expected in zip(_core.gate(query, keys, k), reference.gate(query, keys, k)):
-        np.testing.assert_array_equal(got, expected)
-    ranked = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
-    assert _core.gate(query, keys, k)[0].tolist() == ranked
-
-
 def test_result_does_not_depend_on_threads(level):
     query, keys = problem(300_000, 77, np.float16, 3)  # enough bytes for several threads
-    one = _core.gate(query, keys, 9, 3.0, 1)
+    one = _core.scores(query, keys, 1)
     for threads in (2, 3, 16):
-        for x, y in zip(one, _core.gate(query, keys, 9, 3.0, threads)):
-            np.testing.assert_array_equal(x, y)
+        np.testing.assert_array_equal(one, _core.scores(query, keys, threads))
 
 
 @BOTH
@@ -109,23 +77,11 @@ def test_every_f16_value_is_read_exactly(impl):
 
 
 @BOTH
-def test_softmax_is_stable(impl):
-    query = np.full(1, 1e4, np.float32)
-    keys = np.array([[1e4], [1e4], [-1e4]], np.float32)
-    _, _, weights = impl.gate(query, keys, 3, beta=1.0)
-    np.testing.assert_allclose(weights, [0.5, 0.5, 0])
-    _, _, even = impl.gate(query, keys, 3, beta=0.0)
-    np.testing.assert_allclose(even, [1 / 3] * 3)
-
-
-@BOTH
 def test_no_keys_give_empty_arrays(impl):
     query = np.ones(5, np.float32)
     keys = np.empty((0, 5), np.float32)
-    indices, scores, weights = impl.gate(query, keys, 3)
-    assert (indices.shape, scores.shape, weights.shape) == ((0,), (0,), (0,))
-    assert (indices.dtype, scores.dtype, weights.dtype) == (np.int64, np.float32, np.float32)
-    assert impl.scores(query, keys).shape == (0,)
+    scores = impl.scores(query, keys)
+    assert scores.shape == (0,) and scores.dtype == np.float32
 
 
 Q, K = np.ones(4, np.float32), np.ones((3, 4), np.float32)
@@ -135,37 +91,33 @@ HUGE = np.full((1, 4), 3e38, np.float32)
 ODD = np.frombuffer(bytes(1 + K.nbytes), np.uint8)[1:].view(np.float32).reshape(3, 4)
 
 BAD = {
-    "k 0": (ValueError, r"k: got 0, expected at least 1; ", (Q, K, 0)),
-    "k below 0": (ValueError, r"k: got -2, expected at least 1", (Q, K, -2)),
-    "beta below 0": (ValueError, r"beta: got -1.000000, expected", (Q, K, 1, -1.0)),
-    "beta nan": (ValueError, r"beta: got -?nan, expected", (Q, K, 1, float("nan"))),
-    "threads": (ValueError, r"threads: got 0, expected at least 1", (Q, K, 1, 1.0, 0)),
-    "width": (ValueError, r"keys: got 3 columns, expected 4 as", (Q, K[:, :3].copy(), 1)),
-    "no width": (ValueError, r"query: got 0 values", (Q[:0], K[:, :0].copy(), 1)),
-    "query dims": (ValueError, r"query: got 2 dimensions, expected 1", (K, K, 1)),
-    "keys dims": (ValueError, r"keys: got 1 dimensions, expected 2", (Q, Q, 1)),
-    "query nan": (ValueError, r"query: got a value that is not finite at 2", (NAN_Q, K, 1)),
-    "key nan": (ValueError, r"keys: got a score that is not finite for row 1", (Q, NAN_K, 1)),
-    "key inf": (ValueError, r"keys: got a score that is not finite for row 2", (Q, INF_K, 1)),
-    "overflow": (ValueError, r"not finite for row 0", (Q, HUGE, 1)),
-    "query f64": (TypeError, r"query: got float64, expected float32; ", (Q.astype(float), K, 1)),
-    "query f16": (TypeError, r"query: got float16, expected float32; ", (Q.astype("f2"), K, 1)),
-    "keys f64": (TypeError, r"keys: got float64, expected float32 or float16", (Q, K + 0.0j, 1)),
-    "keys i8": (TypeError, r"keys: got int8, expected float32 or float16; ", (Q, K.astype("i1"), 1)),
-    "keys int": (TypeError, r"keys: got int32, expected float32 or", (Q, K.astype("i4"), 1)),
-    "byte order": (TypeError, r"query: got >f4, expected float32", (Q.astype(">f4"), K, 1)),
-    "list": (TypeError, r"query: got list, expected a numpy.ndarray", ([1.0], K, 1)),
-    "none": (TypeError, r"keys: got NoneType, expected a numpy.ndarray", (Q, None, 1)),
-    "columns": (TypeError, r"keys: got an array that is not C-contiguous", (Q, K[:, ::1].T, 1)),
+    "threads": (ValueError, r"threads: got 0, expected at least 1", (Q, K, 0)),
+    "width": (ValueError, r"keys: got 3 columns, expected 4 as", (Q, K[:, :3].copy())),
+    "no width": (ValueError, r"query: got 0 values", (Q[:0], K[:, :0].copy())),
+    "query dims": (ValueError, r"query: got 2 dimensions, expected 1", (K, K)),
+    "keys dims": (ValueError, r"keys: got 1 dimensions, expected 2", (Q, Q)),
+    "query nan": (ValueError, r"query: got a value that is not finite at 2", (NAN_Q, K)),
+    "key nan": (ValueError, r"keys: got a score that is not finite for row 1", (Q, NAN_K)),
+    "key inf": (ValueError, r"keys: got a score that is not finite for row 2", (Q, INF_K)),
+    "overflow": (ValueError, r"not finite for row 0", (Q, HUGE)),
+    "query f64": (TypeError, r"query: got float64, expected float32; ", (Q.astype(float), K)),
+    "query f16": (TypeError, r"query: got float16, expected float32; ", (Q.astype("f2"), K)),
+    "keys f64": (TypeError, r"keys: got float64, expected float32 or float16", (Q, K + 0.0j)),
+    "keys i8": (TypeError, r"keys: got int8, expected float32 or float16; ", (Q, K.astype("i1"))),
+    "keys int": (TypeError, r"keys: got int32, expected float32 or", (Q, K.astype("i4"))),
+    "byte order": (TypeError, r"query: got >f4, expected float32", (Q.astype(">f4"), K)),
+    "list": (TypeError, r"query: got list, expected a numpy.ndarray", ([1.0], K)),
+    "none": (TypeError, r"keys: got NoneType, expected a numpy.ndarray", (Q, None)),
+    "columns": (TypeError, r"keys: got an array that is not C-contiguous", (Q, K[:, ::1].T)),
     "strided": (
         TypeError,
         r"query: got an array that is not C-contig",
-        (np.ones(8, "f4")[::2], K, 1),
+        (np.ones(8, "f4")[::2], K),
     ),
-    "unaligned": (TypeError, r"keys: got an array that is not C-contiguous and al", (Q, ODD, 1)),
+    "unaligned": (TypeError, r"keys: got an array that is not C-contiguous and al", (Q, ODD)),
 }
-BAD["keys f64"] = (BAD["keys f64"][0], BAD["keys f64"][1], (Q, K.astype(float), 1))
-BAD["columns"] = (*BAD["columns"][:2], (Q, np.ones((4, 3), np.float32).T, 1))
+BAD["keys f64"] = (BAD["keys f64"][0], BAD["keys f64"][1], (Q, K.astype(float)))
+BAD["columns"] = (*BAD["columns"][:2], (Q, np.ones((4, 3), np.float32).T))
 
 
 @BOTH
@@ -173,7 +125,7 @@ BAD["columns"] = (*BAD["columns"][:2], (Q, np.ones((4, 3), np.float32).T, 1))
 def test_bad_input_is_refused(impl, case):
     error, message, args = BAD[case]
     with pytest.raises(error, match=message):
-        impl.gate(*args)
+        impl.scores(*args)
 
 
 def test_unknown_level_is_refused():

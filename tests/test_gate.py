@@ -313,6 +313,8 @@ def test_the_papers_gate_always_opens_and_sums_to_one() -> None:
     assert sum(o.gate for o in both) == pytest.approx(1.0)
     assert [o.index for o in decide(by_product(query, axes, np.array([False, True, True, True])), GatePolicy())] == [1]
     assert by_product(query, np.empty((0, 4), np.float32)).rows.size == 0
+    far = by_product(np.full(4, 1e4, np.float32), np.float32(1e4) * np.stack([axes[0], axes[1], -axes[1]]))
+    assert far.rows.tolist() == [0, 1, 2] and far.p.tolist() == [0.5, 0.5, 0.0]
 
 
 @pytest.mark.parametrize(

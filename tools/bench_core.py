@@ -3,7 +3,7 @@
     python tools/bench_core.py scan mix find
 
 `scan`: a query against 10^3 to 10^6 keys of 576 values in f32 and f16: the core's `scores` (and
-its whole `gate`: scan, top-k, softmax), NumPy, FAISS flat of the same type, and the time that merely
+the scan with the best of them), NumPy, FAISS flat of the same type, and the time that merely
 reading the keys takes at the machine's measured bandwidth. `mix`: `mix_all` against memcpy of the bytes
 it writes. `find`: the whole gate (words, keys, late interaction) over 10^4 to 10^6 made memories. Medians with
 quartiles, variants in turn; results go into tools/results/core.json.
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from megart import _core, gate, quant
+from megart.gate import evidence
 from megart.openmp import spin_briefly
 
 spin_briefly()
@@ -97,7 +98,7 @@ def scan_one(read: Callable[[np.ndarray, int], object], threads: int, kind: str,
     calls = {
         "reading": lambda: read(keys, threads),
         "scores": lambda: _core.scores(query, keys, threads),
-        "gate": lambda: _core.gate(query, keys, OPENED, 1.0, threads),
+        "gate": lambda: evidence._top(_core.scores(query, keys, threads), OPENED),
         "numpy": lambda: by_numpy(query, keys),
         "faiss": lambda: index.search(query[None], OPENED),
     }

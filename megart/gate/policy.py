@@ -72,8 +72,9 @@ def by_product(query: np.ndarray, keys: np.ndarray, allowed: np.ndarray | None =
     if not len(rows):
         return Candidates(np.empty(0, np.int64), np.empty(0), np.empty(0), 1.0, np.empty((0, 1)))
     here = np.ascontiguousarray(keys if allowed is None else keys[rows])
-    places, scores, weights = _core.gate(query, here, _SHOWN, 1.0)
-    parts = scores[:, None].astype(np.float64)
+    scores = _core.scores(query, here).astype(np.float64)
+    powers = np.exp(scores - scores.max())
+    best = np.argsort(-scores, kind="stable")[:_SHOWN]
     return Candidates(
-        rows[places], scores.astype(np.float64), weights.astype(np.float64), 0.0, parts, names=("product",)
+        rows[best], scores[best], powers[best] / powers.sum(), 0.0, scores[best, None], names=("product",)
     )

@@ -166,9 +166,6 @@ void gated(Input& in) {
     const Keys all{keys.data(), type, count, width};
     std::vector<float> out(count);
     (void)scores(query.data(), width, all, 1, out.data());
-    Opened opened;
-    (void)gate(query.data(), width, all, in.rare() ? in.odd<std::int64_t>(count) : 3,
-               in.rare() ? in.take<double>() : 1.0, 1, opened);
 }
 
 }  // namespace
