@@ -7,17 +7,6 @@
 namespace megart {
 namespace {
 
-llama::Functions resolved(const llama::Addresses& addresses) {
-    llama::Functions fns{};
-    raise_unless_ok(llama::resolve(addresses, fns));
-    return fns;
-}
-
-void py_check_layout(const llama::Addresses& addresses) {
-    std::int32_t op = 0;
-    raise_unless_ok(llama::check_layout(resolved(addresses), op));
-}
-
 std::unique_ptr<llama::EvalHook> make_hook(const llama::Addresses& addresses) {
     std::unique_ptr<llama::EvalHook> hook;
     raise_unless_ok(llama::EvalHook::make(addresses, hook));
@@ -54,34 +43,14 @@ py::list py_found(llama::EvalHook& hook) {
 }
 
 void py_tensor_set(const llama::Addresses& addresses, std::uintptr_t address, py::handle object) {
-    const llama::Functions fns = resolved(addresses);
+    llama::Functions fns{};
+    raise_unless_ok(llama::resolve(addresses, fns));
     const Checked source = checked(object, {"array"}, Accept::slot, kAnyDims);
     const py::array& array = source.array;
     const void* data = array.data();
     const auto bytes = static_cast<std::size_t>(array.nbytes());
     raise_unless_ok(
         without_gil([&] { return llama::write_tensor(fns, address, source.type, data, bytes); }));
-}
-
-py::array empty_of(Type type, std::int64_t rows, std::int64_t cols) {
-    if (is_plain(type))
-        return py::array(py::dtype(name_of(type)), std::vector<py::ssize_t>{rows, cols});
-    py::list fields;  // as Q8_0 in quant.py
-    fields.append(py::make_tuple("d", "<f2"));
-    fields.append(py::make_tuple("qs", "i1", py::make_tuple(kBlock)));
-    const auto blocks = static_cast<py::ssize_t>(cols / static_cast<std::int64_t>(kBlock));
-    return py::array(py::dtype::from_args(fields), std::vector<py::ssize_t>{rows, blocks});
-}
-
-py::array py_tensor_get(const llama::Addresses& addresses, std::uintptr_t address) {
-    const llama::Functions fns = resolved(addresses);
-    llama::Shape2 shape{};
-    raise_unless_ok(llama::describe_tensor(fns, address, shape));
-    py::array out = empty_of(shape.type, shape.rows, shape.cols);
-    void* data = out.mutable_data();
-    const auto bytes = static_cast<std::size_t>(out.nbytes());
-    without_gil([&] { llama::read_tensor(fns, address, data, bytes); });
-    return out;
 }
 
 py::array py_host_array(std::uintptr_t address, const std::vector<py::ssize_t>& shape,
@@ -114,9 +83,7 @@ void bind_hooks(py::module_& m) {
     py::list names;
     for (const std::string& name : llama::function_names()) names.append(name);
     m.attr("HOOK_FUNCTIONS") = py::tuple(names);
-    m.def("check_layout", py_check_layout, arg("fns"));
     m.def("tensor_set", py_tensor_set, arg("fns"), arg("address"), arg("array"));
-    m.def("tensor_get", py_tensor_get, arg("fns"), arg("address"));
     m.def("host_array", py_host_array, arg("address"), arg("shape"), arg("dtype"));
 
     py::class_<llama::EvalHook>(m, "EvalHook")

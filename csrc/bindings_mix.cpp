@@ -29,23 +29,6 @@ OutMatrix output(Kept& kept, py::handle object, const Label& what) {
     return out;
 }
 
-void run_mix(const std::vector<MixTask>& tasks, const py::array& gates, int threads) {
-    const auto* values = static_cast<const float*>(gates.data());
-    const std::size_t count = extent(gates, 0);
-    raise_unless_ok(without_gil([&] { return mix_all(tasks, values, count, threads); }));
-}
-
-void py_mix(py::handle a, py::handle b, py::handle gates, py::handle out_a, py::handle out_b) {
-    Kept kept;
-    const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
-    std::vector<MixTask> tasks(1);
-    tasks[0].a = factors(kept, a, {"a"});
-    tasks[0].b = factors(kept, b, {"b"});
-    tasks[0].out_a = output(kept, out_a, {"out_a"});
-    tasks[0].out_b = output(kept, out_b, {"out_b"});
-    run_mix(tasks, weights, 1);
-}
-
 py::sequence sequence_of(py::handle object, const char* what) {
     if (!py::isinstance<py::list>(object) && !py::isinstance<py::tuple>(object))
         refuse(what, type_name(object), "a list", "pass one item per matrix");
@@ -79,14 +62,16 @@ void py_mix_all(py::handle a, py::handle b, py::handle gates, py::handle out_a, 
                 int threads) {
     Kept kept;
     const py::array weights = checked(gates, {"gates"}, Accept::f32, 1).array;
-    run_mix(tasks_of(kept, a, b, out_a, out_b), weights, threads);
+    const std::vector<MixTask> tasks = tasks_of(kept, a, b, out_a, out_b);
+    const auto* values = static_cast<const float*>(weights.data());
+    const std::size_t count = extent(weights, 0);
+    raise_unless_ok(without_gil([&] { return mix_all(tasks, values, count, threads); }));
 }
 
 }  // namespace
 
 void bind_mix(py::module_& m) {
     using py::arg;
-    m.def("mix", py_mix, arg("a"), arg("b"), arg("gates"), arg("out_a"), arg("out_b"));
     m.def("mix_all", py_mix_all, arg("a"), arg("b"), arg("gates"), arg("out_a"), arg("out_b"),
           arg("threads") = 1);
 }

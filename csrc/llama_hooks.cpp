@@ -91,6 +91,30 @@ Status probe_memory(const Functions& fns, Probe& probe, Tensor* t) {
     return {};
 }
 
+struct Shape2 {
+    std::int64_t rows, cols;
+    Type type;
+};
+
+Status describe_tensor(const Functions& fns, std::uintptr_t address, Shape2& out) {
+    if (address == 0)
+        return Status::value(explain("address", "0", "the address of a ggml_tensor",
+                                     "take it from EvalHook.found()"));
+    const auto* t = reinterpret_cast<const Tensor*>(address);
+    if (t->type != kF32 && t->type != kF16 && t->type != kQ8)
+        return Status::value(explain("tensor", "ggml type " + std::to_string(t->type),
+                                     "float32, float16 or q8_0",
+                                     "store the adapter as f32, f16 or q8_0"));
+    out = {t->ne[1] * t->ne[2] * t->ne[3], t->ne[0], Type::q8_0};
+    if (t->type == kF32) out.type = Type::f32;
+    if (t->type == kF16) out.type = Type::f16;
+    const std::size_t bytes = bytes_of(out.type, static_cast<std::size_t>(out.rows * out.cols));
+    if (bytes != fns.nbytes(t))
+        return Status::value(explain("tensor", "strided rows", "rows without gaps",
+                                     "use the tensor itself, not a view of it"));
+    return {};
+}
+
 }  // namespace
 
 std::string_view Tensor::name_view() const noexcept {
@@ -163,25 +187,6 @@ Status check_layout(const Functions& fns, std::int32_t& mul_mat_op) {
     return status;
 }
 
-Status describe_tensor(const Functions& fns, std::uintptr_t address, Shape2& out) {
-    if (address == 0)
-        return Status::value(explain("address", "0", "the address of a ggml_tensor",
-                                     "take it from EvalHook.found()"));
-    const auto* t = reinterpret_cast<const Tensor*>(address);
-    if (t->type != kF32 && t->type != kF16 && t->type != kQ8)
-        return Status::value(explain("tensor", "ggml type " + std::to_string(t->type),
-                                     "float32, float16 or q8_0",
-                                     "store the adapter as f32, f16 or q8_0"));
-    out = {t->ne[1] * t->ne[2] * t->ne[3], t->ne[0], Type::q8_0};
-    if (t->type == kF32) out.type = Type::f32;
-    if (t->type == kF16) out.type = Type::f16;
-    const std::size_t bytes = bytes_of(out.type, static_cast<std::size_t>(out.rows * out.cols));
-    if (bytes != fns.nbytes(t))
-        return Status::value(explain("tensor", "strided rows", "rows without gaps",
-                                     "use the tensor itself, not a view of it"));
-    return {};
-}
-
 Status write_tensor(const Functions& fns, std::uintptr_t address, Type type, const void* data,
                     std::size_t bytes) {
     Shape2 shape{};
@@ -196,10 +201,6 @@ Status write_tensor(const Functions& fns, std::uintptr_t address, Type type, con
             "make it [" + std::to_string(shape.rows) + ", " + std::to_string(shape.cols) + "]"));
     if (bytes) fns.tensor_set(t, data, 0, bytes);
     return {};
-}
-
-void read_tensor(const Functions& fns, std::uintptr_t address, void* data, std::size_t bytes) {
-    if (bytes) fns.tensor_get(reinterpret_cast<const Tensor*>(address), data, 0, bytes);
 }
 
 Status EvalHook::make(const Addresses& addresses, std::unique_ptr<EvalHook>& out) {

@@ -74,16 +74,9 @@ Status resolve(const Addresses& addresses, Functions& out);
 // mul_mat_op: the number of that operation, as found on the way.
 Status check_layout(const Functions& fns, std::int32_t& mul_mat_op);
 
-// Copies `bytes` into or out of a tensor, wherever its buffer lives.
+// Copies `bytes` into a tensor, wherever its buffer lives.
 Status write_tensor(const Functions& fns, std::uintptr_t address, Type type, const void* data,
                     std::size_t bytes);
-
-struct Shape2 {
-    std::int64_t rows, cols;
-    Type type;
-};
-Status describe_tensor(const Functions& fns, std::uintptr_t address, Shape2& out);
-void read_tensor(const Functions& fns, std::uintptr_t address, void* data, std::size_t bytes);
 
 struct Found {
     std::string name;

@@ -50,19 +50,6 @@ def late_interaction(
     weights below 0 or not finite.
     """
 
-def mix(
-    a: Sequence[_Factor | _Blocks],
-    b: Sequence[_Factor | _Blocks],
-    gates: NDArray[np.float32],
-    out_a: _Factor | _Blocks,
-    out_b: _Factor | _Blocks,
-) -> None:
-    """One matrix: a[j] [r_j, in], b[j] [out, r_j] (lists), out_a [R, in], out_b [out, R], q8_0 among them.
-
-    Afterwards out_b @ out_a == sum of gates[j] * (b[j] @ a[j]) but for rounding; what is not used is zero.
-    No adapter at all makes zeros. Outputs may not share memory with anything else.
-    """
-
 def mix_all(
     a: Sequence[Sequence[_Factor | _Blocks]],
     b: Sequence[Sequence[_Factor | _Blocks]],
@@ -71,7 +58,12 @@ def mix_all(
     out_b: Sequence[_Factor | _Blocks],
     threads: int = 1,
 ) -> None:
-    """`mix` over many matrices; nothing is written unless all of them are right."""
+    """Matrix i: a[i][j] [r_j, in], b[i][j] [out, r_j] (lists), out_a[i] [R, in], out_b[i] [out, R]; q8_0 among them.
+
+    Afterwards out_b[i] @ out_a[i] == sum of gates[j] * (b[i][j] @ a[i][j]) but for rounding; what is not used is zero.
+    No adapter at all makes zeros. Outputs may not share memory with anything else. Nothing is written unless all of
+    them are right.
+    """
 
 def simd() -> str:
     """The level of the kernels in use: avx512, avx2, neon or scalar."""
@@ -85,17 +77,11 @@ def use_simd(name: str) -> None:
 HOOK_FUNCTIONS: tuple[str, ...]
 """Names of the ggml functions whose addresses `fns` must hold, from the library already loaded."""
 
-def check_layout(fns: Mapping[str, int]) -> None:
-    """RuntimeError unless ggml's tensors are laid out as this extension believes."""
-
 def tensor_set(fns: Mapping[str, int], address: int, array: _Factor | _Blocks) -> None:
     """Copy an array into the ggml_tensor at `address`, wherever its buffer lives.
 
     ValueError unless the dtype and the number of bytes are the tensor's own.
     """
-
-def tensor_get(fns: Mapping[str, int], address: int) -> _Factor | _Blocks:
-    """A copy of the ggml_tensor at `address`, [rows, ne[0]], f32, f16 or q8_0 [rows, ne[0] / 32] as it is stored."""
 
 def host_array(address: int, shape: Sequence[int], dtype: DTypeLike) -> _Factor | _Blocks:
     """A writable view of host memory at `address`; nothing is owned, nothing is checked.
@@ -120,7 +106,7 @@ class EvalHook:
     """
 
     def __init__(self, fns: Mapping[str, int]) -> None:
-        """Runs check_layout first. ValueError when an address is missing."""
+        """RuntimeError unless ggml's tensors are laid out as this extension believes; ValueError without an address."""
 
     @property
     def callback(self) -> int:

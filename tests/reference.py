@@ -144,27 +144,6 @@ def late_interaction(
     return found
 
 
-def mix(
-    a: Sequence[np.ndarray],
-    b: Sequence[np.ndarray],
-    gates: np.ndarray,
-    out_a: np.ndarray,
-    out_b: np.ndarray,
-) -> None:
-    """One matrix: out_b @ out_a == sum of gates[j] * (b[j] @ a[j]).
-
-    a[j] [r_j, in], b[j] [out, r_j], gates f32 [k], out_a [R, in], out_b [out, R]; f32 or f16 each,
-    or q8_0 in blocks along the rows. A is stacked, B stands side by side with the gate folded in
-    (through f32, rounded to nearest even); rows of out_a and columns of out_b that are not used
-    become zero. Blocks of A are copied, and those of B where all of B are blocks and all gates 1;
-    all else becomes blocks by way of f32.
-    """
-    _check_gates(gates)
-    _check_matrix(a, b, out_a, out_b, "")
-    _check_call([(a, b, out_a, out_b)], gates, [""])
-    _mix(a, b, gates, out_a, out_b)
-
-
 def mix_all(
     a: Sequence[Sequence[np.ndarray]],
     b: Sequence[Sequence[np.ndarray]],
@@ -173,7 +152,14 @@ def mix_all(
     out_b: Sequence[np.ndarray],
     threads: int = 1,
 ) -> None:
-    """`mix` over many matrices; nothing is written unless all of them are right."""
+    """Each matrix: out_b @ out_a == sum of gates[j] * (b[j] @ a[j]); nothing is written unless all of them are right.
+
+    a[j] [r_j, in], b[j] [out, r_j], gates f32 [k], out_a [R, in], out_b [out, R]; f32 or f16 each,
+    or q8_0 in blocks along the rows. A is stacked, B stands side by side with the gate folded in
+    (through f32, rounded to nearest even); rows of out_a and columns of out_b that are not used
+    become zero. Blocks of A are copied, and those of B where all of B are blocks and all gates 1;
+    all else becomes blocks by way of f32.
+    """
     _check_gates(gates)
     for what, items in (("a", a), ("b", b), ("out_a", out_a), ("out_b", out_b)):
         _check_list(items, what, "a list", "pass one item per matrix")
