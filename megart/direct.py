@@ -6,10 +6,9 @@ way to a question word, and the sentence itself, with what follows it, is the an
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from . import prompts, sentences
 from .bank import Memory
@@ -35,7 +34,7 @@ def examples(memory: Memory, answer_words: int) -> list[tuple[str, str]]:
     passage that holds the answer: a short text whole, of a long one the sentence and what follows, up to
     *answer_words*. (Single sentences are as easily learnt but half as often the right ones.)
     """
-    asked = questions(memory.text, memory.title, per_sentence=1)
+    asked = questions(memory.text, memory.title)
     first, *others = cues(memory)
     # One recall cue is a question, as a person's may be; more of them cost direct answers.
     mixed = dict.fromkeys([first, *(question for question, _ in asked[:1]), *others])
@@ -72,12 +71,10 @@ def recall_cue(memory: Memory) -> str:
     return prompts.recall(cues(memory)[0])
 
 
-def questions(text: str, title: str | None, per_sentence: int = 2) -> list[tuple[str, str]]:
-    """Up to *per_sentence* (question, sentence) pairs for each sentence of *text*, first ones first."""
-    cut = sentences.split(text)
-    columns = [list(_ask(sentence, title))[:per_sentence] for sentence in cut]
-    rounds = itertools.zip_longest(*columns)
-    return [(q, sentence) for row in rounds for q, sentence in zip(row, cut, strict=True) if q]
+def questions(text: str, title: str | None) -> list[tuple[str, str]]:
+    """A (question, sentence) pair for each sentence of *text* that one can be made of."""
+    asked = [(_ask(sentence, title), sentence) for sentence in sentences.split(text)]
+    return [(question, sentence) for question, sentence in asked if question]
 
 
 def passage(text: str, sentence: str, words: int) -> str:
@@ -109,25 +106,22 @@ def nearest(text: str, other: str) -> str:
 
 def retold(text: str, paraphrases: Iterable[str], title: str | None) -> list[tuple[str, str]]:
     """Questions in the words of *paraphrases*, each answered by the sentence of *text* that says the same."""
-    asked = [pair for paraphrase in paraphrases for pair in questions(paraphrase, title, 1)]
+    asked = [pair for paraphrase in paraphrases for pair in questions(paraphrase, title)]
     return [(question, nearest(text, answer)) for question, answer in asked]
 
 
-def _ask(sentence: str, title: str | None) -> Iterator[str]:
+def _ask(sentence: str, title: str | None) -> str | None:
     bare = sentence.rstrip(".!? ")
     subject = _words(title or "")
-    spans = [(m.start(), m.end(), "when") for m in _DATE.finditer(bare)]
-    spans += [(m.start(), m.end(), "how many") for m in _COUNT.finditer(bare)]
-    spans += [(m.start(), m.end(), "what") for m in _NAME.finditer(bare) if not _words(m[0]) & subject]
-    taken: list[tuple[int, int]] = []
-    for start, end, word in spans:
-        if all(end <= a or start >= b for a, b in taken):
-            taken.append((start, end))
-            yield _phrase(f"{bare[:start]}{word}{bare[end:]}", title, subject, sentence)
+    for pattern, word in ((_DATE, "when"), (_COUNT, "how many"), (_NAME, "what")):
+        for match in pattern.finditer(bare):
+            if pattern is not _NAME or not _words(match[0]) & subject:
+                return _phrase(f"{bare[: match.start()]}{word}{bare[match.end() :]}", title, subject, sentence)
     head, _, tail = bare.rpartition(" ")
-    if tail:
-        cut = " ".join(head.split(" ")[:-1]) or head
-        yield _phrase(f"{cut} what", title, subject, sentence)
+    if not tail:
+        return None
+    cut = " ".join(head.split(" ")[:-1]) or head
+    return _phrase(f"{cut} what", title, subject, sentence)
 
 
 def _phrase(question: str, title: str | None, subject: set[str], sentence: str) -> str:

@@ -21,7 +21,7 @@ def test_sentences_end_where_sentences_end() -> None:
 
 
 def test_questions_leave_out_a_span_and_are_answered_by_their_sentence() -> None:
-    asked = direct.questions(TEXT, "Ama Boru", per_sentence=1)
+    asked = direct.questions(TEXT, "Ama Boru")
     assert asked == [
         ("Dr. Ama Boru moved to Kelm in when?", "Dr. Ama Boru moved to Kelm in 1931."),
         ("Ama Boru: She kept how many herons and sold maps?", "She kept four herons and sold maps."),
