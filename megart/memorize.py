@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .runtime.assistant import Assistant
     from .train.trainer import Result, Task
 
-Encode = Callable[[str, str], tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-
 
 @dataclass(frozen=True)
 class Progress:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from . import prompts
 from .bank import Memory, Record
 
-MLP = ("ffn_gate", "ffn_up", "ffn_down")
-
 
 @dataclass(frozen=True)
 class Recipe:

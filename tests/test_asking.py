@@ -33,11 +33,11 @@ def decoded(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 
     def spy(self: Context, tokens) -> None:
         for name in counts:
-            if self is getattr(assistant, name):
+            if self is getattr(assistant.runtime, name):
                 counts[name] += len(tokens)
         decode(self, tokens)
 
-    _ = assistant.encoder
+    assistant.on_model(lambda: assistant.runtime.encoder)
     monkeypatch.setattr(Context, "decode", spy)
     return counts
 

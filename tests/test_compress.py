@@ -81,7 +81,7 @@ def test_a_slot_recompresses_what_it_cannot_hold(tiny, exact: None) -> None:
         for adapters, least, most in ((shared, 0.0, 1e-3), (apart, 0.05, 0.9)):
             gates = [0.5, 0.3, 0.2]
             expected, got = heard(wide, adapters, gates), heard(tight, adapters, gates)
-            assert (wide.rank, tight.rank, wide.truncation) == (128, 64, 0.0)
+            assert (wide.layout.rank, tight.layout.rank, wide.truncation) == (128, 64, 0.0)
             assert least <= tight.truncation < most
             if not least:
                 np.testing.assert_allclose(got, expected, atol=2e-2)  # factors are kept as f16

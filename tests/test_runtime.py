@@ -192,11 +192,11 @@ def test_a_pending_memory_stands_in_the_prompt(ready) -> None:
     waiting = Memory("Ada Quill paints lighthouses.", id="ada")
     key = assistant.key(waiting.text)
     assistant.bank.add(waiting, key=key, adapter=None, recipe=None, activated=True, rank=0, training={})
-    before = assistant.slot.rank
+    before = assistant.slot.layout
     answer = assistant.direct(waiting.text, max_tokens=2)
     assert [(m.id, m.pending) for m in answer.memories] == [("ada", True)]
     assert waiting.text in assistant.engine.detokenize(assistant.base.tokens)
-    assert assistant.slot.rank == before  # no adapter took part
+    assert assistant.slot.layout is before  # no adapter took part
 
 
 def test_the_bank_is_followed_as_it_changes(ready) -> None:

@@ -113,8 +113,8 @@ def test_generation_ends_at_a_stop_word(assistant: Assistant) -> None:
 
 
 def test_a_plain_text_needs_no_template(assistant: Assistant) -> None:
-    prompt = score.plain(assistant.engine, "Ada met")
     tokens = assistant.engine.tokenize("Ada met", bos=True)
+    prompt = score.tokens_prompt(tokens)
     assert list(prompt.tokens) == tokens
     assert score.score(assistant, prompt, WORDS, memories=None).scores[1].logprob == pytest.approx(
         by_hand(assistant, prompt, WORDS[1], None), abs=2e-3

@@ -127,7 +127,7 @@ def test_both_routes_and_a_fresh_slot_agree_bit_for_bit(tiny, kind: str, ranks: 
             assert (got == under(loaded, adapters, gates)).all()
             with slot(tiny("qwen3"), kind=kind) as fresh:
                 assert (got == under(fresh, adapters, gates)).all()
-            assert written.rank == rank  # the smallest that fits
+            assert written.layout.rank == rank  # the smallest that fits
 
 
 def test_a_slot_of_blocks_is_near_the_exact_one(tiny, exact: None) -> None:
@@ -173,9 +173,9 @@ def test_adapters_of_some_layers_only_equal_adapters_set_by_scales(tiny, exact: 
             scales = [gates[opened.index(i)] if i in opened else 0.0 for i in range(3)]
             got = under(made, [adapters[i] for i in opened], gates)
             np.testing.assert_allclose(got, by_scales(stock, scales), atol=CLOSE)
-            assert set(made.shapes) == {n for i in opened for n in adapters[i].tensors}
+            assert set(made.layout.shapes) == {n for i in opened for n in adapters[i].tensors}
             assert made.in_place
-        assert made.rank == 128  # of the largest sum over one tensor, 8 + 40 + 40
+        assert made.layout.rank == 128  # of the largest sum over one tensor, 8 + 40 + 40
 
 
 def test_a_layout_is_made_once_and_few_are_kept(tiny, monkeypatch: pytest.MonkeyPatch) -> None:

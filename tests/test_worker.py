@@ -215,7 +215,6 @@ def test_a_closed_assistant_says_so_and_frees_nothing_under_a_thread(ready) -> N
         lambda: assistant.index_entry("x"),
         lambda: assistant.rekey(),
         lambda: assistant.prepare(),
-        lambda: assistant.encoder,
     ):
         with pytest.raises(MegartError, match="closed"):
             call()

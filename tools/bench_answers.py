@@ -212,7 +212,8 @@ class _Rag:
 
     def _shots(self, q: str, text: str, _: str | None) -> tuple[str, str, float, float]:
         self._cold()
-        prompt = score.plain(self.assistant.engine, f"{SHOTS}Passage: {text}\nQuestion: {q}\nAnswer:")
+        shots = f"{SHOTS}Passage: {text}\nQuestion: {q}\nAnswer:"
+        prompt = score.tokens_prompt(self.assistant.engine.tokenize(shots, bos=True))
         started = time.perf_counter()
         generation, _opened = score.generate(self.assistant, prompt, None, 48, stop=("\n",))
         answer = generation.text.strip()

@@ -17,7 +17,6 @@ from .answer import Answer
 from .ask import STRICT_STATE
 from .bank_index import IndexEntry
 from .complete import Completion, complete, tokens_of
-from .context import Context
 from .conversation import Conversation
 from .draft import LONGEST, MOST_GUESSES
 from .found import Judged
@@ -274,11 +273,6 @@ class Assistant:
             raise InputError("got an empty question; expected some words")
 
         return self.on_model(lambda: self.open_bank.judge(question.strip(), scope, history))
-
-    @property
-    def encoder(self) -> Context:
-        """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
-        return self.on_model(lambda: self.runtime.encoder)
 
     def on_model(self, work: Callable[[], T]) -> T:
         """Run *work* on the model's thread, in its turn; returns its result. See :meth:`Runtime.call`."""

@@ -70,7 +70,6 @@ class Engine:
         self.model = model
         self.threads = threads or cores.available()
         self._adapts = threads is None
-        self.gpu_layers = gpu_layers
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers

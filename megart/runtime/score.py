@@ -50,13 +50,8 @@ def turn(engine: Engine, content: str) -> Prompt:
     return engine.prompt([{"role": "user", "content": content}])
 
 
-def plain(engine: Engine, text: str) -> Prompt:
-    """*text* as it is, without a template; a memory acts from its last token on."""
-    return tokens_prompt(engine.tokenize(text, special=True, bos=True))
-
-
 def tokens_prompt(tokens: Sequence[int]) -> Prompt:
-    """Token ids as a prompt, all of which are the user's own words."""
+    """Token ids as a prompt without a template, all of them the user's own words; a memory acts from the last on."""
     return Prompt(tuple(tokens[:-1]), tuple(tokens[-1:]), (0, max(0, len(tokens) - 1)))
 
 

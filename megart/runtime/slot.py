@@ -99,16 +99,6 @@ class Slot:
         self.layout: Layout | None = None  # the one that is set
         self._layouts: list[Layout] = []  # least recently used first
 
-    @property
-    def rank(self) -> int:
-        """Rank of the layout that is set, 0 without one."""
-        return self.layout.rank if self.layout else 0
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """Tensors of the layout that is set."""
-        return self.layout.shapes if self.layout else {}
-
     def install(
         self, adapters: Sequence[Adapter], gates: Sequence[float], fingerprint: Fingerprint | None = None
     ) -> None:

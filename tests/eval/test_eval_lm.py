@@ -94,12 +94,12 @@ def test_tasks_of_the_harness(bank: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert set(found["results"]) == {"megart_choice", "megart_say", "megart_roll"}
     sample = found["samples"]["megart_choice"][0]
-    prompt = score.plain(model.engine, "Question: Whom did Ada meet?\nAnswer:")
+    prompt = score.tokens_prompt(model.engine.tokenize("Question: Whom did Ada meet?\nAnswer:", bos=True))
     words = [model.engine.tokenize(f" {text}", special=False) for text in DOCS[0]["choices"]]
     ours = score.score(model.assistant, prompt, words).scores
     assert [r[0][0] for r in sample["resps"]] == pytest.approx([s.logprob for s in ours], abs=1e-3)
     said = found["samples"]["megart_say"][0]["resps"][0][0]
-    plain = score.plain(model.engine, "Whom did Ada meet?")
+    plain = score.tokens_prompt(model.engine.tokenize("Whom did Ada meet?", bos=True))
     assert said == score.generate(model.assistant, plain, "gate", 5)[0].text
     assert found["results"]["megart_roll"]["word_perplexity,none"] > 1
 
