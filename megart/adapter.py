@@ -24,7 +24,6 @@ from . import quant
 from .errors import AdapterError
 from .gguf_values import ARRAY, SCALARS, STRING, Cursor
 
-Metadata = str | int | float | bool | list[Any]
 INVOCATION_KEY = "adapter.alora.invocation_tokens"
 # The user turn that a memory's adapter answers with its text.
 CUE_KEY = "megart.recall_cue"
@@ -93,23 +92,15 @@ class Adapter:
         return replace(self, tensors=tensors)
 
 
-def write_adapter(
-    adapter: Adapter, *, name: str | None = None, metadata: Mapping[str, Metadata] | None = None
-) -> bytes:
+def write_adapter(adapter: Adapter) -> bytes:
     """`adapter` as the bytes of a LoRA GGUF file.
 
-    `name` becomes "general.name"; `metadata` is added to the adapter's own, its keys begin with
-    "general." or "megart.". Raises AdapterError when a factor is not finite, of a type that quant.py
-    does not name, or its shape does not fit its pair.
+    The keys of its metadata begin with "general." or "megart.". Raises AdapterError when one does not, when a factor is
+    not finite, of a type that quant.py does not name, or its shape does not fit its pair.
     """
     from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-    keys = {
-        **adapter.metadata,
-        **(metadata or {}),
-        **({} if name is None else {"general.name": name}),
-    }
-    for key in keys:
+    for key in adapter.metadata:
         if key in _RESERVED or not key.startswith(("general.", "megart.")):
             raise AdapterError(f'got the metadata key {key!r}; expected one that begins with "general." or "megart."')
     _check_pairs(adapter.tensors)
@@ -127,7 +118,7 @@ def write_adapter(
             if adapter.invocation_tokens:
                 tokens = [int(token) for token in adapter.invocation_tokens]
                 writer.add_key_value(INVOCATION_KEY, tokens, GGUFValueType.ARRAY, sub_type=GGUFValueType.UINT32)
-            for key, value in keys.items():
+            for key, value in adapter.metadata.items():
                 writer.add_key_value(key, value, *_value_type(key, value))
             for base, (a, b) in adapter.tensors.items():
                 for side, array in (("lora_a", a), ("lora_b", b)):

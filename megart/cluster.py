@@ -88,11 +88,10 @@ def memorize_on(
     model: str | Path | Model | None = None,
     progress: OnProgress | None = None,
     replace_existing: bool = False,
-    workers: int | None = None,
 ) -> list[Record]:
     """As :func:`megart.memorize`, by the workers of the Ray cluster at *address*.
 
-    "local" starts two workers on this machine. By default there is one worker per GPU, without GPUs
+    "local" starts two workers on this machine. Else there is one worker per GPU, without GPUs
     one per machine; each needs the base at the same path. Memories of a worker that dies are dealt
     out anew, up to three times. Raises MemorizeError at the end when some could not be learnt.
     """
@@ -113,7 +112,7 @@ def memorize_on(
         try:
             with Assistant(bank, model=base) as assistant:
                 run = _Run(ray, bank, todo.over, base, options, assistant)
-                run.teach(todo.memories, _places(ray, address, workers))
+                run.teach(todo.memories, _places(ray, address))
         finally:
             if ours:
                 ray.shutdown()
@@ -242,14 +241,14 @@ def _connect(ray: Any, address: str) -> None:
         raise InputError(f"no Ray cluster at {address}: {first}; give its address, or local") from error
 
 
-def _places(ray: Any, address: str, workers: int | None) -> list[dict[str, float]]:
+def _places(ray: Any, address: str) -> list[dict[str, float]]:
     """What each worker reserves: a GPU, or a machine's processors."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in alive))
     if gpus and address != "local":
-        return [{"num_gpus": 1, "num_cpus": 1}] * (workers or gpus)
+        return [{"num_gpus": 1, "num_cpus": 1}] * gpus
     cpus = [max(1, int(node.get("CPU", 0))) for node in alive] or [1]
-    count = workers or (LOCAL_WORKERS if address == "local" else len(cpus))
+    count = LOCAL_WORKERS if address == "local" else len(cpus)
     # The most that each can have so that all of them find room at once: one that waits for ever holds its memories.
     each = next((n for n in range(max(cpus), 0, -1) if sum(c // n for c in cpus) >= count), 1)
     return [{"num_cpus": each}] * count

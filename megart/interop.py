@@ -65,7 +65,6 @@ def import_adapter(
     *,
     model: str | Path | Model | None = None,
     replace_existing: bool = False,
-    assistant: Assistant | None = None,
     force: bool = False,
 ) -> Record:
     """Commit *memory* with an adapter trained elsewhere: a PEFT folder or a LoRA GGUF file.
@@ -87,10 +86,8 @@ def import_adapter(
         raise AdapterError(f"{path} is an adapter for {adapter.arch}; the bank's base is {architecture}")
     from .runtime.assistant import Assistant
 
-    if assistant is None:
-        with Assistant(bank, model=base) as loaded:
-            return _commit(bank, memory, over, adapter, path, loaded, force)
-    return _commit(bank, memory, over, adapter, path, assistant, force)
+    with Assistant(bank, model=base) as assistant:
+        return _commit(bank, memory, over, adapter, path, assistant, force)
 
 
 def _commit(

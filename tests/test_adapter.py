@@ -113,14 +113,9 @@ def test_the_scale_is_llama_cpps() -> None:
 
 def test_names_and_keys(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
-    path.write_bytes(write_adapter(small(), name="Zoë", metadata={"megart.memory_id": "zoe", "megart.list": [1, 2]}))
-    assert read_adapter(path).metadata == {
-        "general.name": "Zoë",
-        "megart.memory_id": "zoe",
-        "megart.list": [1, 2],
-    }
-    path.write_bytes(write_adapter(read_adapter(path), name="Bo"))
-    assert read_adapter(path).metadata["general.name"] == "Bo"
+    metadata = {"general.name": "Zoë", "megart.memory_id": "zoe", "megart.list": [1, 2]}
+    path.write_bytes(write_adapter(small(metadata=metadata)))
+    assert read_adapter(path).metadata == metadata
 
 
 def test_an_array_that_is_not_contiguous_is_written_right(tmp_path: Path) -> None:
@@ -205,7 +200,8 @@ def test_llama_cpp_takes_it(tmp_path: Path) -> None:
         path = tmp_path / "a.gguf"
         good = smollm2()
         good.invocation_tokens = [1, 520, 9531, 198]
-        path.write_bytes(write_adapter(good, name="test", metadata={"megart.memory_id": "x"}))
+        good.metadata = {"general.name": "test", "megart.memory_id": "x"}
+        path.write_bytes(write_adapter(good))
         loaded = llama_cpp.llama_adapter_lora_init(model, bytes(path))
         assert loaded, b"".join(said).decode()
         assert any(b"loaded 180 tensors" in line for line in said)

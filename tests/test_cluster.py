@@ -229,7 +229,7 @@ def test_every_worker_finds_room_at_once(nodes: list[int], expected: list[int]) 
             dead = [{"Alive": False, "Resources": {"CPU": 99.0, "GPU": 8.0}}]
             return dead + [{"Alive": True, "Resources": {"CPU": float(n)} if n else {}} for n in nodes]
 
-    assert [int(place["num_cpus"]) for place in _places(Nodes(), "there:1", None)] == expected
+    assert [int(place["num_cpus"]) for place in _places(Nodes(), "there:1")] == expected
 
 
 needs_ray = pytest.mark.skipif(

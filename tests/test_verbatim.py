@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +37,7 @@ class Reciter:
 @pytest.fixture
 def bank(tiny: Callable[..., Model], tmp_path: Path):
     with Bank.create(tmp_path / "bank", tiny("llama")) as made:
-        noise = write_adapter(noise_adapter("llama", 8, 1, dtype=np.float16), metadata={CUE_KEY: "Say it."})
+        noise = write_adapter(replace(noise_adapter("llama", 8, 1, dtype=np.float16), metadata={CUE_KEY: "Say it."}))
         made.add(FIRST, key=np.ones(64, np.float32), adapter=noise, recipe="fast", activated=True, rank=8)
         made.add(Memory("Bo sails.", id="bo"), key=np.ones(64, np.float32))
         yield made

@@ -374,8 +374,7 @@ def put_answer(answer: Answer) -> None:
     line(f"{shown} ms", "dim")
 
 
-def mark(good: bool, stream: TextIO | None = None) -> str:
-    """A tick or a cross."""
-    out = stream or sys.stdout
-    sign = ("\u2713" if good else "\u2717") if has_blocks(out) else ("ok" if good else "!!")
-    return paint(sign, "green" if good else "red", out)
+def mark(good: bool) -> str:
+    """A tick or a cross, for stdout."""
+    sign = ("\u2713" if good else "\u2717") if has_blocks(sys.stdout) else ("ok" if good else "!!")
+    return paint(sign, "green" if good else "red", sys.stdout)

@@ -30,23 +30,23 @@ def copy_memory(source: PartitionBank, target: Bank, id: str, new_id: str | None
     )
 
 
-def synthetic_adapter(like: Adapter, rank: int = 1, seed: int = 0) -> tuple[bytes, bool]:
-    """A valid adapter of noise on the first target of *like*; its bytes."""
-    random = np.random.default_rng(seed)
+def synthetic_adapter(like: Adapter) -> tuple[bytes, bool]:
+    """A valid adapter of noise, of rank 1, on the first target of *like*: its bytes, and whether it is activated."""
+    random = np.random.default_rng(0)
     name, (a, b) = next(iter(like.tensors.items()))
     tensors = {
         name: (
-            random.normal(0, 1e-4, (rank, shape(a)[1])).astype(np.float16),
-            random.normal(0, 1e-4, (shape(b)[0], rank)).astype(np.float16),
+            random.normal(0, 1e-4, (1, shape(a)[1])).astype(np.float16),
+            random.normal(0, 1e-4, (shape(b)[0], 1)).astype(np.float16),
         )
     }
     tokens = list(like.invocation_tokens)
-    return write_adapter(Adapter(like.arch, float(rank), tensors, tokens, {})), bool(tokens)
+    return write_adapter(Adapter(like.arch, 1.0, tensors, tokens, {})), bool(tokens)
 
 
-def noise_like(like: Adapter, rank: int, seed: int = 0) -> bytes:
+def noise_like(like: Adapter, rank: int) -> bytes:
     """An adapter of noise with all the targets of *like* and another rank: for timing only."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     tensors = {}
     for name, (a, b) in like.tensors.items():
         tensors[name] = (

@@ -238,14 +238,14 @@ class Run:
                 study = {name: record.training.get(name) for name in ("steps", "seconds", "recall")}
                 self.ledger.add(key, {"rank": record.rank, "bytes": record.adapter_bytes, "study": study})
 
-    def open_partition(self, part: Partition, folder: Path, learn: bool = True) -> PartitionBank:
+    def open_partition(self, part: Partition, folder: Path) -> PartitionBank:
         """A bank in *folder* that holds the memories of *part* (learnt now if need be), and an Assistant."""
         from ..bank import Bank
         from ..runtime.assistant import Assistant
 
         bank = Bank.create(folder, self.model, exist_ok=True)
         try:
-            failed = self.learn(bank, part) if learn else []
+            failed = self.learn(bank, part)
             return PartitionBank(part, bank, Assistant(bank, model=self.model, threads=self.options.threads), failed)
         except BaseException:
             bank.close()

@@ -260,11 +260,11 @@ class Context:
             raise DecodeError("llama.cpp could not put the cache back")
         self.tokens, self._owners, self._states = list(saved.tokens), list(saved.owners), list(saved.states)
 
-    def set_adapter(self, adapter: Any, scale: float = 1.0) -> None:
+    def set_adapter(self, adapter: Any) -> None:
         """Make *adapter* the only one of this context; None for the bare base."""
         count = 0 if adapter is None else 1
         handles = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
-        scales = (ctypes.c_float * 1)(scale)
+        scales = (ctypes.c_float * 1)(1.0)
         if llama_cpp.llama_set_adapters_lora(self.handle, handles, count, scales) != 0:
             raise DecodeError("llama.cpp refused the adapter")
 

@@ -55,9 +55,9 @@ class StopFilter:
         return max(sizes, default=0)
 
 
-def greedy(context: Context, limit: int, on_text: Callable[[str], None] | None = None) -> Generation:
+def greedy(context: Context, limit: int) -> Generation:
     """:func:`generate` by the likeliest token each time, at most *limit* of them."""
-    return generate(context, SamplingOptions(max_tokens=limit), on_text)
+    return generate(context, SamplingOptions(max_tokens=limit))
 
 
 def generate(

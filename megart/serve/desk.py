@@ -53,9 +53,8 @@ class ReadOnlyError(BankError):
 class Desk:
     """Several banks; those of one base share a runtime. Safe from several threads.
 
-    ``remember``: messages may save memories; ``teach``: what is saved is taught when nobody asks; ``waiting``: how many
-    questions may wait; ``later``: :meth:`load` is called by somebody else, until then nothing can be asked; ``how``:
-    options of a :class:`Runtime`.
+    ``remember``: messages may save memories; ``teach``: what is saved is taught when nobody asks; ``later``:
+    :meth:`load` is called by somebody else, until then nothing can be asked; ``how``: options of a :class:`Runtime`.
     """
 
     def __init__(
@@ -64,14 +63,13 @@ class Desk:
         *,
         remember: bool = True,
         teach: bool = False,
-        waiting: int = MOST_WAITING,
         later: bool = False,
         **how: Any,
     ):
         self._banks: dict[str, Bank] = {}
         self._assistants: dict[str, Assistant] = {}
         self._runtimes: dict[str, Runtime] = {}  # by the hash of their base
-        self._how = {**how, "most_waiting": waiting}
+        self._how = {**how, "most_waiting": MOST_WAITING}
         self.remembers, self._teaches = remember, teach
         #: Whether the models are there.
         self.is_loaded = False

@@ -61,7 +61,7 @@ def _taught(run: Run, part: Partition) -> PartitionBank:
     return run.taught(part.name)
 
 
-def _ids(taught: PartitionBank, conflict: Contradiction) -> dict[str, str]:
+def _ids(conflict: Contradiction) -> dict[str, str]:
     return {f"{conflict.id}-{which}"[:64]: which for which in ("old", "new")}
 
 
@@ -69,8 +69,8 @@ def _ask(run: Run, world: str, part: Partition, conflict: Contradiction, method:
     def work() -> Row:
         taught = _taught(run, part)
         question = Question(conflict.id, conflict.q)
-        row = methods.ask(taught, method, question, list(_ids(taught, conflict)), run.options.max_tokens)
-        return {**row, **judged(row["text"], conflict), **_opened(taught, row, conflict), "world": world}
+        row = methods.ask(taught, method, question, list(_ids(conflict)), run.options.max_tokens)
+        return {**row, **judged(row["text"], conflict), **_opened(row, conflict), "world": world}
 
     return Unit(part.name, len(part.items), method, f"{world}/{conflict.id}", methods.kind(method), work)
 
@@ -86,8 +86,8 @@ def _recall(run: Run, world: str, part: Partition, conflict: Contradiction) -> U
     return Unit(part.name, len(part.items), "recall", f"{world}/{conflict.id}/recall", "recall", work)
 
 
-def _opened(taught: PartitionBank, row: Row, conflict: Contradiction) -> Row:
-    names = _ids(taught, conflict)
+def _opened(row: Row, conflict: Contradiction) -> Row:
+    names = _ids(conflict)
     which = sorted({names.get(id, "other") for id in row.get("opened", [])})
     return {
         "which": "+".join(which) or "nothing",
