@@ -111,7 +111,7 @@ def write_adapter(adapter: Adapter) -> bytes:
 
     writer = GGUFWriter(None, adapter.arch)
     try:
-        with _scratch() as path:
+        with scratch() as path:
             writer.add_type("adapter")
             writer.add_string("adapter.type", "lora")
             writer.add_float32(_ALPHA_KEY, float(adapter.alpha))
@@ -140,8 +140,8 @@ def write_adapter(adapter: Adapter) -> bytes:
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    """A file that nobody else sees and that a killed process leaves nothing of: in memory where the system can."""
+def scratch() -> Iterator[Path]:
+    """A file to write and read that nobody else sees and that a killed process leaves nothing of: in memory where the system can."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("megart-adapter")
         try:

@@ -26,14 +26,14 @@ import llama_cpp
 import numpy as np
 
 from megart import _core, mix, recipes
-from megart.adapter import Adapter, read_adapter, write_adapter
+from megart.adapter import Adapter, read_adapter, scratch, write_adapter
 from megart.bank import Bank, Memory
 from megart.models import resolve_model
 from megart.recipes import FAST
 from megart.runtime.assistant import Assistant
 from megart.runtime.context import Context
 from megart.runtime.engine import Engine
-from megart.runtime.slot import Slot, _file_of
+from megart.runtime.slot import Slot
 
 REPEATS = 11
 TOKENS = 24
@@ -116,7 +116,8 @@ def decode(_: argparse.Namespace) -> dict:
             Slot(contexts[f"{name}, {label}"]).install(adapters[:count], [1 / count] * count)
         handles = []
         for adapter in adapters:
-            with _file_of(write_adapter(adapter)) as path:
+            with scratch() as path:
+                path.write_bytes(write_adapter(adapter))
                 handles.append(llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path)))
         own = contexts[f"llama.cpp, four adapters by scales, {label}"] = Context(engine, size=512)
         scales = (ctypes.c_float * 4)(*[0.25] * 4)
@@ -191,7 +192,8 @@ def install_one(engine: Engine, slot: Slot, adapters: Sequence[Adapter]) -> dict
             np.copyto(target, source)
 
     def load() -> None:
-        with _file_of(merged_file) as path:
+        with scratch() as path:
+            path.write_bytes(merged_file)
             handle = llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path))
         llama_cpp.llama_adapter_lora_free(handle)
 

@@ -12,10 +12,8 @@ freeing first can make it believe nothing changed.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import llama_cpp
@@ -23,7 +21,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from .. import _core, mix, quant
-from ..adapter import Adapter, write_adapter
+from ..adapter import Adapter, scratch, write_adapter
 from ..errors import AdapterError, InputError
 from . import llama
 from .context import Context
@@ -36,25 +34,6 @@ LAYOUTS = 4
 # Past this, more rank costs more per token than the recompression of a mix, once.
 MAX_RANK = 256
 COMPRESSED = 4  # recompressed mixes that are kept
-
-
-@contextlib.contextmanager
-def _file_of(data: bytes) -> Iterator[str]:
-    """A path that holds *data*: in memory where the system can, else a temporary file."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("megart-adapter")
-        try:
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-    else:  # macOS and Windows have no memfd
-        with tempfile.TemporaryDirectory(prefix="megart-") as folder:
-            path = os.path.join(folder, "mix.gguf")
-            with open(path, "wb") as file:
-                file.write(data)
-            yield path
 
 
 def _is_like(tensor: _core._FoundTensor, array: np.ndarray) -> bool:
@@ -185,7 +164,8 @@ class Slot:
     def _load(self, arrays: dict[str, mix.Pair]) -> object:
         """*arrays* as an adapter of llama.cpp, not set yet."""
         engine = self.context.engine
-        with _file_of(write_adapter(Adapter(engine.architecture, 0.0, arrays))) as path:
+        with scratch() as path:
+            path.write_bytes(write_adapter(Adapter(engine.architecture, 0.0, arrays)))
             handle = llama_cpp.llama_adapter_lora_init(engine.handle, os.fsencode(path))
         if not handle:
             raise AdapterError("llama.cpp refused the mix: an adapter does not fit this base model")
