@@ -19,12 +19,19 @@ def available() -> int:
     return os.cpu_count() or 1
 
 
+def processor() -> tuple[str, set[str]]:
+    """Its name and features, where Linux tells them."""
+    try:
+        lines = Path(_INFO).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return "", set()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return fields.get("model name", ""), set((fields.get("flags") or fields.get("Features") or "").split())
+
+
 def have_amx() -> bool:
     """Whether they multiply matrices by Intel's AMX. Only Linux tells."""
-    try:
-        return b" amx_tile" in Path(_INFO).read_bytes()
-    except OSError:
-        return False
+    return "amx_tile" in processor()[1]
 
 
 def free() -> int:

@@ -108,7 +108,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _machine() -> dict[str, Any]:
-    name, flags = _processor()
+    name, flags = cores.processor()
     machine: dict[str, Any] = {
         "system": platform.platform(),
         "processor": name or platform.processor() or platform.machine(),
@@ -119,16 +119,6 @@ def _machine() -> dict[str, Any]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         machine["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     return machine
-
-
-def _processor() -> tuple[str, set[str]]:
-    """Its name and features, where Linux tells them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return "", set()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return fields.get("model name", ""), set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def _core(report: Report) -> str:

@@ -12,14 +12,15 @@ from typing import BinaryIO
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[BinaryIO]:
-    """A file to write, for its owner's eyes only; at the end of the block it is *target*, and on the disk.
+def whole_file(target: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file to write, for its owner's eyes only unless *mode* says more; at the end of the block it is *target*, and on
+    the disk.
 
     Where the block fails, *target* stays as it was. Until then the file lies beside it, as ``.NAME.HEX.new``; one that
     a killed process left there is deleted by the next that writes *target*. Raises OSError.
     """
     _sweep(target)
-    new, descriptor = _create(target)
+    new, descriptor = _create(target, mode)
     try:
         with open(descriptor, "wb") as file:
             yield file
@@ -30,10 +31,10 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
         new.unlink(missing_ok=True)
 
 
-def _create(target: Path) -> tuple[Path, int]:
+def _create(target: Path, mode: int) -> tuple[Path, int]:
     while True:
         new = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
         if not _lock(descriptor) or new.exists():
             return new, descriptor
         os.close(descriptor)  # swept between its making and its lock

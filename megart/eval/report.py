@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -17,7 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .. import cores
 from ..errors import InputError
+from ..whole_file import whole_file
 from . import metrics
 from .ledger import Row
 from .run import Run
@@ -96,7 +95,11 @@ def _about(run: Run, rows: Sequence[Row], embedder: str, seconds: float) -> dict
         "sentence_embedder": embedder,
         "versions": {"python": platform.python_version(), **_versions()},
         "git_commit": git_commit(),
-        "machine": {"processor": _processor(), "cores": _cores(), "system": platform.platform(terse=True)},
+        "machine": {
+            "processor": cores.processor()[0] or platform.processor() or platform.machine(),
+            "cores": cores.available(),
+            "system": platform.platform(terse=True),
+        },
         "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds_of_this_run": round(seconds, 1),
         "seconds_measured": round(sum(row.get("seconds", 0) for row in rows), 1),
@@ -142,31 +145,7 @@ def git_commit() -> str | None:
         return None
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    from .. import cores
-
-    return cores.available()
-
-
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".new-", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(file.name, 0o666 & ~_umask())
-    os.replace(file.name, path)
-
-
-def _umask() -> int:
-    if sys.platform == "win32":
-        return 0o022
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    with whole_file(path, mode=0o666) as file:
+        file.write(text.encode())
