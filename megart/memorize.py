@@ -323,7 +323,6 @@ def train_config(recipe: Recipe, *, n_layer: int, lanes: int):  # type: ignore[n
         stop=recipe.epochs is None,
         decay=recipe.epochs is not None,
         margin=recipe.margin,
-        weight_decay=recipe.weight_decay,
         betas=recipe.betas,
         cut=recipes.cut(recipe, n_layer),
         lanes=lanes,

@@ -16,12 +16,12 @@ class Recipe:
     ``studies``: "recall" (the text, by the one recall cue), "answers" (the text, and questions answered by its
     passages) or "paraphrases" (the text and its paraphrases, as the paper does). ``alpha`` is LoRA's; ``rslora`` scales
     by alpha / sqrt(rank) instead of alpha / rank. ``activated``: the base encodes the prompt and the adapter works from
-    the generation prompt on. ``rate``: AdamW learning rate. ``epochs`` fixes the length of study (passes over all
+    the generation prompt on. ``rate``: Adam's learning rate. ``epochs`` fixes the length of study (passes over all
     examples); without it a memory studies until it knows its text, at most ``max_steps``. ``recall``: share of the
     text's words that the runtime must recall, in order; 1.0 is verbatim. ``answer_words``: how much of the text, around
     the sentence that answers, is taught as the answer. ``layers``: share of the base's layers that learn, the upper
     ones: those below run once per example. ``precision``: of the exported factors, as GGUF names it. ``betas``:
-    AdamW's.
+    Adam's.
     """
 
     name: str
@@ -40,7 +40,6 @@ class Recipe:
     answer_words: int = 60
     layers: float = 1.0
     precision: str = "f16"
-    weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
 
     @property
@@ -79,7 +78,7 @@ RECIPES = {recipe.name: recipe for recipe in (FAST, DIRECT, PAPER)}
 class ReaderConfig:
     """How a reader is trained.
 
-    ``layers``: share of the base's layers that it works on, the upper ones. ``rate``: AdamW's peak learning rate,
+    ``layers``: share of the base's layers that it works on, the upper ones. ``rate``: Adam's peak learning rate,
     reached after ``warmup`` steps and then falling to zero. ``questions``: of one step, at most. ``epochs``: times that
     every question is read.
     """

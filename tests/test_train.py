@@ -157,7 +157,7 @@ def test_hooks_are_gone_when_a_run_is_left_early(tiny_base) -> None:
 def test_lanes_keep_their_factors_and_moments(tiny_base) -> None:
     base = tiny_base("llama")
     lora = StackedLora(base, base.targets[:2], 3, 4, 1.0)
-    optimizer = LaneAdam(lora, weight_decay=0.1)
+    optimizer = LaneAdam(lora)
     for lane in range(3):
         lora.reset_lane(lane, lane)
     start = [lora.factors(lane) for lane in range(3)]
@@ -175,14 +175,14 @@ def test_lanes_keep_their_factors_and_moments(tiny_base) -> None:
     assert (lora.factors(1)[name][0] == start[0][name][0]).all()
 
 
-def test_the_optimizer_is_adamw(tiny_base) -> None:
+def test_the_optimizer_is_adam(tiny_base) -> None:
     base = tiny_base("llama")
     lora = StackedLora(base, base.targets[:1], 2, 4, 1.0)
-    optimizer = LaneAdam(lora, weight_decay=0.1)
+    optimizer = LaneAdam(lora)
     lora.reset_lane(0, 1)
     lora.reset_lane(1, 2)
     twins = [[torch.from_numpy(f).requires_grad_() for f in lora.factors(m)[base.targets[0].name]] for m in (0, 1)]
-    stock = [torch.optim.AdamW(twin, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1) for twin in twins]
+    stock = [torch.optim.Adam(twin, lr=1e-2, betas=(0.9, 0.95)) for twin in twins]
     generator = torch.Generator().manual_seed(3)
     for step in range(5):
         resting = step == 2  # the second lane rests once and is a step behind from then on
@@ -206,7 +206,7 @@ def test_only_the_roles_of_the_recipe_are_taught(tiny_base) -> None:
     assert {name.split(".")[2] for name in result.factors} == set(PAPER_ROLES)
 
 
-def test_decay_and_warm_up(tiny_base) -> None:
+def test_decay(tiny_base) -> None:
     base = tiny_base("llama")
 
     def rate(room: Trainer, step: int, steps: int | None = None) -> float:
@@ -217,8 +217,6 @@ def test_decay_and_warm_up(tiny_base) -> None:
     assert [rate(room, s, 20) for s in (0, 5, 10)] == pytest.approx([1e-2, 7.5e-3, 5e-3])  # a task's own length
     own = [replace(task(1, 4), id="long", steps=3), replace(task(2, 4), id="short", steps=1)]
     assert {r.id: r.steps for r in Trainer(base, replace(COURSE, stop=False)).run(own)} == {"long": 3, "short": 1}
-    room = Trainer(base, replace(COURSE, warmup=4))
-    assert [rate(room, s) for s in (0, 1, 3, 7)] == pytest.approx([2.5e-3, 5e-3, 1e-2, 1e-2])
 
 
 def test_the_same_seed_gives_the_same_start_and_another_seed_another(tiny_base) -> None:

@@ -131,12 +131,10 @@ class StackedLora:
 
 
 class LaneAdam:
-    """AdamW over stacked factors, with a step count and a learning rate per lane."""
+    """Adam over stacked factors, with a step count and a learning rate per lane."""
 
-    def __init__(
-        self, lora: StackedLora, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.0
-    ):
-        self.lora, self.betas, self.eps, self.weight_decay = lora, betas, eps, weight_decay
+    def __init__(self, lora: StackedLora, betas: tuple[float, float] = (0.9, 0.95)):
+        self.lora, self.betas = lora, betas
         self.m = torch.zeros_like(lora.master)
         self.v = torch.zeros_like(lora.master)
         self.steps = [0] * lora.lanes
@@ -164,16 +162,13 @@ class LaneAdam:
         count = torch.tensor([max(1, s) for s in self.steps], device=device, dtype=torch.float32)
         each = torch.tensor(rates, device=device, dtype=torch.float32)
         size = (each * (1 - beta2**count).sqrt() / (1 - beta1**count)).view(-1, 1, 1)
-        eps = (self.eps * (1 - beta2**count).sqrt()).view(-1, 1, 1)
+        eps = (1e-8 * (1 - beta2**count).sqrt()).view(-1, 1, 1)
         grad = lora.grad.float()
         resting = [lane for lane, r in enumerate(rates) if not r and self.steps[lane]]
         moments = [(view, lane, view[lane].clone()) for views in self._views[1:3] for view in views for lane in resting]
         self.m.lerp_(grad, 1 - beta1)
         self.v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        decay = (1 - each * self.weight_decay).view(-1, 1, 1)
         for p, m, v, _ in zip(*self._views, strict=True):
-            if self.weight_decay:
-                p.mul_(decay)
             p.addcdiv_(m * size, v.sqrt() + eps, value=-1.0)
         for view, lane, moment in moments:
             view[lane].copy_(moment)

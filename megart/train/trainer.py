@@ -50,18 +50,16 @@ class Task:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to study. Rates are AdamW learning rates; ``margin`` is in logits."""
+    """How to study. Rates are Adam's learning rates; ``margin`` is in logits."""
 
     rank: int
     scale: float  # multiplies B A in training; the exporter writes it so that llama.cpp does too
     roles: tuple[str, ...]  # GGUF roles: ffn_gate, ffn_up, ffn_down
     rate: float
-    warmup: int = 0  # steps of linear warm-up
     max_steps: int = 80  # of a task that has no ``steps`` of its own
     examples_per_step: int = 2
     stop: bool = True  # leave as soon as every target is top-1 with the margin; else take all examples in turn
     margin: float = 1.0
-    weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     lanes: int = 4
     cut: int = 0  # the first layer that learns; those below run once per example
@@ -162,7 +160,7 @@ class Trainer:
         self.base, self.config = base, config
         chosen = [t for t in base.targets if t.role in config.roles and t.layer >= config.cut]
         self.lora = StackedLora(base, chosen, config.lanes, config.rank, config.scale)
-        self.optimizer = LaneAdam(self.lora, config.betas, weight_decay=config.weight_decay)
+        self.optimizer = LaneAdam(self.lora, config.betas)
         self.upper = UpperLayers(base, config.cut)
         self._head = base.network.get_output_embeddings().weight
         self._cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
@@ -232,9 +230,8 @@ class Trainer:
         return lane.task.steps or self.config.max_steps
 
     def _rate(self, lane: _Lane) -> float:
-        config = self.config
-        rate = config.rate * min(1.0, (lane.step + 1) / config.warmup) if config.warmup else config.rate
-        return rate * (1 - lane.step / self._steps(lane)) if config.decay else rate
+        rate = self.config.rate
+        return rate * (1 - lane.step / self._steps(lane)) if self.config.decay else rate
 
     def _step(self, lanes: list[_Lane]) -> None:
         per = self.config.examples_per_step
