@@ -62,13 +62,7 @@ def scalar_keys(path: Path) -> dict[str, Any]:
 
     Raises ModelError when the header cannot be read.
     """
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _walk(data)
-    except (struct.error, ValueError, KeyError, OverflowError) as error:
-        raise ModelError(f"{path}: the header is damaged or cut short ({error}); get the file again") from error
-    except OSError as error:
-        raise ModelError(f"cannot read model {path}: {error.strerror or error}") from error
+    return _header(path, whole=False)
 
 
 def check_whole_header(path: Path) -> None:
@@ -76,16 +70,21 @@ def check_whole_header(path: Path) -> None:
 
     The gguf package makes a Python object of every item of every array; llama.cpp trusts the file in places, too.
     """
+    _header(path, whole=True)
+
+
+def _header(path: Path, *, whole: bool) -> dict[str, Any]:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _walk(data, whole=True)
+            return _walk(data, whole=whole)
     except (struct.error, ValueError, KeyError, OverflowError) as error:
-        raise ModelError(f"{path}: the header is damaged or no model's ({error}); get the file again") from error
+        state = "no model's" if whole else "cut short"
+        raise ModelError(f"{path}: the header is damaged or {state} ({error}); get the file again") from error
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {error.strerror or error}") from error
 
 
-def _walk(data: mmap.mmap, *, whole: bool = False) -> dict[str, Any]:
+def _walk(data: mmap.mmap, *, whole: bool) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     items = 0
     header = Cursor(data, 4)

@@ -141,18 +141,10 @@ def _scored(base: Context, at: int, token: int, best: int) -> ScoredToken:
 
 def tokenizer_info(engine: Engine) -> dict[str, str | None]:
     """What programs that render chats themselves ask of a server: the template, and the texts of the control tokens."""
-
-    def text(token: int) -> str | None:
-        return (
-            (llama_cpp.llama_vocab_get_text(engine.vocab, token) or b"").decode("utf-8", "replace")
-            if token >= 0
-            else None
-        )
-
     return {
         "chat_template": engine.metadata("tokenizer.chat_template"),
-        "bos_token": text(llama_cpp.llama_vocab_bos(engine.vocab)),
-        "eos_token": text(engine.end_of_turn),
-        "pad_token": text(llama_cpp.llama_vocab_pad(engine.vocab)),
+        "bos_token": engine.token_text(llama_cpp.llama_vocab_bos(engine.vocab)) or None,
+        "eos_token": engine.token_text(engine.end_of_turn),
+        "pad_token": engine.token_text(llama_cpp.llama_vocab_pad(engine.vocab)) or None,
         "tokenizer_class": "llama.cpp",
     }

@@ -258,17 +258,17 @@ class Engine:
         return marked.rfind(mark) - len(content) if mark in marked else -1
 
     def _encode(self, text: str) -> list[int]:
-        bos = llama_cpp.llama_vocab_bos(self.vocab)
-        written = bos >= 0 and self._token_text(bos) and text.startswith(self._token_text(bos))
-        return self.tokenize(text, special=True, bos=not written)
+        bos = self.token_text(llama_cpp.llama_vocab_bos(self.vocab))
+        return self.tokenize(text, special=True, bos=not (bos and text.startswith(bos)))
 
-    def _token_text(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
+        """As the vocabulary has it, a control token's name too; "" for none."""
         text = llama_cpp.llama_vocab_get_text(self.vocab, token) if token >= 0 else None
         return text.decode("utf-8", "replace") if text else ""
 
     def _formatters(self) -> tuple[Jinja2ChatFormatter, Jinja2ChatFormatter]:
         template = self.metadata("tokenizer.chat_template") or CHATML
-        eos, bos = (self._token_text(f(self.vocab)) for f in (llama_cpp.llama_vocab_eos, llama_cpp.llama_vocab_bos))
+        eos, bos = (self.token_text(f(self.vocab)) for f in (llama_cpp.llama_vocab_eos, llama_cpp.llama_vocab_bos))
         make = [Jinja2ChatFormatter(template, eos, bos, add_generation_prompt=grow) for grow in (False, True)]
         return make[0], make[1]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .. import general, methods
 from ..baselines import LABELS as BASELINES
 from ..baselines import units as baseline_units
-from ..data import Composite, Item, Question
+from ..data import Item, Question
+from ..judge import Judge
 from ..ledger import Row
 from ..plots import bars
 from ..run import Run, Unit
@@ -26,7 +27,7 @@ def units(run: Run) -> list[Unit]:
         for item in part.items:
             todo += _memory(run, part.name, stage, item)
         for composite in part.composites:
-            todo += _composite(run, part.name, stage, composite)
+            todo += asked(run, part.name, stage, composite.question, composite.memories)
         tried = [m for m in ("base", "mega") if run.wants(m)]
         todo += general.units(run, part.name, stage, tried)
     for part in run.data.partitions.values():
@@ -59,7 +60,7 @@ def _recall(run: Run, partition: str, stage: int, method: str, item: Item, name:
 
 def asked(run: Run, partition: str, stage: int, question: Question, memories: tuple[str, ...]) -> list[Unit]:
     """The gate's ranking and every method's answer to one question."""
-    judge = run_judge(run)
+    judge = Judge(run.options.judge, run.options.judge_model) if run.options.judge else None
     todo = []
     if run.wants("mega"):
         todo.append(
@@ -76,17 +77,6 @@ def asked(run: Run, partition: str, stage: int, question: Question, memories: tu
 
         todo.append(Unit(partition, stage, method, question.id, methods.kind(method), work))
     return todo
-
-
-def run_judge(run: Run):  # type: ignore[no-untyped-def]
-    """The judge that the options name, or None."""
-    from ..judge import Judge
-
-    return Judge(run.options.judge, run.options.judge_model) if run.options.judge else None
-
-
-def _composite(run: Run, partition: str, stage: int, composite: Composite) -> list[Unit]:
-    return asked(run, partition, stage, composite.question, composite.memories)
 
 
 # -- reading ------------------------------------------------------------------------------------
