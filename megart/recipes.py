@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from . import prompts
+from . import direct, prompts
 from .bank import Memory, Record
 
 
@@ -105,8 +105,6 @@ def examples(memory: Memory, recipe: Recipe) -> list[tuple[str, str]]:
         return [(prompts.RECALL_CUE, memory.text)]
     if recipe.studies == "paraphrases":
         return [(prompts.RECALL_CUE, text) for text in (memory.text, *memory.paraphrases)]
-    from . import direct
-
     return direct.examples(memory, recipe.answer_words)
 
 
@@ -114,8 +112,6 @@ def recall_cue(memory: Memory, recipe: str) -> str:
     """The user turn by which *memory*, taught under the recipe of that name, is recited."""
     if recipe != DIRECT.name:
         return prompts.RECALL_CUE
-    from . import direct
-
     return direct.recall_cue(memory)
 
 

@@ -36,7 +36,7 @@ class _Index:
     vectors: np.ndarray | None  # f16 [N, E]
 
     @classmethod
-    def of(cls, bank: Bank, records: list[Record]) -> _Index:
+    def of(cls, bank: Bank | PackedBank, records: list[Record]) -> _Index:
         ids, keys = bank.keys()
         places = {id: row for row, id in enumerate(ids)}
         words, vectors = bank.words(), bank.vectors((bank.get_state("embedder") or b"default").decode())
@@ -137,11 +137,11 @@ def _changed(index: _Index, since: PackedBank, text: bool) -> tuple[_Index, byte
         raise InputError(f"{since.path} cannot be gone on from; a delta needs a whole pack, with texts")
     before = dict(zip(since.ids, map(since.record_hash, range(len(since))), strict=True))
     now = {r.id: hashlib.sha256(record_json(r)).hexdigest() for r in index.records}
-    old = since.found()
+    old, places = _Index.of(since, since.records()), {id: row for row, id in enumerate(since.ids)}
     row_numbers = [
         row
         for row, record in enumerate(index.records)
-        if before.get(record.id) != now[record.id] or old[record.id] != index.of_row(row)
+        if before.get(record.id) != now[record.id] or old.of_row(places[record.id]) != index.of_row(row)
     ]
     forgotten = sorted(id for id in before if id not in now)
     was = {id: before[id] for id in (*(index.records[row].id for row in row_numbers), *forgotten) if id in before}

@@ -281,17 +281,6 @@ class PackedBank:
         rows = [self.file.rows[self._places[id.lower()]] for id in ids]
         return [np.frombuffer(self.file.part("tokens", int(r["tokens_at"]), int(r["tokens"])), np.int8) for r in rows]
 
-    def found(self) -> dict[str, tuple[bytes, ...]]:
-        """The bytes of key, words, token states and, where there are any, vector of each memory, by id."""
-        keys, words, tokens = (
-            self.file.matrix("keys", "<f4"),
-            self._sequences(np.arange(len(self))),
-            self.tokens(self.ids),
-        )
-        vectors = self.file.matrix("vectors", "<f2") if "vectors" in self.file.columns else None
-        parts: list[Any] = [keys, words, tokens, *([] if vectors is None else [vectors])]
-        return {id: tuple(part[row].tobytes() for part in parts) for row, id in enumerate(self.ids)}
-
     def without_evidence(self, seqs: Sequence[int] | None = None) -> list[Record]:
         return []
 

@@ -13,7 +13,7 @@ from ..bank.memory import check_tags
 from ..bank.pack import write_pack
 from ..bank.packed import PackedBank
 from ..errors import InputError
-from ..gate.words import WORD, fold, stem
+from ..gate.words import terms
 from . import common, ui
 
 EPILOG = """\
@@ -59,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
         for id in args.only:
             bank.get(id)
         only = {id.lower() for id in args.only}
-        wanted = _words(args.query or "")
+        wanted = terms(args.query or "")
         chosen = [
             r.id for r in records
-            if r.carries(args.tag) and (not only or r.id.lower() in only) and wanted <= _words(_text_of(r))
+            if r.carries(args.tag) and (not only or r.id.lower() in only) and wanted <= terms(_text_of(r))
         ]  # fmt: skip
         if wanted and not chosen:
             raise InputError(f"no memory that was chosen holds all of {args.query!r}; give fewer words")
@@ -89,10 +89,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _text_of(record: Record) -> str:
     return " ".join((record.title or "", record.text, *record.tags))
-
-
-def _words(text: str) -> set[str]:
-    return {stem(fold(word)) for word in WORD.findall(text)}
 
 
 def _key(path: Path, make: bool) -> bytes:

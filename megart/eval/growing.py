@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,28 +31,14 @@ def copy_memory(source: PartitionBank, target: Bank, id: str, new_id: str | None
     )
 
 
-def synthetic_adapter(like: Adapter) -> tuple[bytes, bool]:
-    """A valid adapter of noise, of rank 1, on the first target of *like*: its bytes, and whether it is activated."""
-    random = np.random.default_rng(0)
-    name, (a, b) = next(iter(like.tensors.items()))
-    tensors = {
-        name: (
-            random.normal(0, 1e-4, (1, shape(a)[1])).astype(np.float16),
-            random.normal(0, 1e-4, (shape(b)[0], 1)).astype(np.float16),
-        )
-    }
-    tokens = list(like.invocation_tokens)
-    return write_adapter(Adapter(like.arch, 1.0, tensors, tokens, {})), bool(tokens)
-
-
-def noise_like(like: Adapter, rank: int) -> bytes:
-    """An adapter of noise with all the targets of *like* and another rank: for timing only."""
+def noise_like(like: Adapter, rank: int, *, targets: int | None = None, size: float = 1e-3) -> bytes:
+    """An adapter of noise on the first so many *targets* of *like* (None: all), of another rank."""
     random = np.random.default_rng(0)
     tensors = {}
-    for name, (a, b) in like.tensors.items():
+    for name, (a, b) in islice(like.tensors.items(), targets):
         tensors[name] = (
-            random.normal(0, 1e-3, (rank, shape(a)[1])).astype(np.float16),
-            random.normal(0, 1e-3, (shape(b)[0], rank)).astype(np.float16),
+            random.normal(0, size, (rank, shape(a)[1])).astype(np.float16),
+            random.normal(0, size, (shape(b)[0], rank)).astype(np.float16),
         )
     return write_adapter(Adapter(like.arch, float(rank), tensors, list(like.invocation_tokens), {}))
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .words import WORD, fold, term, term_hash
+from .words import WORD, fold, term, term_hash, terms
 
 # The best memory's log odds, without and with a text embedder: below, none is read. Generous: with an embedder 63 of
 # 100 questions in other words than our held notes' read the right one, and all plain ones; of general questions 31 of
@@ -91,7 +91,7 @@ class Seen:
 
 def subject(question: str, names: list[str], telling: Mapping[int, float], text: str) -> Subject:
     """How much of *question* stands in *text*; ``telling``: nats of its terms by their hash, ``names``: its names' words."""
-    held = {term_hash(term(word)) for word in WORD.findall(text)}
+    held = set(map(term_hash, terms(text)))
     named = {h: telling.get(h, 1.0) for h in (term_hash(term(name)) for name in names)}
     there = [n for m in _NUMBER.findall(text) if (n := _plain(m))]
     whole = _plain(text)

@@ -73,6 +73,11 @@ def term(word: str) -> str:
     return stem(fold(word))
 
 
+def terms(text: str) -> set[str]:
+    """The terms of all words of *text*."""
+    return {term(word) for word in WORD.findall(text)}
+
+
 def root(term: str) -> str:
     """What a term shares with its relatives (negotiate, negotiation): without its ending, six letters at most."""
     if not term.isalpha():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 
-from ..gate.words import WORD, term
+from ..gate.words import terms
 from . import ask
 from .answer import Source
 from .recite import of_text
@@ -50,11 +50,7 @@ def measure(runtime: Runtime) -> Aptitude:
         recital = reader.hold(memory["text"], partial(runtime.hold, of_text(runtime.engine, memory["text"])))
         reading = reader.read(recital, qa["q"], memory["title"])
         sentence = ask.said(Source("", "", recital.text, reading.span), "sentence")
-        found = reading.span[0] < reading.span[1] and any(_words(answer) <= _words(sentence) for answer in qa["a"])
+        found = reading.span[0] < reading.span[1] and any(terms(answer) <= terms(sentence) for answer in qa["a"])
         right += found
         asked += 1
     return Aptitude(right, asked, reader.trained)
-
-
-def _words(text: str) -> set[str]:
-    return {term(word) for word in WORD.findall(text)}

@@ -95,7 +95,8 @@ class _Scale:
         room = count - learnt
         if room > 0:
             like = taught.bank.adapter(self.real[0].id)
-            adapter, activated = growing.synthetic_adapter(like)
+            adapter = growing.noise_like(like, 1, targets=1, size=1e-4)
+            activated = bool(like.invocation_tokens)
             texts = self.strangers()
             growing.add_strangers(taught, (t for t, _ in zip(texts, range(room), strict=False)), adapter, activated, 0)
         return learnt, len(taught.bank) - learnt
