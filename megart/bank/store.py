@@ -192,22 +192,14 @@ class Bank(Features):
 
     def adapter_bytes(self, id: str) -> bytes:
         """The adapter file of a learnt memory, whole: BankError when it is not what was committed."""
-
-        def read() -> bytes:
-            path = self._checked(id)
-            try:
-                return path.read_bytes()
-            except OSError as error:
-                raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
-
-        return self._unless_replaced(id, read)
+        return self._unless_replaced(id, lambda: self._checked(id)[1])
 
     def adapter(self, id: str) -> Adapter:
         """The adapter of a learnt memory, mapped. Raises BankError when its file is not what was committed."""
 
         def read() -> Adapter:
             try:
-                return read_adapter(self._checked(id))
+                return read_adapter(self._checked(id)[0])
             except AdapterError as error:
                 raise BankError(f"the adapter of {id}: {error}; run: megart verify --repair") from None
 
@@ -224,19 +216,16 @@ class Bank(Features):
                 if self._catalog.read(sql, (str(id),)) == before:
                     raise
 
-    def _checked(self, id: str) -> Path:
-        """Where the adapter lies, its bytes compared with the catalog: a flipped bit gives garbage without a word."""
+    def _checked(self, id: str) -> tuple[Path, bytes]:
+        """Where the adapter lies, and its bytes, compared with the catalog: a flipped bit is garbage without a word."""
         path, record = self.adapter_path(id), self.get(id)
-        digest = hashlib.sha256()
         try:
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            data = path.read_bytes()
         except OSError as error:
             raise BankError(f"the adapter of {id}: {error.strerror}: {path}; run: megart verify --repair") from None
-        if digest.hexdigest() != record.adapter_sha256:
+        if hashlib.sha256(data).hexdigest() != record.adapter_sha256:
             raise BankError(f"the adapter of {id} is damaged: {path}; run: megart verify --repair")
-        return path
+        return path, data
 
     def get_state(self, name: str) -> bytes | None:
         """The blob stored under `name`, or None."""

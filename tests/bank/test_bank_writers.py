@@ -158,8 +158,8 @@ def test_an_adapter_that_is_replaced_while_it_is_read_is_read_again(bank: Bank, 
     bank.add(NOTE, key=key(), adapter=b"one")
     real, raced = Bank._checked, []
 
-    def checked(self: Bank, id: str) -> Path:
-        path = real(self, id)
+    def checked(self: Bank, id: str) -> tuple[Path, bytes]:
+        path, data = real(self, id)
         if not raced:
             raced.append(path)
             with Bank.open(bank.path) as other:  # another process
@@ -169,7 +169,7 @@ def test_an_adapter_that_is_replaced_while_it_is_read_is_read_again(bank: Bank, 
             with Bank.open(bank.path) as other:
                 other.add(replace(NOTE, text="Newest."), key=key(), adapter=b"three", replace=True)
             raise BankError("the adapter of ada: No such file or directory")
-        return path
+        return path, data
 
     monkeypatch.setattr(Bank, "_checked", checked)
     assert bank.adapter_bytes("ada") == b"three" and len(raced) == 1
