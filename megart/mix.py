@@ -89,10 +89,7 @@ def compress(adapters: Sequence[Adapter], gates: Sequence[float], rank: int, thr
     The loss is the share of the Frobenius norm that was dropped, 0 to 1, over the matrices whose
     ranks add up to more than *rank*; the others stay exact.
     """
-    places = {
-        name: (np.zeros((rank, n_in), np.float16), np.zeros((n_out, rank), np.float16))
-        for name, (n_in, n_out) in shapes(adapters).items()
-    }
+    places = blank(shapes(adapters), rank, np.dtype(np.float16))
     total = dropped = 0.0
     for weights, names, a, b in _groups(places, adapters, gates):
         for name, a_of_each, b_of_each in zip(names, a, b, strict=True):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, MemoryNotFoundError
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 # In the metadata of a memory: the id of the one that took its place.
@@ -184,6 +184,13 @@ def check_tags(tags: Sequence[str], records: Sequence[Record]) -> None:
         some = ", ".join(known[tag] for tag in near) + (", ..." if len(known) > len(near) else "")
         there = f"there are: {some}" if near else "no memory of the bank has a tag"
         raise InputError(f"got the tag {next(iter(missing.values()))!r}, which no memory carries; {there}")
+
+
+def not_found(id: object, ids: Sequence[str], where: str) -> MemoryNotFoundError:
+    """The error that says so, with the nearest of the *ids* that there are *where* it was looked for."""
+    near = difflib.get_close_matches(str(id), ids, n=1)
+    hint = f"did you mean {near[0]}?" if near else "megart list shows what there is"
+    return MemoryNotFoundError(f"no memory {id!r} in {where}; {hint}")
 
 
 def is_id(value: object) -> bool:

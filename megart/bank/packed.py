@@ -5,7 +5,6 @@ The format is docs/pack.md; pack_file.py reads and checks its bytes, pack.py wri
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -19,11 +18,11 @@ from typing import Any, overload
 import numpy as np
 
 from ..adapter import Adapter, read_adapter
-from ..errors import AdapterError, BankError, BaseMismatchError, MemoryNotFoundError, ModelError
+from ..errors import AdapterError, BankError, BaseMismatchError, ModelError
 from ..models import DEFAULT_MODEL, Model, resolve_model
 from .catalog import BaseInfo
 from .check import Problem
-from .memory import Record, is_id
+from .memory import Record, is_id, not_found
 from .pack_file import LEARNT, NEVER, PackFile
 from .rows import Columns
 
@@ -210,9 +209,7 @@ class PackedBank:
     def _row(self, id: str) -> int:
         row = self._places.get(str(id).lower())
         if row is None:
-            near = difflib.get_close_matches(str(id), self.ids, n=1)
-            hint = f"did you mean {near[0]}?" if near else "megart list shows what there is"
-            raise MemoryNotFoundError(f"no memory {id!r} in the pack {self.path}; {hint}")
+            raise not_found(id, self.ids, f"the pack {self.path}")
         return row
 
     def versions(self) -> dict[int, int]:

@@ -6,7 +6,6 @@ deleted only after the commit that stopped naming it: at every moment each row n
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import secrets
@@ -26,7 +25,7 @@ from .catalog import FILE_NAME, BaseInfo, Catalog
 from .features import Features
 from .files import AdapterFiles, is_adapter_name
 from .locks import check_locks, check_mount
-from .memory import FORGET_AFTER, Memory, Record, is_id, to_json
+from .memory import FORGET_AFTER, Memory, Record, is_id, not_found, to_json
 from .rows import (
     COLUMNS,
     Evidence,
@@ -362,9 +361,7 @@ class Bank(Features):
 
     def _not_found(self, id: str) -> MemoryNotFoundError:
         ids = [row[0] for row in self._catalog.read("SELECT id FROM memory ORDER BY seq")]
-        near = difflib.get_close_matches(str(id), ids, n=1)
-        hint = f"did you mean {near[0]}?" if near else "megart list shows what there is"
-        return MemoryNotFoundError(f"no memory {id!r} in the bank {self.path}; {hint}")
+        return not_found(id, ids, f"the bank {self.path}")
 
 
 def _make_folder(folder: Path) -> None:

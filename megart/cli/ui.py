@@ -81,13 +81,12 @@ def is_live(stream: TextIO | None) -> bool:
 
 def has_blocks(stream: TextIO | None) -> bool:
     """Whether the stream shows characters beyond ASCII."""
-    encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
     everything, ctype, lang = (os.environ.get(n, "") for n in ("LC_ALL", "LC_CTYPE", "LANG"))
     # under LANG=C Python itself sets LC_CTYPE to one of these; the terminal still shows ASCII
     if ctype in ("C.UTF-8", "C.utf8", "UTF-8"):
         ctype = ""
     locale = everything or ctype or lang
-    return encoding == "utf8" and locale not in ("C", "POSIX")
+    return _is_utf8(stream) and locale not in ("C", "POSIX")
 
 
 def say(text: str, *, painted: bool = False) -> None:

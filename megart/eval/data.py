@@ -124,7 +124,7 @@ def load(files: Iterable[str | Path], partitions: Sequence[int] | None = None) -
     file and line.
     """
     data = Data()
-    composites: list[tuple[int, Composite]] = []
+    composites: list[Composite] = []
     for path in map(Path, files):
         data.files.append(path.name)
         try:
@@ -148,7 +148,7 @@ def load(files: Iterable[str | Path], partitions: Sequence[int] | None = None) -
                 reason = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"{path}, line {number}: {reason}") from None
     owner = {item.id: part for part in data.partitions.values() for item in part.items}
-    for _, composite in composites:
+    for composite in composites:
         part = owner.get(composite.memories[0])
         if part and all(owner.get(id) is part for id in composite.memories):
             part.composites.append(_with_wrong(composite, part))
@@ -165,12 +165,12 @@ def _with_wrong(composite: Composite, part: Partition) -> Composite:
     return replace(composite, question=replace(asked, wrong=tuple(names)))
 
 
-def _take(data: Data, composites: list[tuple[int, Composite]], stem: str, number: int, row: dict[str, Any]) -> None:
+def _take(data: Data, composites: list[Composite], stem: str, number: int, row: dict[str, Any]) -> None:
     id = str(row.get("id") or f"{stem}-{number}")
     if "paragraph_ids" in row:
         ids = tuple(map(_id, row["paragraph_ids"]))
         parts, sort = _answers(row.get("a_parts", ())), str(row.get("kind", ""))
-        composites.append((number, Composite(Question(id, row["q"], _answers(row["a"]), parts=parts, kind=sort), ids)))
+        composites.append(Composite(Question(id, row["q"], _answers(row["a"]), parts=parts, kind=sort), ids))
     elif "choices" in row:
         right, choices = int(row["a"]), tuple(map(str, row["choices"]))
         if not 0 <= right < len(choices):

@@ -53,11 +53,8 @@ class _Memory:
     def recall(self, query: str) -> str:
         answer = self.assistant.recall(query)
         if not answer.memories:
-            return (
-                f"No note is about that. The nearest: {'; '.join(answer.nearest)}."
-                if answer.nearest
-                else "No note is about that."
-            )
+            near = f" The nearest: {'; '.join(answer.nearest)}." if answer.nearest else ""
+            return f"No note is about that.{near}"
         return answer.text
 
     def remember(self, text: str, title: str | None) -> str:
