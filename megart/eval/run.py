@@ -289,11 +289,16 @@ class Run:
             self._taught.close()
             self._taught = None
 
-    def keep(self, taught: PartitionBank) -> None:
-        """Take a suite's own bank into care, beside the partition's; closes the one before."""
+    def open_side(self, part: Partition, kind: str) -> PartitionBank:
+        """A suite's own bank, beside that of *part*; closes the one before."""
+        from ..bank import Bank
+        from ..runtime.assistant import Assistant
+
         if self.side is not None:
             self.side.close()
-        self.side = taught
+        bank = Bank.create(self.options.work / "banks" / f"{part.name}-{kind}", self.model, exist_ok=True)
+        self.side = PartitionBank(part, bank, Assistant(bank, model=self.model, threads=self.options.threads))
+        return self.side
 
     def close(self) -> None:
         self.close_desk()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from ...bank import Bank
-from ...runtime.assistant import Assistant
 from .. import methods
 from ..baselines import LABELS as BASELINES
 from ..baselines import Tuned
@@ -57,13 +55,8 @@ class _Growing:
     def at(self, stage: int) -> PartitionBank:
         """A bank that holds exactly the first *stage* memories (fewer where some could not be learnt)."""
         source = self.run.taught(self.part.name)
-        if self._taught is None or self._taught.bank is None or self.run.side is not self._taught:
-            bank = Bank.create(
-                self.run.options.work / "banks" / f"{self.part.name}-growing", self.run.model, exist_ok=True
-            )
-            assistant = Assistant(bank, model=self.run.model, threads=self.run.options.threads)
-            self._taught = PartitionBank(self.part, bank, assistant)
-            self.run.keep(self._taught)
+        if self._taught is None or self.run.side is not self._taught:
+            self._taught = self.run.open_side(self.part, "growing")
         wanted = [item.id for item in self.part.items[:stage]]
         for record in self._taught.bank.records():
             if record.id not in wanted:

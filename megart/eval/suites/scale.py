@@ -12,7 +12,6 @@ from functools import partial
 from statistics import median
 
 from ... import sentences
-from ...bank import Bank
 from ...runtime import score
 from ...runtime.assistant import Assistant
 from .. import growing
@@ -52,10 +51,7 @@ class _Scale:
 
     def taught(self) -> PartitionBank:
         if self._taught is None:
-            bank = Bank.create(self.run.options.work / "banks" / f"{self.name}-scale", self.run.model, exist_ok=True)
-            assistant = Assistant(bank, model=self.run.model, threads=self.run.options.threads)
-            self._taught = PartitionBank(self.run.data.partitions[self.name], bank, assistant)
-            self.run.keep(self._taught)
+            self._taught = self.run.open_side(self.run.data.partitions[self.name], "scale")
         return self._taught
 
     def strangers(self) -> Iterator[tuple[str, str | None]]:
