@@ -42,7 +42,7 @@ def test_blocks_are_the_gguf_packages(kind: str, rows: int, blocks: int, seed: i
     a = [np.zeros((values.shape[1], 3), np.float16)]
     for impl in (_core, reference):
         out = np.empty(values.shape, np.float32)
-        impl.mix(a, [made], np.ones(1, np.float32), np.empty((values.shape[1], 3), np.float16), out)
+        impl.mix_all([a], [[made]], np.ones(1, np.float32), [np.empty((values.shape[1], 3), np.float16)], [out])
         assert np.array_equal(out, back)
 
 

@@ -82,7 +82,7 @@ def packed(data: bytes) -> None:
             bank.keys,
             bank.words,
             bank.verify,
-            bank.found,
+            lambda: bank.tokens(bank.ids),
             lambda: bank.delta,
             lambda: bank.content,
         ):
