@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import json
 import os
@@ -155,6 +156,15 @@ HEAVY = {"llama_cpp", "torch", "transformers", "gguf", "jinja2", "markdown_it"}
 def test_importing_megart_loads_nothing_heavy() -> None:
     assert loaded("import megart, megart.cli; dir(megart)") & {*HEAVY, "numpy", "sqlite3"} == set()
     assert loaded("from megart import Bank, Memory, memorize, MegartError") & HEAVY == set()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "tools").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_program_of_tools_imports_is_there(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("megart") and not node.level:
+            module = importlib.import_module(node.module or "")
+            for name in (alias.name for alias in node.names):
+                assert hasattr(module, name) or importlib.util.find_spec(f"{module.__name__}.{name}"), name
 
 
 def test_public_names() -> None:

@@ -46,7 +46,7 @@ def recite(_: argparse.Namespace) -> dict:
     "in a conversation": the base reads along, so that the next turn need not wait for it.
     """
     with learnt() as (bank, questions), Assistant(bank) as assistant:
-        assistant._worker._idle = lambda: False  # what is read while nobody asks is not of this section
+        assistant.runtime._worker._idle = lambda: False  # what is read while nobody asks is not of this section
 
         def ask(draft_max: int, in_talk: bool = False) -> Callable[[str], Answer]:
             def one(question: str) -> Answer:

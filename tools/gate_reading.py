@@ -22,7 +22,7 @@ from megart.runtime import embed
 from megart.runtime.context import Context
 from megart.runtime.engine import Engine
 from megart.runtime.likelihood import Likelihood
-from megart.runtime.respond import READER_BATCH, READER_TOKENS
+from megart.runtime.runtime import RERANKER_BATCH, RERANKER_TOKENS
 
 
 def rows(path: Path) -> list[dict]:
@@ -88,7 +88,7 @@ class Reader:
     @cached_property
     def small(self) -> Context:
         """What the reranker reads in."""
-        return Context(self.engine, size=READER_TOKENS, batch=READER_BATCH)
+        return Context(self.engine, size=RERANKER_TOKENS, batch=RERANKER_BATCH)
 
     def _paper(self, text: str) -> np.ndarray:
         """The paper's key: the mean input of the last MLP, all positions, nothing taken away."""
