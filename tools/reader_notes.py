@@ -159,6 +159,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", choices=("train", "held"), help="all but every sixth template, or these")
     parser.add_argument("--templates", type=int, default=9999, help="filled templates, drawn at random")
+    parser.add_argument("--notes", type=int, default=9999, help="notes of banks, drawn at random")
+    parser.add_argument("--whole", default="", help="templates, such as articles, of which nothing is left out")
     parser.add_argument("--questions", type=int, default=99, help="of a note")
     parser.add_argument("--hard", type=int, default=99, help="of these so many in other words or languages, more where others lack")
     args = parser.parse_args()
@@ -170,16 +172,21 @@ def main() -> None:
 
     talk = (folder / "general.txt").read_text(encoding="utf-8").splitlines()
     general = [line for number, line in enumerate(talk) if mine(number)]
-    rows = []
+    rows, whole = [], []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
             if mine(number):
                 row = json.loads(line)
-                rows += [fill(row, rng, general) for _ in range(args.fills if _SLOT.search(line) else 1)]
+                made = [fill(row, rng, general) for _ in range(args.fills if _SLOT.search(line) else 1)]
+                (whole if path.stem == args.whole else rows).extend(made)
     rows = rng.sample(rows, min(args.templates, len(rows)))
+    notes = []
     for path in sorted((folder / "banks").glob("*.jsonl")):
         if not args.part or (path.stem in HELD) == (args.part == "held"):
-            rows += bank(path, rng, general)
+            notes += bank(path, rng, general)
+    rows += rng.sample(notes, min(args.notes, len(notes)))
+    for row in whole:
+        print(json.dumps(row, ensure_ascii=False))
     for row in rows:
         asked = rng.sample(row["qa"], len(row["qa"]))
         hard = [qa for qa in asked if "lang" in qa or qa.get("kind") == "synonym"]
