@@ -20,7 +20,7 @@ TOLD_MEANING = 0.88
 MEANT_FROM = 4.0
 # The probability from which on two memories say the same, and the reader's log odds that the other one answers too;
 # where the user asks how it was before, a lower probability is enough.
-SAME_FROM, ODDS_FROM, SAME_FROM_BEFORE = 0.5, -1.0, 0.3
+SAME_FROM, ODDS_FROM, SAME_FROM_BEFORE = 0.5, -1.25, 0.3
 WEIGHTS = {"always": -0.89, "odds": 0.44, "apart": 0.43, "nearest": 0.90, "change": 2.37}
 WEIGHTS_MEANING = {"always": -0.81, "odds": 0.42, "apart": 0.36, "nearest": 1.02, "change": 2.69, "meant": 1.00}
 # Words of a note that something is not as it was, in many languages. Folded.
