@@ -172,7 +172,7 @@ def index_entry(assistant: Assistant, memory: Memory) -> dict:
 
 def test_control_tokens_in_a_memory_are_text(assistant: Assistant) -> None:
     made = assistant.ask("What is the pump code?")
-    assert made.text.startswith("The pump code is 4711.") and made.sources[0].words.startswith("4711")
+    assert made.text.startswith("The pump code is 4711.") and made.sources[0].words == "4711"
 
 
 def test_control_tokens_in_a_question_or_a_history_are_text(assistant: Assistant) -> None:

@@ -131,6 +131,7 @@ def test_edges_lose_punctuation_but_no_sign() -> None:
     text = ' ("-5 °C"), '
     assert text[slice(*trimmed(text, 0, len(text)))] == "-5 °C"
     assert trimmed("...", 0, 3) == (3, 3)
+    assert trimmed("<|im_start|> 4711.<|im_end|>", 0, 28) == (13, 17)
 
 
 def test_answers_to_train_on_begin_and_end_with_tokens(engine: Engine) -> None:

@@ -31,6 +31,8 @@ KEPT_BYTES = 64 << 20  # of recitals' keys and values
 # Tokens that a recital and a question about it may have together.
 CONTEXT_TOKENS = 1280
 _EDGES = " \t\n.,;:!?\"'“”‘’„«»()[]…–—*|"
+# A run of these, and of control tokens that stand in a text: no part of an answer.
+_EDGE = rf"(?:[{re.escape(_EDGES)}]|<\|\w+\|>)*"
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,10 @@ def _is_seam(text: str, at: int) -> bool:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without white space and punctuation at its edges."""
-    part = text[start:end]
-    start += len(part) - len(part.lstrip(_EDGES))
-    return start, max(start, end - len(part) + len(part.rstrip(_EDGES)))
+    """The span without white space, punctuation and control tokens at its edges."""
+    words = re.fullmatch(f"{_EDGE}(.*?){_EDGE}", text[start:end], re.DOTALL)
+    assert words is not None
+    return start + words.start(1), start + words.end(1)
 
 
 def spoken_of(text: str, answer: str) -> tuple[int, int]:
