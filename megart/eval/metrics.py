@@ -23,6 +23,7 @@ from ..verbatim import similarity
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> float32 [N, D], unit rows
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’–—", " "))
+_ASCII = str.maketrans("“”‘’–—", "\"\"''--")
 
 
 def normalised(text: str) -> str:
@@ -48,9 +49,10 @@ def _squad() -> Callable[..., dict]:
 
 
 def squad_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
-    """SQuAD exact match and F1 of one answer, each in [0, 1]."""
-    target = {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": "0"}
-    scores = _squad()([{"prediction_text": answer, "id": "0"}], [target])
+    """SQuAD exact match and F1 of one answer, each in [0, 1]; typographic quotes and dashes are as plain ones."""
+    texts = [text.translate(_ASCII) for text in accepted]
+    target = {"answers": {"answer_start": [0] * len(texts), "text": texts}, "id": "0"}
+    scores = _squad()([{"prediction_text": answer.translate(_ASCII), "id": "0"}], [target])
     return float(scores["exact_match"]) / 100, float(scores["f1"]) / 100
 
 

@@ -28,7 +28,7 @@ from .recite import Recital, of_text
 from .request import STYLE
 from .runtime import ms
 from .sampling import SamplingOptions
-from .terse import terse
+from .terse import short, terse
 
 NOT_KNOWN = "Not in memory."
 # Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
@@ -326,11 +326,11 @@ def _compared_answer(job: Job, winner: str, both: list[Tried]) -> Made:
 
 
 def said(source: Source, style: str) -> str:
-    """The answer in *source* in the form *style*; white space at line ends is folded."""
+    """The answer in *source* in the form *style*; a short one has no line breaks."""
     if style == "passage":
         return source.text
     if style == "short":
-        return " ".join(source.words.split()) or source.text
+        return short(source.text, source.span) or source.text
     start, end = sentences.holding(source.text, *source.span)
     return _BULLET.sub("", source.text[start:end])
 

@@ -33,6 +33,10 @@ _KINDS: list[tuple[re.Pattern[str], re.Pattern[str]]] = [
     ),
 ]  # fmt: skip
 _BRACKET = re.compile(r"(?P<part>[^()]*\w)\s*\([^()]*\)?$", re.DOTALL)
+_BETWEEN = re.compile(r"\b(?:between|zwischen|entre|tra|fra|tussen|mellan|między|между)\s+$", re.IGNORECASE)
+_NUMBERS = re.compile(r"(?P<first>\d[\d.,:]*) (?:and|und|y|et|e|en|och|i|и) (?P<last>\d.*)", re.DOTALL)
+_DAY = r"(?:\d{1,2} [A-Z][a-z]+|[A-Z][a-z]+ \d{1,2})(?:,? \d{4})?"
+_DAYS = re.compile(rf"(?P<first>{_DAY}) and (?P<last>{_DAY})")
 
 
 def terse(question: str, text: str, span: tuple[int, int]) -> tuple[int, int]:
@@ -54,6 +58,17 @@ def terse(question: str, text: str, span: tuple[int, int]) -> tuple[int, int]:
             parts = list(part.finditer(words))
             return _part(parts[0], span) if len(parts) == 1 else span
     return span
+
+
+def short(text: str, span: tuple[int, int]) -> str:
+    """The words of *span* in *text* as an answer that stands alone: "4 and 10 March" after "between" is "4–10 March"."""
+    words = " ".join(text[slice(*span)].split())
+    if _BETWEEN.search(text[: span[0]]):
+        for pattern, joined in ((_NUMBERS, "–"), (_DAYS, " to ")):
+            match = pattern.fullmatch(words)
+            if match:
+                return f"{match['first']}{joined}{match['last']}"
+    return words
 
 
 def _part(match: re.Match[str], span: tuple[int, int]) -> tuple[int, int]:
