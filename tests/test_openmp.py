@@ -14,7 +14,7 @@ import pytest
 from helpers import ANYTHING, FIRST, noise_adapter, wait_idle
 
 from megart import openmp
-from megart.runtime import score, worker
+from megart.runtime import embed, score, worker
 from megart.runtime.context import Context
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have other OpenMPs")
@@ -117,3 +117,31 @@ def test_ctrl_c_ends_making_keys_anew_and_the_bank_keeps_its_own(ready) -> None:
         signal.signal(signal.SIGINT, old)
     assert done == [1] and assistant.bank.revision == revision
     assert assistant.rekey() == "default"
+
+
+@cores
+def test_what_is_asked_is_weighed_on_one_blas_thread(ready, monkeypatch) -> None:
+    """Those of OpenBLAS would spin beside llama.cpp, where NumPy was loaded before megart could tell it not to."""
+    from threadpoolctl import ThreadpoolController
+
+    blas = ThreadpoolController().select(user_api="blas")
+
+    def threads_of_blas() -> set[int]:
+        return {library["num_threads"] for library in blas.info()}
+
+    if max(threads_of_blas(), default=1) == 1:
+        pytest.skip("this NumPy computes on one thread anyway")
+    before, seen = threads_of_blas(), []
+    real = embed.read
+
+    def spy(*args: object) -> object:
+        seen.append(threads_of_blas())
+        return real(*args)
+
+    monkeypatch.setattr(embed, "read", spy)
+    assistant = ready(policy=ANYTHING)
+    assistant.ask(FIRST.text, max_tokens=2)
+    assistant.direct(FIRST.text, max_tokens=2)
+    assistant.gate(FIRST.text)
+    assert seen and all(counts == {1} for counts in seen)
+    assert threads_of_blas() == before

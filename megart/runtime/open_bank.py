@@ -16,6 +16,7 @@ from .. import gate
 from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..bank.memory import check_tags
+from ..openmp import one_blas_thread
 from . import embed, embedders
 from .adapter_cache import AdapterCache
 from .answer import OpenedMemory, Timings
@@ -105,6 +106,7 @@ class OpenBank:
 
     # -- one question -----------------------------------------------------------------------
 
+    @one_blas_thread
     def open(self, context: Context, prompt: Prompt, request: Request | None = None) -> tuple[Opened, Timings]:
         """Gate the *prompt* that *context* holds; its states are read, nothing is decoded but for follow-ups."""
         scope, history = (request.scope, request.history) if request else (EVERYTHING, [])
@@ -123,6 +125,7 @@ class OpenBank:
         opened = self._shown(gate.decide(candidates, self.policy))
         return opened, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded, gated), rerank_ms=rerank_ms)
 
+    @one_blas_thread
     def candidates(self, context: Context, prompt: Prompt, request: Request) -> tuple[Found, Timings]:
         """The memories that *prompt*, which *context* holds, may be about, to be read one after the other."""
         scope = request.scope
@@ -165,6 +168,7 @@ class OpenBank:
         opens = 1 - weighed.p_none >= self.policy.threshold
         return Found(candidates, likely, opens, partner is not None, leans)
 
+    @one_blas_thread
     def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[Candidate]:
         """Memories that may say the same as *candidate* at another time, the likest first."""
         if candidate.row < 0 or self.memories.embedder == embedders.PAPER:
@@ -198,6 +202,7 @@ class OpenBank:
             ranked[row] = float(weighed.scores[place]) + _SUBJECT * share, seen
         return dict(sorted(ranked.items(), key=lambda item: -item[1][0]))
 
+    @one_blas_thread
     def judge(self, question: str, scope: Scope = EVERYTHING, history: History = ()) -> Judged:
         """What the gate makes of *question*, by the shallow layers alone unless memories are near each other."""
         self.refresh()
