@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("train", "held"), help="all but every sixth template, or these")
     parser.add_argument("--templates", type=int, default=9999, help="filled templates, drawn at random")
     parser.add_argument("--notes", type=int, default=9999, help="notes of banks, drawn at random")
-    parser.add_argument("--whole", default="", help="templates, such as articles, of which nothing is left out")
+    parser.add_argument("--whole", default="", help="templates, such as articles,places, of which nothing is left out")
     parser.add_argument("--questions", type=int, default=99, help="of a note")
     parser.add_argument("--hard", type=int, default=99, help="of these so many in other words or languages, more where others lack")
     args = parser.parse_args()
@@ -178,7 +178,7 @@ def main() -> None:
             if mine(number):
                 row = json.loads(line)
                 made = [fill(row, rng, general) for _ in range(args.fills if _SLOT.search(line) else 1)]
-                (whole if path.stem == args.whole else rows).extend(made)
+                (whole if path.stem in args.whole.split(",") else rows).extend(made)
     rows = rng.sample(rows, min(args.templates, len(rows)))
     notes = []
     for path in sorted((folder / "banks").glob("*.jsonl")):
