@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -59,10 +60,32 @@ def one_blas_thread(work: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(work)
     def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-        with _blas().limit(limits=1):
+        with _ONE:
             return work(*args, **kwargs)
 
     return alone
+
+
+class _OneBlasThread:
+    """A limit of the whole process: the first thread that enters sets it, the last that leaves lifts it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit.enter_context(_blas().limit(limits=1))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limit.close()
+
+
+_ONE = _OneBlasThread()
 
 
 @lru_cache

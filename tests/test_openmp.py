@@ -119,23 +119,24 @@ def test_ctrl_c_ends_making_keys_anew_and_the_bank_keeps_its_own(ready) -> None:
     assert assistant.rekey() == "default"
 
 
+def blas() -> set[int]:
+    """The threads of NumPy's libraries."""
+    from threadpoolctl import ThreadpoolController
+
+    counts = {library["num_threads"] for library in ThreadpoolController().select(user_api="blas").info()}
+    if openmp._ONE._inside == 0 and max(counts, default=1) == 1:
+        pytest.skip("this NumPy computes on one thread anyway")
+    return counts
+
+
 @cores
 def test_what_is_asked_is_weighed_on_one_blas_thread(ready, monkeypatch) -> None:
     """Those of OpenBLAS would spin beside llama.cpp, where NumPy was loaded before megart could tell it not to."""
-    from threadpoolctl import ThreadpoolController
-
-    blas = ThreadpoolController().select(user_api="blas")
-
-    def threads_of_blas() -> set[int]:
-        return {library["num_threads"] for library in blas.info()}
-
-    if max(threads_of_blas(), default=1) == 1:
-        pytest.skip("this NumPy computes on one thread anyway")
-    before, seen = threads_of_blas(), []
+    before, seen = blas(), []
     real = embed.read
 
     def spy(*args: object) -> object:
-        seen.append(threads_of_blas())
+        seen.append(blas())
         return real(*args)
 
     monkeypatch.setattr(embed, "read", spy)
@@ -144,4 +145,26 @@ def test_what_is_asked_is_weighed_on_one_blas_thread(ready, monkeypatch) -> None
     assistant.direct(FIRST.text, max_tokens=2)
     assistant.gate(FIRST.text)
     assert seen and all(counts == {1} for counts in seen)
-    assert threads_of_blas() == before
+    assert blas() == before
+
+
+@cores
+def test_two_that_weigh_at_once_give_numpy_its_threads_back() -> None:
+    before, inside, leave, seen = blas(), threading.Event(), threading.Event(), []
+
+    @openmp.one_blas_thread
+    def first() -> None:
+        inside.set()
+        leave.wait(10)
+
+    @openmp.one_blas_thread
+    def second() -> None:
+        leave.set()
+        one.join(10)  # the first leaves before this one
+        seen.append(blas())
+
+    one = threading.Thread(target=first)
+    one.start()
+    inside.wait(10)
+    second()
+    assert seen == [{1}] and blas() == before
