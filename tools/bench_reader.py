@@ -1,4 +1,4 @@
-"""How well a reader reads: each question put to the text that answers it, and to one that does not.
+"""How well a reader reads: questions put to the text that answers them, and some that it does not answer.
 
     python tools/bench_reader.py FILE ... [--reader FILE] [--only KEY=VALUE,...] [--every K] [--rows OUT]
 
@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,7 @@ def read(file: Path, folder: Path, args: argparse.Namespace) -> list[dict]:
     return seen
 
 
-def of_row(assistant, row: dict, near: int) -> Iterator[dict]:
+def of_row(assistant, row: dict, near: int) -> list[dict]:
     """What the reader says to each question of one text."""
     from megart.eval.metrics import contains, squad_scores
     from megart.runtime.answer import Source
@@ -92,7 +91,7 @@ def of_row(assistant, row: dict, near: int) -> Iterator[dict]:
             seen[-1] |= {"exact": exact, "f1": f1, "held": float(contains(said(source, "sentence"), golds))}
         return seen
 
-    yield from assistant.on_model(on_model)
+    return assistant.on_model(on_model)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ def test_squad_scores() -> None:
     assert answer_scores("The mill burnt. It was old.", ["mill"])["one_sentence"] == 0.0
     found = answer_scores("The old mill burnt", ["red mill", "nothing"])
     assert (found["correct"], found["exact"]) == (0.0, 0.0) and found["f1"] == pytest.approx(2 / 5)
+    for answer, gold in (("4–10 March", "4-10 March"), ("4-10 March", "4–10 March"), ("Nana’s", "Nana's")):
+        assert answer_scores(answer, [gold])["exact"] == 1.0
 
 
 def test_several_facts_must_all_be_said_and_a_comparison_must_choose() -> None:
