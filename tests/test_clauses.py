@@ -16,6 +16,15 @@ from megart.runtime.clauses import bridge, clauses
         ("Wo liegt der Schlüssel und wer hat ihn?", ["Wo liegt der Schlüssel?", "Wer hat ihn?"]),
         ("On what date was it, and how many came to the fair?", ["On what date was it?", "How many came to the fair?"]),
         (
+            "In the race of 4 June, 2024, who came first, and which town held the fair?",
+            ["In the race of 4 June, 2024, who came first?", "Which town held the fair?"],
+        ),
+        (
+            "Which club does Ada play for, and in the season of 2024, which league is the club in?",
+            ["Which club does Ada play for?", "In the season of 2024, which league is the club in?"],
+        ),
+        ("Where was the fair, and overall, how many came?", ["Where was the fair?", "Overall, how many came?"]),
+        (
             "What are the numbers of the tank and of the card reader?",
             ["What are the numbers of the tank?", "What are the numbers of the card reader?"],
         ),
@@ -35,6 +44,11 @@ def test_two_questions_are_asked_apart(question: str, expected: list[str]) -> No
         "The key and where it hangs are my secret",
         "",
         "Can you say when and where the fair is?",
+        "Who left the podcast and was followed by Ada?",
+        "When did Ada leave and come back to town?",
+        "In the shed, and only there, which tools are mine?",
+        "The key, which hangs by the door, and who painted it?",
+        "What did Ada say about the shop, and in the end, did she buy it?",
     ],
 )
 def test_other_questions_stay_whole(question: str) -> None:

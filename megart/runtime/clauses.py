@@ -14,9 +14,15 @@ _ASKING = r"""who|whom|whose|what|which|where|when|why|how|wer|wen|wem|was|welch
 quand|pourquoi|comment|combien|quién\w*|qué|cuál\w*|dónde|cuándo|cómo|cuánt\w*|chi|che|quale|quali|dove|quando|perché|come|quant\w*""".replace(
     "\n", ""
 )
-_BEFORE = "in|on|at|for|from|to|by|with|of|into|an|am|um|bei|mit|von|zu|à|de|dans|avec|pour|con|da|per|para|por|desde"
-_AND = re.compile(rf"[,;]?\s+(?:and|und|et|e|y|en|och)\s+(?=(?:(?:{_BEFORE})\s+)?(?:{_ASKING})\b)", re.IGNORECASE)
-_BEGINS = re.compile(rf"\W*(?:\w+\s+){{0,3}}?(?:{_ASKING})\b", re.IGNORECASE)
+_BEFORE = """in|on|at|for|from|to|by|with|of|into|under|since|until|during|before|after|besides|an|am|um|bei|mit|von|zu|seit|nach|vor|
+während|à|de|dans|avec|pour|depuis|avant|après|con|da|per|para|por|desde|durante|antes|después|dopo|prima""".replace("\n", "")
+_ASKS = rf"(?:(?:{_BEFORE})\s+)?(?:{_ASKING})\b"
+# What a question may say ahead of its question word: "in the season of 2024, which club ...", "Overall, how many ...".
+_SETTING = rf"(?:(?:{_BEFORE})\s[^?;]*?|\w+),\s+"
+# German "was" and Italian "come" and "dove" are no question words after an English "and".
+_WITH = r"\s+(?:and(?!\s+(?:was|come|dove)\b)|und|et|e|y|en|och)\s+"
+_AND = re.compile(rf"[,;]?{_WITH}(?={_ASKS})|,{_WITH}(?={_SETTING}{_ASKS})", re.IGNORECASE)
+_BEGINS = re.compile(rf"\W*(?:(?:\w+\s+){{0,3}}?(?:{_ASKING})\b|{_SETTING}{_ASKS})", re.IGNORECASE)
 _ENDS = re.compile(rf"\b(?:{_ASKING})$", re.IGNORECASE)
 _THE = r"(?:the|my|our|his|her|their)\b"
 # "the numbers of A and of B", "where are A and B": each of the two is asked for by itself.
