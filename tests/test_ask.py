@@ -125,20 +125,33 @@ def test_a_memory_left_out_is_not_known(assistant: Assistant) -> None:
     assert assistant.ask("Who painted the ring of the spare key?", scope=scope, strict=True).known is not True
 
 
-def test_the_next_candidate_is_read_where_the_first_does_not_answer(assistant: Assistant, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("probabilities", "read", "answers"),
+    [
+        ((known.SURE, 1.0), 1, 0),  # sure: nothing else is read
+        ((known.SURE - 0.01, 0.5), 2, 0),
+        ((known.SURE - 0.01, 0.9), 2, 1),  # the next one is likelier
+        ((0.0, known.THRESHOLD), 2, 1),
+        ((0.0, known.THRESHOLD - 0.01), 2, None),
+    ],
+)
+def test_an_answer_that_is_not_sure_is_weighed_against_the_next_memorys(
+    assistant: Assistant, monkeypatch, probabilities: tuple[float, ...], read: int, answers: int | None
+) -> None:
     from megart.runtime import ask
 
     seen: list[str] = []
     tried = ask._try
 
     def spy(job, candidate, *rest):
+        p = probabilities[len(seen)]
         seen.append(candidate.record.id)
-        second = len(seen) > 1
-        return ask.replace(tried(job, candidate, *rest), p=float(second), answers=second)
+        return ask.replace(tried(job, candidate, *rest), p=p, answers=p >= known.THRESHOLD)
 
     monkeypatch.setattr(ask, "_try", spy)
-    made = assistant.ask("Where does the spare key hang?")
-    assert len(seen) == known.MOST == 2 and made.sources[0].id == seen[1] != seen[0]
+    made = assistant.ask("Where does the spare key hang?", strict=True)
+    assert len(set(seen)) == len(seen) == read <= known.MOST
+    assert [source.id for source in made.sources] == ([] if answers is None else [seen[answers]])
 
 
 def test_which_of_two_is_reckoned(assistant: Assistant) -> None:

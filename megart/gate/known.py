@@ -18,8 +18,8 @@ from .words import WORD, fold, term, term_hash, terms
 # 100 questions in other words than our held notes' read the right one, and all plain ones; of general questions 31 of
 # 100 read any.
 READ_FROM, READ_FROM_MEANING = -7.0, -3.0
-# Read one after the other until one answers.
-MOST = 2
+# Read one after the other until one answers with at least this probability; of two that answer the likelier does.
+MOST, SURE = 2, 0.6
 # The probability from which on a memory that was read answers; a question that leans on what was said names less.
 THRESHOLD, THRESHOLD_TALK = 0.35, 0.2
 # The log odds of a memory that the user opened by hand.

@@ -148,20 +148,21 @@ def _outcome(job: Job, clock: _Clock, *, bridged: bool = False) -> Outcome:
     asked = job.request
     found = _find(job, clock)
     by_hand = bool(asked.scope.gates)
-    every = by_hand or found.pair or found.leans or comparison(asked.question) is not None
+    several = by_hand or (not found.leans and (found.pair or comparison(asked.question) is not None))
     tried: list[Tried] = []
     # Half of a question is often told by few words: its nearest memories are read however unlikely.
     for candidate in found.candidates[: gate.known.MOST] if found.likely or bridged else ():
         if job.is_cancelled:
             break
         tried.append(_try(job, candidate, found, clock))
-        if tried[-1].answers and not every:
+        # An answer that is not sure is weighed against the next memory's; one that leans on the talk always.
+        if tried[-1].p >= gate.known.SURE and not (several or found.leans):
             break
     if by_hand:  # what is opened by hand answers: the memory that the reader finds most in, first
         tried.sort(key=lambda one: -one.reading.odds)
         tried = tried[:1] + [one for one in tried[1:] if one.reading.odds > 0]
     answering = [one for one in tried if one.answers]
-    if found.leans and not by_hand:  # on the last answer's memory or on another: one of the two is meant
+    if not several:
         answering = sorted(answering, key=lambda one: -one.p)[:1]
     steps = None if answering or bridged else bridge(asked.question)
     if steps is not None:
