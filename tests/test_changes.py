@@ -14,7 +14,7 @@ from megart.gate import known
 from megart.models import Model
 from megart.runtime.answer import Source
 from megart.runtime.ask import said as said_of
-from megart.runtime.follow import asked_again, asks_before, sources
+from megart.runtime.follow import asked_again, asks_before, sources, without_before
 from megart.runtime.scope import Scope
 from megart.runtime.terse import terse
 
@@ -62,6 +62,14 @@ def test_the_newer_note_answers_and_the_older_is_named(assistant: Assistant, que
 def test_before_is_the_older_one(assistant: Assistant) -> None:
     answer = assistant.ask("What did half a dozen eggs cost at the gate before?")
     assert "2.20" in answer.text and [s.id for s in answer.older] == ["new"]
+    assert without_before("What did it cost before?", NEW["text"]) == "What did it cost?"
+    assert without_before("Where was the previous key previously?", "In the shed.") == "Where was the key?"
+    for question, text in (
+        ("What do I lock before I leave?", "The shed."),
+        ("Who was born earlier, Ada or Ines?", "Ada (born 1950)."),
+        ("Whom did she serve previously?", "She previously served Ada."),
+    ):
+        assert without_before(question, text) == question
     assert asks_before("Wo war er vorher?") and asks_before("What did it use to cost? It used to be less.")
     assert not asks_before("What does it cost?")
 
@@ -86,8 +94,8 @@ def test_a_question_that_says_more_than_before_is_its_own(assistant: Assistant) 
 def test_a_question_that_leans_on_the_talk_is_answered_from_a_lower_probability_on(
     assistant: Assistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "probability", lambda values, weights=None: 0.3)
-    assert known.THRESHOLD_TALK < 0.3 < known.THRESHOLD
+    monkeypatch.setattr(known, "probability", lambda values, weights=None: 0.25)
+    assert known.THRESHOLD_TALK < 0.25 < known.THRESHOLD
     history = [
         {"role": "user", "content": "How many small bales did Nine Oaks give?"},
         {"role": "assistant", "content": OTHERS[1]["text"]},

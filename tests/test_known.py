@@ -45,6 +45,13 @@ def test_an_answer_is_grounded_when_its_figures_and_names_are_recited() -> None:
     assert known.grounded("Yes.", texts)
 
 
+def test_a_reader_that_doubts_is_believed_where_it_was_asked_in_part_only() -> None:
+    doubt = known.ODDS_FROM - 0.01
+    assert known.answers(known.THRESHOLD, known.ODDS_FROM)
+    assert not known.answers(0.99, doubt) and not known.answers(known.THRESHOLD - 0.01, 8.0)
+    assert known.answers(known.THRESHOLD_TALK, doubt, leans=True) and known.answers(known.THRESHOLD, doubt, part=True)
+
+
 def test_each_feature_may_only_speak_in_its_own_direction() -> None:
     signs = {"reader": 1, "span": 1, "lacking": -1, "lacking_number": -1, "margin": 1}
     for name, sign in signs.items():

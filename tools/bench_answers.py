@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="memories")
     parser.add_argument("--questions", type=int, default=0, help="of a memory, at most")
     parser.add_argument("--arms", default="ask,left-out,rag", help="which to run")
+    parser.add_argument("--passages", default="right passage,MiniLM,e5", help="that RAG reads, by which of these")
     parser.add_argument("--out", type=Path, help="a JSON file; what other names measured stays in it")
     parser.add_argument("--rows", type=Path, help="every answer, as JSON")
     args = parser.parse_args()
@@ -93,7 +94,7 @@ def _partition(args: argparse.Namespace, name: str, rows: Sequence[dict], pairs:
     answers = []
     arms = args.arms.split(",")
     with megart.Assistant(bank) as assistant:
-        rag = _Rag(assistant, rows) if "rag" in arms else None
+        rag = _Rag(assistant, rows, args.passages.split(",")) if "rag" in arms else None
         for place, row in enumerate(rows):
             for qa in row["qa"][: args.questions or None]:
                 q, gold = qa["q"], qa["a"]
@@ -168,14 +169,16 @@ def _scores(arm: str, q: str, gold: Sequence[str], answer: str, short: str, seen
 
 
 class _Rag:
-    """RAG's arms over the texts of *rows*."""
+    """RAG's arms over the texts of *rows*, by the *passages* that are named."""
 
-    def __init__(self, assistant: megart.Assistant, rows: Sequence[dict]):
+    def __init__(self, assistant: megart.Assistant, rows: Sequence[dict], passages: Sequence[str]):
         self.assistant, self.rows = assistant, rows
-        self.retrievers: dict[str, Callable[[str], int] | None] = {"right passage": None}
+        self.retrievers: dict[str, Callable[[str], int] | None] = (
+            {"right passage": None} if "right passage" in passages else {}
+        )
         texts = [f"{row['title']}. {row['text']}" if row.get("title") else row["text"] for row in rows]
         for name, embedder in (("MiniLM", "minilm"), ("e5", "e5")):
-            retriever = _nearest(embedder, texts)
+            retriever = _nearest(embedder, texts) if name in passages else None
             if retriever is not None:
                 self.retrievers[name] = retriever
 

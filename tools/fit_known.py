@@ -311,7 +311,7 @@ def report(name: str, cases: list[Case], mode: str, weights: dict[str, dict[str,
 
         def answered(case: Case, threshold: float = threshold) -> bool | None:
             for values, right in case.read(mode):
-                if known.probability(values, weights[case.bank]) >= threshold:
+                if values["reader"] >= known.ODDS_FROM and known.probability(values, weights[case.bank]) >= threshold:
                     return right
             return None
 

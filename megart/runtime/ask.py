@@ -19,7 +19,7 @@ from .answer import Answer, OpenedMemory, Source, Timings
 from .clauses import bridge, clauses
 from .compare import Value, comparison
 from .context import DecodeError
-from .follow import asked_again, asks_before, is_private, without_opener
+from .follow import asked_again, asks_before, is_private, without_before, without_opener
 from .found import Candidate, Found
 from .job import Job
 from .reader import NOTHING_READ, Reading
@@ -156,7 +156,7 @@ def _outcome(job: Job, clock: _Clock, *, bridged: bool = False) -> Outcome:
             break
         tried.append(_try(job, candidate, found, clock))
         # An answer that is not sure is weighed against the next memory's; one that leans on the talk always.
-        if tried[-1].p >= gate.known.SURE and not (several or found.leans):
+        if tried[-1].answers and tried[-1].p >= gate.known.SURE and not (several or found.leans):
             break
     if by_hand:  # what is opened by hand answers: the memory that the reader finds most in, first
         tried.sort(key=lambda one: -one.reading.odds)
@@ -240,7 +240,8 @@ def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock) -> Tried:
     try:
         recital = recall(job.runtime, job.bank, candidate.record, lambda: job.is_cancelled)
         recited = time.perf_counter()
-        reading = reader.read(recital, asked.question, candidate.record.title)
+        question = without_before(asked.question, recital.text)
+        reading = reader.read(recital, question, candidate.record.title)
         reading = replace(reading, span=terse(asked.question, recital.text, reading.span))
     except DecodeError:
         reader.context.truncate(0)
@@ -252,8 +253,8 @@ def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock) -> Tried:
     else:
         p = gate.known.probability(values) if reader.trained else float(found.opens)
     clock.add(recall_ms=ms(started, recited), read_ms=ms(recited))
-    least = gate.known.THRESHOLD_TALK if found.leans else gate.known.THRESHOLD
-    return Tried(candidate, recital, reading, values, p, p >= least)
+    answers = gate.known.answers(p, reading.odds, leans=found.leans, part=found.pair or bool(asked.scope.gates))
+    return Tried(candidate, recital, reading, values, p, answers)
 
 
 Made = tuple[Answer, float]  # an answer without its times, and when its first token was there

@@ -70,6 +70,8 @@ _BEFORE = frozenset(
     "before earlier previously previous formerly former until originally fruher vorher bisher zuvor bislang davor avant "
     "auparavant precedemment antes anterior prima precedente eerder vroeger voorheen tidigare раньше прежде antigamente".split()
 )
+# Of these those that also begin a clause ("before I leave") or compare ("who was born earlier, A or B").
+_JOINS = frozenset("before earlier until avant antes prima".split())
 _OPENER = re.compile(
     r"\s*(?:(?:by the way|btw|something else|one (?:more|other) (?:thing|question)|another (?:thing|question)|"
     r"(?:a )?different question|next question|ok(?:ay)?|thanks?(?: you)?|great|übrigens|noch etwas|andere frage|au fait|"
@@ -159,6 +161,20 @@ def asks_before(question: str) -> bool:
     """Whether *question* is about how something was before it changed."""
     words = [fold(word) for word in WORD.findall(question)]
     return not _BEFORE.isdisjoint(words) or any(a in _USED and b == "to" for a, b in zip(words, words[1:]))
+
+
+def without_before(question: str, text: str) -> str:
+    """*question* as of now, for a *text* that says of itself nothing like it: "What did it cost before?" without "before"."""
+    if not asks_before(question) or asks_before(text):
+        return question
+    words = list(WORD.finditer(question))
+    kept, at = [], 0
+    for place, word in enumerate(words):
+        name = fold(word[0])
+        if name in _BEFORE and (name not in _JOINS or place == len(words) - 1):
+            kept.append(question[at : word.start()].rstrip())
+            at = word.end()
+    return "".join([*kept, question[at:]])
 
 
 def asked_again(question: str, history: Sequence[Mapping[str, str]], prior: Callable[[str], float]) -> str | None:
