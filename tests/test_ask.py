@@ -143,10 +143,10 @@ def test_an_answer_that_is_not_sure_is_weighed_against_the_next_memorys(
     seen: list[str] = []
     tried = ask._try
 
-    def spy(job, candidate, *rest):
+    def spy(job, candidate, *rest, **options):
         p = probabilities[len(seen)]
         seen.append(candidate.record.id)
-        return ask.replace(tried(job, candidate, *rest), p=p, answers=p >= known.THRESHOLD)
+        return ask.replace(tried(job, candidate, *rest, **options), p=p, answers=p >= known.THRESHOLD)
 
     monkeypatch.setattr(ask, "_try", spy)
     made = assistant.ask("Where does the spare key hang?", strict=True)
@@ -234,3 +234,30 @@ def test_what_a_question_cost_is_told_by_stage(assistant: Assistant) -> None:
 def test_a_question_for_which_the_gate_opens_is_no_general_one() -> None:
     for opens, expected in ((True, False), (False, None)):
         assert Outcome("Is it raining on the moon?", Found([], likely=False, opens=opens), [], []).known is expected
+
+
+def test_a_question_about_what_another_finds_is_read_in_two_steps(smollm2: Model, tmp_path, monkeypatch) -> None:
+    """Also where the first step's note holds something like an answer, of which nothing is sure."""
+    if readers.find(smollm2.sha256) is None:
+        pytest.skip("no reader for this model")
+    from megart.runtime import ask
+
+    notes = {
+        "hoof": "Dr Farrow treated the mare's hoof on 3 May. The call-out was 92 with the bandages.",
+        "numbers": "Dr Farrow's out-of-hours number is 01632 960 551, for large animals only.",
+        "honey": "Honey is 7.50 a jar at the gate.",
+    }
+    tried = ask._try
+
+    def unsure(job, candidate, *rest, **options):
+        one = tried(job, candidate, *rest, **options)
+        if "treated" in job.request.question and candidate.record.id == "hoof":
+            return ask.replace(one, p=known.SURE - 0.01, answers=True)
+        return one
+
+    monkeypatch.setattr(ask, "_try", unsure)
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        memorize(bank, [Memory(text, id=id) for id, text in notes.items()], later=True)
+        with Assistant(bank) as made:
+            answer = made.ask("What is the out-of-hours number of the vet who treated the mare's hoof?", strict=True)
+    assert answer.text == notes["numbers"] and [s.id for s in answer.sources] == ["numbers", "hoof"]

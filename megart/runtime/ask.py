@@ -1,8 +1,8 @@
 """Recall, then read: the way of a question.
 
 The gate ranks the memories that the question may be about. The likeliest recites its text, the reader answers from it
-by a span, and one probability, of all that was seen, says whether that is an answer; if it is none, the next memory
-recites, two at most. What the user gets is the sentence that the span stands in: words that a memory recited, with the
+by a span, and one probability, of all that was seen, says whether that is an answer; if it is none, or not a sure one,
+the next memory recites, two at most, and the likelier answers. What the user gets is the sentence that the span stands in: words that a memory recited, with the
 memory as their source. Where none answers, the bare base speaks, and the answer says that nothing is known.
 """
 
@@ -100,13 +100,15 @@ def ask(job: Job) -> Answer:
     started = time.perf_counter()
     clock = _Clock()
     outcomes: list[Outcome] = []
-    for clause in clauses(without_opener(job.request.question)):
+    asked = clauses(without_opener(job.request.question))
+    for clause in asked:
         if job.is_cancelled:
             break
         history = [*job.request.history, *(turn for outcome in outcomes for turn in outcome.turns)]
         subject = job.request.subject if not outcomes else None
         clause = asked_again(clause, history, job.bank.memories.prior) or clause
-        outcomes.append(_outcome(job.asking(question=clause, history=history, subject=subject), clock))
+        job_of_clause = job.asking(question=clause, history=history, subject=subject)
+        outcomes.append(_outcome(job_of_clause, clock, part=len(asked) > 1))
     if job.is_cancelled:
         return Answer("", "ask", timings=clock.times, finish="cancelled", style=job.request.style)
     answer, first_token = _answer(job, outcomes)
@@ -143,8 +145,11 @@ class _Clock:
         self.times = replace(self.times, **{name: getattr(self.times, name) + ms for name, ms in spent.items()})
 
 
-def _outcome(job: Job, clock: _Clock, *, bridged: bool = False) -> Outcome:
-    """Find, recall and read for one question; where nothing answers one that is about what another finds, in two steps."""
+def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = False) -> Outcome:
+    """Find, recall and read for one question; where nothing answers one that is about what another finds, in two steps.
+
+    ``part``: it is a part of what was asked, in words of ours; ``bridged``: one of those two steps.
+    """
     asked = job.request
     found = _find(job, clock)
     by_hand = bool(asked.scope.gates)
@@ -154,7 +159,7 @@ def _outcome(job: Job, clock: _Clock, *, bridged: bool = False) -> Outcome:
     for candidate in found.candidates[: gate.known.MOST] if found.likely or bridged else ():
         if job.is_cancelled:
             break
-        tried.append(_try(job, candidate, found, clock))
+        tried.append(_try(job, candidate, found, clock, part=part or bridged))
         # An answer that is not sure is weighed against the next memory's; one that leans on the talk always.
         if tried[-1].answers and tried[-1].p >= gate.known.SURE and not (several or found.leans):
             break
@@ -164,7 +169,9 @@ def _outcome(job: Job, clock: _Clock, *, bridged: bool = False) -> Outcome:
     answering = [one for one in tried if one.answers]
     if not several:
         answering = sorted(answering, key=lambda one: -one.p)[:1]
-    steps = None if answering or bridged else bridge(asked.question)
+    # "The number of the vet who treated the mare": the note of the treatment may hold another number.
+    sure = bool(answering) and answering[0].p >= gate.known.SURE
+    steps = None if sure or bridged else bridge(asked.question)
     if steps is not None:
         first = _outcome(job.asking(question=steps[0]), clock, bridged=True)
         words = first.answering[0].source.words if first.answering else ""
@@ -232,8 +239,11 @@ def _age(record: Record) -> tuple[bool, str]:
     return SUPERSEDED_BY not in record.metadata, record.created
 
 
-def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock) -> Tried:
-    """*candidate* recited and read; what does not fit into the reader's context does not answer."""
+def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock, *, part: bool = False) -> Tried:
+    """*candidate* recited and read; what does not fit into the reader's context does not answer.
+
+    ``part``: the question is not in the user's own words, or need not be answered whole.
+    """
     started = recited = time.perf_counter()
     reader, asked = job.runtime.reader, job.request
     recital, reading = of_text(job.runtime.engine, ""), NOTHING_READ
@@ -253,7 +263,8 @@ def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock) -> Tried:
     else:
         p = gate.known.probability(values) if reader.trained else float(found.opens)
     clock.add(recall_ms=ms(started, recited), read_ms=ms(recited))
-    answers = gate.known.answers(p, reading.odds, leans=found.leans, part=found.pair or bool(asked.scope.gates))
+    part = part or found.pair or bool(asked.scope.gates)
+    answers = gate.known.answers(p, reading.odds, leans=found.leans, part=part)
     return Tried(candidate, recital, reading, values, p, answers)
 
 
