@@ -154,6 +154,15 @@ def test_an_answer_that_is_not_sure_is_weighed_against_the_next_memorys(
     assert [source.id for source in made.sources] == ([] if answers is None else [seen[answers]])
 
 
+def test_where_the_reader_doubts_only_a_part_of_a_question_is_answered(assistant: Assistant, monkeypatch) -> None:
+    monkeypatch.setattr(known, "ODDS_FROM", 99.0)
+    asked = "Where does the spare key hang?"
+    assert not assistant.ask(asked, strict=True).known
+    assert assistant.ask(asked, scope=Scope(gates={"key": 1.0})).known
+    both = assistant.ask("Where does the spare key hang, and what did the new kettle cost?", strict=True)
+    assert [source.id for source in both.sources] == ["key", "kettle"]
+
+
 def test_which_of_two_is_reckoned(assistant: Assistant) -> None:
     more, less = (assistant.ask(f"Which cost {word}, the kettle or the toaster?") for word in ("more", "less"))
     assert more.text == "The kettle (63.50, against 24.00)." and less.text == "The toaster (24.00, against 63.50)."

@@ -310,10 +310,14 @@ def report(name: str, cases: list[Case], mode: str, weights: dict[str, dict[str,
     for threshold in (0.2, 0.3, 0.4, 0.5):
 
         def answered(case: Case, threshold: float = threshold) -> bool | None:
+            believed: list[tuple[float, bool]] = []
             for values, right in case.read(mode):
-                if values["reader"] >= known.ODDS_FROM and known.probability(values, weights[case.bank]) >= threshold:
-                    return right
-            return None
+                p = known.probability(values, weights[case.bank])
+                if p >= threshold and values["reader"] >= known.ODDS_FROM:
+                    believed.append((p, right))
+                    if p >= known.SURE:
+                        break
+            return max(believed, key=lambda one: one[0])[1] if believed else None
 
         line = f"{name} >= {threshold}:"
         for sort in sorts:

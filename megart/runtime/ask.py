@@ -2,8 +2,9 @@
 
 The gate ranks the memories that the question may be about. The likeliest recites its text, the reader answers from it
 by a span, and one probability, of all that was seen, says whether that is an answer; if it is none, or not a sure one,
-the next memory recites, two at most, and the likelier answers. What the user gets is the sentence that the span stands in: words that a memory recited, with the
-memory as their source. Where none answers, the bare base speaks, and the answer says that nothing is known.
+the next memory recites, two at most, and the likelier answers. What the user gets is the sentence that the span stands
+in: words that a memory recited, with the memory as their source. Where none answers, the bare base speaks, and the
+answer says that nothing is known.
 """
 
 from __future__ import annotations
