@@ -49,6 +49,7 @@ class Pair:
     kind: str
     q: str
     values: dict[str, float]
+    answers: tuple[str, str]
     same: bool
 
 
@@ -112,33 +113,38 @@ def collect(path: Path, number: int, source: Kept, embedder: str) -> Iterator[Pa
         megart.memorize(bank, memories, later=True)
         with megart.Assistant(bank, threads=1) as assistant:
             for kind, q in source.asked:
-                for values, ids in assistant.on_model(lambda q=q: list(pairs_of(assistant, q))):
-                    yield Pair(number, kind, q, values, frozenset(ids) in source.same)
+                for values, answers, ids in assistant.on_model(lambda q=q: list(pairs_of(assistant, q))):
+                    yield Pair(number, kind, q, values, answers, frozenset(ids) in source.same)
 
 
-def pairs_of(assistant: megart.Assistant, q: str) -> Iterator[tuple[dict[str, float], tuple[str, str]]]:
-    """The features of the memory that answers *q* and each that may say the same, and the ids of both."""
+def pairs_of(
+    assistant: megart.Assistant, q: str
+) -> Iterator[tuple[dict[str, float], tuple[str, str], tuple[str, str]]]:
+    """The features of the memory that answers *q* and each that may say the same, what is read in both, and their ids."""
     opening, reader = assistant.open_bank, assistant.runtime.reader
     opening.memories.refresh()
     encoded = opening._encode(q)
     considered = opening.consider(encoded, opening._find(encoded, EVERYTHING), None)
 
-    def read(candidate: Candidate) -> tuple[Reading, float]:
+    def read(candidate: Candidate) -> tuple[Reading, float, str]:
         held = recall(assistant.runtime, opening, candidate.record)
         reading = reader.read(held, q, candidate.record.title)
-        return reading, known.probability(known.features(candidate.seen, reading.odds, reading.logprob))
+        p = known.probability(known.features(candidate.seen, reading.odds, reading.logprob))
+        return reading, p, held.text[slice(*reading.span)]
 
     tried = considered.candidates[: known.MOST] if considered.likely else []
     first = next((one for one in tried if read(one)[1] >= known.THRESHOLD), None)
     if first is None:
         return
+    said = read(first)[2]
     for place, other in enumerate(opening.versions(first, considered, EVERYTHING)[:VERSIONS]):
         one, two = first.record, other.record
         if one.created[:10] != two.created[:10] and not versions.is_far(other.seen):
             newer = max(one, two, key=lambda record: record.created)
-            odds = read(other)[0].odds
-            values = versions.features(first.seen, other.seen, nearest=place == 0, odds=odds, newer=newer.text)
-            yield values, (one.id, two.id)
+            reading, _, words = read(other)
+            seen, odds = first.seen, reading.odds
+            values = versions.features(seen, other.seen, nearest=place == 0, odds=odds, newer=newer.text)
+            yield values, (said, words), (one.id, two.id)
 
 
 def report(mode: str, pairs: list[Pair]) -> None:
@@ -153,7 +159,9 @@ def report(mode: str, pairs: list[Pair]) -> None:
         rest = folds != fold
         p[~rest] = 1 / (1 + np.exp(-x[~rest] @ logistic(x[rest], y[rest], s[rest])))
     now = np.array([pair.kind != "before" for pair in pairs])
-    p = np.where(now & (odds < versions.ODDS_FROM), 0.0, p)
+    figures = np.array([versions.alike_figures(*pair.answers) for pair in pairs])
+    least = np.where(figures, versions.ODDS_FROM_FIGURES, versions.ODDS_FROM)
+    p = np.where(now & (odds < least), 0.0, p)
     print(f"== {mode}: {len(pairs)} pairs, {int(y.sum())} of them say the same")
     for threshold in (0.15, 0.2, 0.3, 0.4, 0.5):
         line, best = f">= {threshold}:", {}

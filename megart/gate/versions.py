@@ -6,6 +6,7 @@ changed; what changed it leaves to the note before. Fitted by tools/fit_versions
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from .known import Seen, clip, probability
@@ -18,11 +19,13 @@ ALIKE, ALIKE_MEANING = 0.2, 0.84
 TOLD_MEANING = 0.88
 # Nor one that the question means less: log odds by the text embedder.
 MEANT_FROM = 4.0
-# The probability from which on two memories say the same, and the reader's log odds that the other one answers too;
-# where the user asks how it was before, a lower probability is enough.
-SAME_FROM, ODDS_FROM, SAME_FROM_BEFORE = 0.5, -1.25, 0.3
-WEIGHTS = {"always": -0.89, "odds": 0.44, "apart": 0.43, "nearest": 0.90, "change": 2.37}
-WEIGHTS_MEANING = {"always": -0.81, "odds": 0.42, "apart": 0.36, "nearest": 1.02, "change": 2.69, "meant": 1.00}
+# The probability from which on two memories say the same; where the user asks how it was before, a lower one is enough.
+SAME_FROM, SAME_FROM_BEFORE = 0.4, 0.3
+# The reader's log odds from which on the other one answers too; where both answers are figures of one form, less will do.
+ODDS_FROM, ODDS_FROM_FIGURES = -1.25, -2.5
+WEIGHTS = {"always": -3.24, "odds": 0.29, "apart": 0.25, "nearest": 0.76, "change": 2.03}
+WEIGHTS_MEANING = {"always": -1.25, "odds": 0.39, "apart": 0.34, "nearest": 1.32, "change": 2.71, "meant": 1.08}
+_NUMBER, _FIGURE = re.compile(r"\d+(?:[.,:/-]\d+)*"), re.compile(r"\d+(?:[.,]\d+)?")
 # Words of a note that something is not as it was, in many languages. Folded.
 _CHANGE = frozenset(
     fold(word)
@@ -58,6 +61,13 @@ def is_far(other: Seen) -> bool:
     return other.meant is not None and other.meant < MEANT_FROM
 
 
+def alike_figures(one: str, other: str) -> bool:
+    """Whether two answers hold figures of one form, as "9 April" and "23 April"."""
+    forms = [[_FIGURE.sub("0", number) for number in _NUMBER.findall(words)] for words in (one, other)]
+    shorter = min(map(len, forms))
+    return shorter > 0 and forms[0][:shorter] == forms[1][:shorter]
+
+
 def features(first: Seen, other: Seen, *, nearest: bool, odds: float, newer: str) -> dict[str, float]:
     """Of a memory *first* that answers a question and an *other*.
 
@@ -74,11 +84,13 @@ def features(first: Seen, other: Seen, *, nearest: bool, odds: float, newer: str
     return values if other.meant is None else {**values, "meant": clip(other.meant / 2 - 4, 4.0)}
 
 
-def same_fact(values: Mapping[str, float], *, before: bool = False) -> float:
+def same_fact(values: Mapping[str, float], answers: tuple[str, str], *, before: bool = False) -> float:
     """The probability that two memories say the same at another time, from their :func:`features`; 0 where it is too low.
 
-    ``before``: the user asks how it was before.
+    ``answers``: what the reader finds in each; ``before``: the user asks how it was before.
     """
     p = probability(values, WEIGHTS_MEANING if "meant" in values else WEIGHTS)
-    enough = p >= SAME_FROM_BEFORE if before else p >= SAME_FROM and values["odds"] >= ODDS_FROM
-    return p if enough else 0.0
+    if before:
+        return p if p >= SAME_FROM_BEFORE else 0.0
+    least = ODDS_FROM_FIGURES if alike_figures(*answers) else ODDS_FROM
+    return p if p >= SAME_FROM and values["odds"] >= least else 0.0

@@ -214,9 +214,9 @@ def _newest(
             continue
         one = read.get(other.row) or _try(job, other, found, clock)
         newer = max(record, mine, key=_age).text
-        seen, odds = first.candidate.seen, one.reading.odds
+        seen, odds, answers = first.candidate.seen, one.reading.odds, (first.source.words, one.source.words)
         values = gate.versions.features(seen, other.seen, nearest=place == 0, odds=odds, newer=newer)
-        p = gate.versions.same_fact(values, before=before)
+        p = gate.versions.same_fact(values, answers, before=before)
         if one.reading.span[1] and joined:
             linked.append(one)
         elif one.reading.span[1] and p:
