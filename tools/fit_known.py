@@ -27,7 +27,6 @@ import numpy as np
 
 import megart
 from megart.gate import Candidates, known
-from megart.gate.meaning import E5_SMALL, MEANING
 from megart.runtime import embed
 from megart.runtime.open_bank import OpenBank
 from megart.runtime.reader import Reading
@@ -54,8 +53,9 @@ class Case:
     q: str = ""
     rows: dict[str, list[Row]] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)  # the score of the first candidate in each mode
-    # Score by words, cosine, right; of all candidates.
-    ranked: list[tuple[float, float, bool]] = field(default_factory=list)
+    # Of all candidates the score by words, the cosine by each embedder, and whether it is the right one.
+    ranked: list[tuple[float, list[float], bool]] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)  # of the question's vector by each embedder
 
     def read(self, mode: str) -> list[Row]:
         """What ask would read: it reads no more, and nothing where the best candidate's score is too low."""
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="memories of a file")
     parser.add_argument("--questions", type=int, default=99, help="of a memory, of as many kinds as there are")
     parser.add_argument("--languages", type=int, default=0, help="questions in other languages, of a memory of our own")
+    parser.add_argument("--embedder", default="e5+minilm", help="of the banks that are made")
     parser.add_argument(
         "--rows", type=Path, nargs="*", default=[], help="take the features from these, or keep them in the one"
     )
@@ -140,7 +141,7 @@ def collect(name: str, file: str, args: argparse.Namespace) -> Iterator[Case]:
     rows = rows[: args.limit or None]
     path = args.work / name
     bank = megart.Bank.open(path) if path.exists() else megart.Bank.create(path, model="smollm2")
-    bank.set_state("embedder", b"e5")
+    bank.set_state("embedder", args.embedder.encode())
     memories = [
         megart.Memory(row["text"], title=row.get("title"), id=row.get("id") or f"m{i}") for i, row in enumerate(rows)
     ]
@@ -182,44 +183,52 @@ def look(
         candidates, there = opening._find(encoded, scope), right is not None and scope is EVERYTHING
         case = Case(name, kind if there or right is None else f"not-{kind}", there, q)
         if args.ranking:
-            case.ranked = ranked(opening, candidates, right)
+            case.ranked, case.lengths = ranked(opening, candidates, q, right)
         else:
             read(assistant, encoded, candidates, right, read_already, case)
         cases.append(case)
     return cases
 
 
-def ranked(opening: OpenBank, candidates: Candidates, right: str | None) -> list[tuple[float, float, bool]]:
-    if candidates.alone is None or candidates.meant is None:
-        return []
-    weighs = MEANING[E5_SMALL]
-    cosines = candidates.meant / weighs.weight + weighs.zero
+def ranked(
+    opening: OpenBank, candidates: Candidates, q: str, right: str | None
+) -> tuple[list[tuple[float, list[float], bool]], list[float]]:
+    """What ``Case`` keeps of *candidates*: ``ranked`` and ``lengths``."""
+    question, index = opening.memories.meaning(q), opening.memories.index
+    if candidates.alone is None or question is None or index is None or index.vectors is None:
+        return [], []
+    cosines = index.vectors.cosines(question, candidates.rows)
     ids = [opening.records[row].id for row in candidates.rows]
-    return [(float(a), float(c), id == right) for a, c, id in zip(candidates.alone, cosines, ids, strict=True)]
+    lengths = [float(np.linalg.norm(part)) for part in np.split(question, cosines.shape[1])]
+    rows = zip(candidates.alone, cosines, ids, strict=True)
+    return [(float(alone), each.tolist(), id == right) for alone, each, id in rows], lengths
 
 
 def fit_ranking(cases: list[Case], share: float | None) -> None:
-    """Share, weight and zero of the conditional logit over the candidates and "none", and what they rank first.
+    """Share, weights and zeros of the conditional logit over the candidates and "none", and what they rank first.
 
     Each sort of question of each bank weighs the same, but for RANKED.
     """
     import torch
 
     given = [case for case in cases if case.ranked and case.sort in RANKED]
-    values = np.full((len(given), max(len(case.ranked) for case in given), 2), -60.0, np.float32)
+    parts = len(given[0].lengths)
+    values = np.full((len(given), max(len(case.ranked) for case in given), 1 + parts), -60.0, np.float32)
     right = np.full(len(given), values.shape[1])
     for row, case in enumerate(given):
-        values[row, : len(case.ranked)] = [ranked[:2] for ranked in case.ranked]
+        values[row, : len(case.ranked)] = [[alone, *cosines] for alone, cosines, _ in case.ranked]
         right[row] = next((place for place, ranked in enumerate(case.ranked) if ranked[2]), right[row])
     counts = Counter((case.bank, case.sort) for case in given)
     weight = torch.tensor([RANKED[case.sort] / counts[case.bank, case.sort] for case in given])
-    alone, cosine, truth = torch.tensor(values[:, :, 0]), torch.tensor(values[:, :, 1]), torch.tensor(right)
-    fitted = torch.tensor([0.5 if share is None else share, 10.0, 0.3], requires_grad=True)
-    optimizer = torch.optim.LBFGS([fitted], max_iter=300)
+    each, truth, lengths = torch.tensor(values), torch.tensor(right), torch.tensor([case.lengths for case in given])
+    first = [0.5 if share is None else share, *[10.0] * parts, *[0.3] * parts]
+    fitted = torch.tensor(first, requires_grad=True)
+    optimizer = torch.optim.LBFGS([fitted], max_iter=500)
 
     def scores() -> torch.Tensor:
-        logits = fitted[0] * alone + fitted[1] * (cosine - fitted[2])
-        return torch.cat([logits.where(cosine > -50, torch.tensor(-1e9)), torch.zeros(len(logits), 1)], 1)
+        weights, zeros = fitted[1 : 1 + parts], fitted[1 + parts :]
+        logits = fitted[0] * each[:, :, 0] + (each[:, :, 1:] - (lengths * zeros)[:, None]) @ weights
+        return torch.cat([logits.where(each[:, :, 1] > -50, torch.tensor(-1e9)), torch.zeros(len(logits), 1)], 1)
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
@@ -230,7 +239,7 @@ def fit_ranking(cases: list[Case], share: float | None) -> None:
         return value
 
     optimizer.step(loss)
-    print("share, weight, zero:", [round(v, 3) for v in fitted.tolist()])
+    print("share, weight of each, zero of each:", [round(v, 3) for v in fitted.tolist()])
     best = scores()[:, :-1].argsort(dim=1, descending=True).numpy()
     for kind in sorted({(case.collection, case.sort) for case in given if case.there}):
         rows = [row for row, case in enumerate(given) if case.there and (case.collection, case.sort) == kind]

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--embedder", metavar="NAME",
-        help="what finds by meaning: e5 (default where its package is installed), minilm, gguf:FILE, or default: "
-        "words and the base alone",
+        help="what finds by meaning: e5, minilm, e5+minilm (default: what is installed of these), gguf:FILE, or "
+        "default: words and the base alone",
     )  # fmt: skip
     common.add_json(parser)
 

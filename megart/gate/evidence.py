@@ -182,8 +182,8 @@ class Index:
         count = len(self) if allowed is None else int(allowed.sum())
         return Evidence(
             rows, features, question, present, idf, frequency, total, names, count, read_as,
-            None if vectors is None or meaning is None else vectors.weighs.odds(vectors.cosines(meaning, rows)),
-            1.0 if vectors is None else vectors.weighs.share,
+            None if vectors is None or meaning is None else vectors.odds(meaning, rows),
+            1.0 if vectors is None else vectors.share,
         )  # fmt: skip
 
     def holds(self, row: int, question: QuestionWords, names: Sequence[Sequence[int]]) -> bool:

@@ -1,4 +1,4 @@
-"""What a memory means, beside its words: how vectors by a text embedder are compared, and what their likeness counts.
+"""What a memory means, beside its words: how vectors by text embedders are compared, and what their likeness counts.
 
 For e5 a fitted matrix stands between the vectors and their cosine: it leaves out what all notes and all questions have
 in common and says more about what other words have in common. The bank holds the embedder's own vectors.
@@ -14,29 +14,36 @@ import numpy as np
 
 from .. import _core
 
-E5_SMALL = "e5-small"  # the family of multilingual-e5-small
+# Families of embedders: multilingual-e5-small, an e5 of another size, all-MiniLM-L6-v2, and the first and the third
+# together, whose vectors stand one after the other.
+E5_SMALL, E5, MINILM = "e5-small", "e5", "minilm"
+BOTH = f"{E5_SMALL}+{MINILM}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the cosine of one embedder counts: weight * (cosine - zero) nats."""
+
+    family: str
+    weight: float
+    zero: float
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """How a text embedder joins in: score = share * (what words and states say) + weight * (cosine - zero)."""
+    """How text embedders join in: score = share * (what words and states say) + what the parts say."""
 
     share: float
-    weight: float
-    zero: float
-
-    def odds(self, cosines: np.ndarray) -> np.ndarray:
-        """Log odds that a memory applies, by its cosine alone."""
-        return self.weight * (cosines - self.zero)
+    parts: tuple[Part, ...]
 
 
-# By the embedder's family; "e5" is one of another size, compared by its plain vectors. A conditional logit
-# (tools/fit_known.py --ranking) of notes of our own, the developers', wiki2024 partition 2 and SQuAD's even half, with
-# general questions as what nothing applies to.
+# By the family. A conditional logit (tools/fit_known.py --ranking) of notes of our own, the developers', wiki2024
+# partition 2 and SQuAD's even half, with general questions as what nothing applies to.
 MEANING = {
-    E5_SMALL: Meaning(0.55, 21.1, 0.066),
-    "e5": Meaning(0.5, 34.5, 0.837),
-    "minilm": Meaning(0.7, 9.0, 0.45),
+    E5_SMALL: Meaning(0.55, (Part(E5_SMALL, 21.1, 0.066),)),
+    E5: Meaning(0.5, (Part(E5, 34.5, 0.837),)),
+    MINILM: Meaning(0.7, (Part(MINILM, 9.0, 0.45),)),
+    BOTH: Meaning(0.45, (Part(E5_SMALL, 19.8, 0.01), Part(MINILM, 7.97, 0.433))),
 }
 
 
@@ -60,11 +67,51 @@ def fitted(family: str) -> Fitted | None:
 
 
 class Vectors:
-    """Of all memories of a bank: float16 or float32 [N, E] of unit length, as an embedder of *family* made them."""
+    """Of all memories of a bank: float16 or float32 [N, E], as an embedder of *family* made them.
+
+    Those of several embedders stand one after the other, each of unit length and of equally many numbers; a question's
+    may be shorter: then that embedder counts less.
+    """
+
+    def __init__(self, vectors: np.ndarray, family: str):
+        weighs = MEANING.get(family, MEANING[MINILM])
+        self.share, self._weighs = weighs.share, weighs.parts
+        each = np.split(vectors, len(weighs.parts), axis=1)
+        self._parts = [_Vectors(own, part.family) for own, part in zip(each, weighs.parts, strict=True)]
+
+    @property
+    def own(self) -> np.ndarray:
+        """The first embedder's: float16 or float32 [N, E]."""
+        return self._parts[0].own
+
+    def alike(self, vector: np.ndarray, threads: int = 1) -> np.ndarray:
+        """Cosines of a text's *vector* and all memories by the first embedder: float32 [N]."""
+        return _core.scores(_single(vector[: self.own.shape[1]]), self.own, threads)
+
+    def scan(self, question: np.ndarray, threads: int = 1) -> np.ndarray:
+        """Float32 [N]: by what to choose the memories most like *question*, float32 [E], in one pass over all."""
+        scans = [part.scan(one, threads) * weighs.weight for part, weighs, one in self._each(question)]
+        return np.asarray(sum(scans), np.float32)
+
+    def cosines(self, question: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Of *question*, float32 [E], and the memories *rows*, by each embedder: float64 [len(rows), P]."""
+        return np.stack([part.cosines(one, rows) for part, _, one in self._each(question)], axis=1)
+
+    def odds(self, question: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Log odds that each of the memories *rows* applies, by its cosines alone: float64 [len(rows)]."""
+        weights = np.array([weighs.weight for _, weighs, _ in self._each(question)])
+        zeros = np.array([weighs.zero * np.linalg.norm(one) for _, weighs, one in self._each(question)])
+        return np.asarray((self.cosines(question, rows) - zeros) @ weights, np.float64)
+
+    def _each(self, question: np.ndarray) -> list[tuple[_Vectors, Part, np.ndarray]]:
+        return list(zip(self._parts, self._weighs, np.split(question, len(self._parts)), strict=True))
+
+
+class _Vectors:
+    """By one embedder. What a question's vector is shorter than 1, its cosines are smaller."""
 
     def __init__(self, vectors: np.ndarray, family: str):
         self.own = np.ascontiguousarray(vectors)
-        self.weighs = MEANING.get(family, MEANING["minilm"])
         self._fitted = fitted(family)
         if self._fitted is not None and self._fitted.matrix.shape[0] != self.own.shape[1]:
             self._fitted = None
@@ -77,18 +124,14 @@ class Vectors:
         squares = 1 + centre @ centre - 2 * _core.scores(centre, self.own)
         return np.asarray(np.sqrt(np.maximum(squares, 1e-6)), np.float32)
 
-    def scan(self, question: np.ndarray, threads: int = 1) -> np.ndarray:
-        """Float32 [N]: by what to choose the memories most like *question*, float32 [E], in one pass over all.
-
-        The fitted cosine but for its last division: by the length before the matrix, not after it.
-        """
+    def scan(self, question: np.ndarray, threads: int) -> np.ndarray:
+        """The cosine; by a fitted matrix but for its last division: by the length before the matrix, not after it."""
         if self._fitted is None:
             return _core.scores(_single(question), self.own, threads)
         pulled = self._fitted.matrix @ self._mapped(question)
         return (_core.scores(pulled, self.own, threads) - pulled @ self._fitted.notes) / self._lengths
 
     def cosines(self, question: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Of *question*, float32 [E], and the memories *rows*: float64 [len(rows)]."""
         those = self.own[rows].astype(np.float32)
         if self._fitted is None:
             return np.asarray(those @ _single(question), np.float64)

