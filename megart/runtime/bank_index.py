@@ -283,7 +283,8 @@ class BankIndex:
             likeness, least = vectors.alike(second.memory(text, title), threads), gate.versions.TOLD_MEANING
         else:
             key = self.keys.keys(self.keys.memory(text, title)[None])[0]
-            likeness, least = _core.scores(np.ascontiguousarray(key, np.float32), self.index.keys, threads), gate.versions.ALIKE
+            likeness = _core.scores(np.ascontiguousarray(key, np.float32), self.index.keys, threads)
+            least = gate.versions.ALIKE
         likeness = np.where([record.text == text for record in self.records], -np.inf, likeness)
         best = int(likeness.argmax())
         return (self.records[best], float(likeness[best])) if likeness[best] >= least else None

