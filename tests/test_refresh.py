@@ -22,6 +22,7 @@ class Words:
     """A text embedder of eight directions."""
 
     name = family = "minilm"
+    size = 8
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
         made = np.random.default_rng(abs(hash((text, title)))).normal(size=8).astype(np.float32)

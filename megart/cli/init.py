@@ -27,20 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--embedder", metavar="NAME",
-        help="what finds by meaning: e5, minilm, e5+minilm (default: what is installed of these), gguf:FILE, or "
-        "default: words and the base alone",
+        help="what finds by meaning: e5, minilm, e5+minilm (default: what is installed of these), gguf:FILE, states: "
+        "the base's own (without these, for smollm2), or default: words and the base's keys alone",
     )  # fmt: skip
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     model = resolve_model(args.model, args.hf)
-    from ..runtime import aptitude, embedders
+    from ..runtime import aptitude, embedders, states
     from ..runtime.ask import STRICT_STATE
     from ..runtime.assistant import Assistant
     from ..runtime.engine import Engine
 
-    embedder = embedders.check(args.embedder or embedders.preferred())
+    embedder = embedders.check(args.embedder or embedders.preferred(model.sha256))
+    if embedder == states.NAME:
+        states.needed(model)
     second = embedders.make_text_embedder(embedder, 1)  # refused before there is a bank
     if second is not None:
         second.close()

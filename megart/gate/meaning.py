@@ -14,9 +14,9 @@ import numpy as np
 
 from .. import _core
 
-# Families of embedders: multilingual-e5-small, an e5 of another size, all-MiniLM-L6-v2, and the first and the third
-# together, whose vectors stand one after the other.
-E5_SMALL, E5, MINILM = "e5-small", "e5", "minilm"
+# Families of embedders: multilingual-e5-small, an e5 of another size, all-MiniLM-L6-v2, the base's own states, and the
+# first and the third together, whose vectors stand one after the other.
+E5_SMALL, E5, MINILM, STATES = "e5-small", "e5", "minilm", "states"
 BOTH = f"{E5_SMALL}+{MINILM}"
 
 
@@ -43,13 +43,14 @@ MEANING = {
     E5_SMALL: Meaning(0.55, (Part(E5_SMALL, 21.1, 0.066),)),
     E5: Meaning(0.5, (Part(E5, 34.5, 0.837),)),
     MINILM: Meaning(0.7, (Part(MINILM, 9.0, 0.45),)),
+    STATES: Meaning(0.7, (Part(STATES, 15.5, -0.13),)),
     BOTH: Meaning(0.45, (Part(E5_SMALL, 19.8, 0.01), Part(MINILM, 7.97, 0.433))),
 }
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """``notes``, ``questions``: float32 [E], what the vectors of each have in common; ``matrix``: float32 [E, E]."""
+    """``notes``, ``questions``: float32 [E], what the vectors of each have in common; ``matrix``: float32 [E, D]."""
 
     notes: np.ndarray
     questions: np.ndarray
@@ -58,10 +59,10 @@ class Fitted:
 
 @functools.cache
 def fitted(family: str) -> Fitted | None:
-    """What tools/fit_meaning.py fitted for a *family* of embedders; None where nothing was."""
-    if family != E5_SMALL:
-        return None
+    """What tools/fit_meaning.py fitted for a *family* of embedders, or for the states of a base; None where nothing was."""
     path = resources.files("megart.data").joinpath("meaning").joinpath(f"{family}.npz")
+    if not path.is_file():
+        return None
     with resources.as_file(path) as file, np.load(file, allow_pickle=False) as stored:
         return Fitted(*(stored[name].astype(np.float32) for name in ("notes", "questions", "matrix")))
 

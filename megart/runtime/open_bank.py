@@ -174,12 +174,14 @@ class OpenBank:
         if candidate.row < 0 or self.memories.embedder == embedders.PAPER:
             return []
         alike = self.memories.alike(candidate.row)
-        least = gate.versions.ALIKE if self.memories.text_embedder is None else gate.versions.ALIKE_MEANING
+        least = gate.versions.ALIKE_MEANING if self.memories.compares else gate.versions.ALIKE
         nearest = np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES].tolist()
         near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
         lowest = gate.known.Seen(_NO_SCORE, meant=None if candidate.seen.meant is None else _NO_SCORE)
         others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, row) for row in near]
+        if not self.memories.compares:
+            others = [replace(other, seen=replace(other.seen, meant=None)) for other in others]
         return [other for other in others if other.row != candidate.row]
 
     def _ranked(
@@ -190,7 +192,8 @@ class OpenBank:
         ``subject``: of the rows that the last answer came from, how much the question leans on it, 0 to 1.
         """
         alone = weighed.scores if weighed.alone is None else weighed.alone
-        lowest = None if self.memories.text_embedder is None else _NO_SCORE
+        unmeant = weighed.meant is None and len(weighed.rows)  # by words alone
+        lowest = None if self.memories.text_embedder is None or unmeant else _NO_SCORE
         # Nothing that the question says is in these, or next to nothing.
         ranked = {
             row: (_NO_SCORE + _SUBJECT * share, gate.known.Seen(_NO_SCORE, meant=lowest, subject=share))

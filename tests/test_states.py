@@ -1,0 +1,75 @@
+"""The base's own states as what finds other words: nothing is installed for it, and other bases do without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megart import Assistant, Bank, Memory, memorize
+from megart.cli import main
+from megart.errors import DependencyError
+from megart.models import Model
+from megart.runtime import embedders, states
+
+NOTES = [
+    Memory("The vet comes on 12 May at 9:30 to vaccinate the cats, 84 euros for both.", id="cats"),
+    Memory("Spare key for the grey tractor hangs behind the feed calendar in the milk room.", id="key"),
+    Memory("Paid Harcombe Seeds 318.40 for the winter barley, invoice HS-22719.", id="barley"),
+    Memory("The choir rehearses on Thursday in the crypt, bring the green folder.", id="choir", title="Singing"),
+    Memory("Moved the eleven weaned lambs to Quarry Field this morning.", id="lambs"),
+]
+
+
+@pytest.fixture
+def bank(smollm2: Model, tmp_path: Path):
+    with Bank.create(tmp_path / "bank", smollm2) as made:
+        made.set_state(embedders.STATE, b"states")
+        memorize(made, NOTES, later=True)
+        yield made
+
+
+def test_other_words_rank_first(bank: Bank) -> None:
+    stored = bank.vectors("states")
+    assert set(stored) == {memory.id for memory in NOTES} and all(vector.shape == (384,) for vector in stored.values())
+    assert np.linalg.norm(stored["key"]) == pytest.approx(1, abs=1e-3)
+    with Assistant(bank) as assistant:
+        for question, id in (
+            ("When does the animal doctor give our pets their injections?", "cats"),
+            ("On which evening do the singers practise?", "choir"),
+            ("Which young sheep changed pasture?", "lambs"),
+        ):
+            judged = assistant.gate(question)
+            assert judged.ids[0] == id and judged.candidates.meant is not None, question
+        assert assistant.rekey("default") == "default" and bank.vectors("states") == {}
+        assert assistant.gate("Which young sheep changed pasture?").candidates.meant is None
+        assert assistant.rekey("states") == "states" and len(bank.vectors("states")) == len(NOTES)
+
+
+def test_a_question_in_another_language_goes_by_words(bank: Bank) -> None:
+    with Assistant(bank) as assistant:
+        judged = assistant.gate("Wohin kamen die Lämmer, die abgesetzt wurden: Quarry Field?")
+        assert judged.ids[0] == "lambs" and judged.candidates.meant is None
+
+
+def test_keys_say_how_alike_memories_are(bank: Bank) -> None:
+    """The thresholds of what is an update were fitted for e5's vectors and for keys."""
+    with Assistant(bank) as assistant:
+        near = assistant.alike("Moved the eleven weaned lambs to Mill Field this morning.")
+        assert near is not None and near[0].id == "lambs"
+        assert not assistant.open_bank.memories.compares
+
+
+def test_a_base_that_none_was_fitted_for_does_without(
+    smollm2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MEGART_EMBEDDER")
+    with monkeypatch.context() as nothing_installed:
+        nothing_installed.setattr(embedders.importlib.util, "find_spec", lambda package: None)
+        assert embedders.preferred("0" * 64) == "default" and embedders.preferred(smollm2.sha256) == "states"
+    monkeypatch.setattr(states, "fitted", lambda base: None)
+    with pytest.raises(DependencyError, match="for the base smollm2, not for .*; run: megart rekey --embedder default"):
+        states.needed(smollm2)
+    assert main(["init", "--bank", str(tmp_path / "a"), "--embedder", "states"]) == 1
+    assert not (tmp_path / "a").exists() and "the embedder states is for the base" in capsys.readouterr().err
