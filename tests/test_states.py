@@ -10,6 +10,7 @@ import pytest
 from megart import Assistant, Bank, Memory, memorize
 from megart.cli import main
 from megart.errors import DependencyError
+from megart.gate import meaning, unit
 from megart.models import Model
 from megart.runtime import embedders, states
 
@@ -45,6 +46,39 @@ def test_other_words_rank_first(bank: Bank) -> None:
         assert assistant.rekey("default") == "default" and bank.vectors("states") == {}
         assert assistant.gate("Which young sheep changed pasture?").candidates.meant is None
         assert assistant.rekey("states") == "states" and len(bank.vectors("states")) == len(NOTES)
+
+
+def test_vectors_are_projected_means(bank: Bank, smollm2: Model) -> None:
+    question, projection = "Which young sheep changed pasture?", meaning.fitted(smollm2.sha256[:16])
+    assert projection is not None and projection.matrix.shape == (576, 384)
+    with Assistant(bank) as assistant:
+        own = assistant.on_model(lambda: assistant.open_bank.memories.text_embedder)
+        assert isinstance(own, states.States)
+        for made, text, title, common in (
+            (bank.vectors("states")["choir"], NOTES[3].text, "Singing", projection.notes),
+            (assistant.on_model(lambda: own.query(question)), question, None, projection.questions),
+        ):
+            mean = assistant.on_model(lambda text=text, title=title: own.mean(text, title))
+            assert np.linalg.norm(mean) == pytest.approx(1, abs=1e-4)
+            np.testing.assert_allclose(made, unit((mean - common) @ projection.matrix), atol=2e-3)
+
+
+def test_the_layer_is_the_one_that_was_fitted(bank: Bank) -> None:
+    """How far the right note leads, summed: 0.90; by the layers beside it 0.61 and 0.74."""
+    asked = {
+        "When does the animal doctor give our pets their injections?": 0,
+        "Where can I find the second ignition device of the farm machine?": 1,
+        "What did the grain cost us?": 2,
+        "On which evening do the singers practise?": 3,
+        "Which young sheep changed pasture?": 4,
+    }
+    with Assistant(bank) as assistant:
+        own = assistant.on_model(lambda: assistant.open_bank.memories.text_embedder)
+        notes, leads = np.stack([bank.vectors("states")[note.id] for note in NOTES]), []
+        for question, right in asked.items():
+            cosines = notes @ assistant.on_model(lambda question=question: own.query(question))
+            leads.append(cosines[right] - np.delete(cosines, right).max())
+    assert min(leads) > 0.05 and sum(leads) > 0.8
 
 
 def test_a_question_in_another_language_goes_by_words(bank: Bank) -> None:
