@@ -87,6 +87,14 @@ def test_a_question_in_another_language_goes_by_words(bank: Bank) -> None:
         assert judged.ids[0] == "lambs" and judged.candidates.meant is None
 
 
+def test_the_parts_of_a_score_that_are_shown_add_up(bank: Bank, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", "Which young sheep changed pasture?", "--bank", str(bank.path)]) == 0
+    heads, first = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
+    shown = dict(zip(heads, first))
+    parts = sum(float(shown[head]) for head in ("names", "words", "states", "meaning", "against"))
+    assert parts == pytest.approx(float(shown["score"]), abs=0.05) and float(shown["meaning"]) > 1
+
+
 def test_keys_say_how_alike_memories_are(bank: Bank) -> None:
     """The thresholds of what is an update were fitted for e5's vectors and for keys."""
     with Assistant(bank) as assistant:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 EPILOG = """\
 The score is the log odds against "no memory applies", and the columns after it are its parts: names
 (found whole, less what is strange about them), words (how much of the question the memory holds), states
-(likeness to the base's hidden states), against (what speaks for no memory at all) and, where memories are near
-each other, reading (how much likelier the question makes what they say). Where the keys are the paper's
-(megart rekey --embedder paper), the score is their inner product and has no parts.
+(likeness to the base's hidden states), meaning (likeness by the bank's embedder), against (what speaks for no
+memory at all) and, where memories are near each other, reading (how much likelier the question makes what they
+say). Where the keys are the paper's (megart rekey --embedder paper), the score is their inner product and has no
+parts.
 
 examples:
   megart gate "Where did Morwenna keep the lighthouse?"
@@ -29,6 +30,7 @@ _PARTS = {
     "names": ("names", "elsewhere", "broken_name"),
     "words": ("bm25", "pairs", "related", "mass", "rest"),
     "states": ("tokens", "new_tokens", "token_squares", "dense"),
+    "meaning": ("meaning",),
     "against": ("against",),
     "reading": ("reading",),
 }

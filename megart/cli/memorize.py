@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='.txt, .md, .jsonl, chats in .json, or a folder of such; "-" is standard input',
     )
-    parser.add_argument("--text", help="the text of one memory")
+    parser.add_argument("--text", action="append", default=[], help="the text of one memory; may be given several times")
     parser.add_argument("--title", help="the title of the memory given; of all its pieces when it is cut")
     parser.add_argument("--id", help="the id of the one memory given (default: made of its title and text)")
     parser.add_argument(
@@ -190,7 +190,7 @@ def _word_limit(text: str) -> int:
 def _memories(args: argparse.Namespace) -> tuple[list[Memory], list[Path]]:
     """Everything that the command line gives to learn, and the files it is from. Raises InputError."""
     sources = list(args.files)
-    if not sources and args.text is None:
+    if not sources and not args.text:
         if common.stdin_is_terminal():
             raise InputError("got nothing to memorize; give files, --text, or text on standard input")
         sources = ["-"]
@@ -198,8 +198,8 @@ def _memories(args: argparse.Namespace) -> tuple[list[Memory], list[Path]]:
         raise InputError('got "-" twice; standard input can be read once')
     how = {"split": not args.no_split, "max_words": args.max_words}
     # A title of several rows is refused below; one text that is split has it in every piece's title.
-    title = args.title if len(sources) + (args.text is not None) == 1 and args.id is None else None
-    memories = [] if args.text is None else from_text(args.text, title, "--text", **how)
+    title = args.title if len(sources) + len(args.text) == 1 and args.id is None else None
+    memories = [memory for text in args.text for memory in from_text(text, title, "--text", **how)]
     files: list[Path] = []
     if sources:
         read = read_sources(sources, title=title, **how)

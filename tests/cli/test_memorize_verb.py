@@ -98,6 +98,12 @@ def test_memorize_json_is_a_line_each(
     assert getattr(call["model"], "gguf", None) == model
 
 
+def test_several_texts_are_several_memories(run: Run, empty: Path, teach: list[dict[str, object]]) -> None:
+    run("memorize", "--bank", empty, "--text", "Bus 12 leaves at 8.", "--text", "Ida has the key.")
+    assert [memory.text for memory in teach[0]["memories"]] == ["Bus 12 leaves at 8.", "Ida has the key."]
+    assert "--title" in run("memorize", "--bank", empty, "--text", "a", "--text", "b", "--title", "T", code=1)[2]
+
+
 def test_memorize_text_and_stdin(
     run: Run, empty: Path, teach: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
