@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from megart import Assistant, Bank, Memory, memorize
+from megart.bank.pack import write_pack
 from megart.cli import main
 from megart.errors import DependencyError, InputError, ModelError
 from megart.models import Model
@@ -95,13 +96,17 @@ def test_a_changed_memory_loses_its_vector(bank: Bank) -> None:
     assert "lambs" in bank.vectors("e5")
 
 
-def test_vectors_of_another_size_are_one_line_and_rekey_mends_them(bank: Bank, capsys) -> None:
+def test_vectors_of_another_size_are_one_line_and_rekey_mends_them(
+    bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As where the file of an embedding model was replaced by another model."""
     bank.set_vectors("e5", [(record, np.ones(768, np.float32)) for record in bank.records()])
-    question = ["Where", "are", "the", "lambs?", "--bank", str(bank.path)]
-    assert main(["gate", *question]) == 1
-    error = capsys.readouterr().err
-    assert "holds vectors of 768 numbers, but e5 makes 384; run: megart rekey" in error and error.count("\n") == 1
+    write_pack(bank, tmp_path / "pack")
+    for path in (tmp_path / "pack", bank.path):
+        question = ["Where", "are", "the", "lambs?", "--bank", str(path)]
+        assert main(["gate", *question]) == 1
+        error = capsys.readouterr().err
+        assert "holds vectors of 768 numbers, but e5 makes 384; run: megart rekey" in error and error.count("\n") == 1
     assert main(["rekey", "--bank", str(bank.path)]) == 0
     capsys.readouterr()
     assert main(["gate", *question]) == 0

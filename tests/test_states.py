@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from megart.errors import DependencyError
 from megart.gate import meaning, unit
 from megart.models import Model
 from megart.runtime import embedders, states
+from megart.runtime.found import Candidate, Found
+from megart.runtime.scope import EVERYTHING
 
 NOTES = [
     Memory("The vet comes on 12 May at 9:30 to vaccinate the cats, 84 euros for both.", id="cats"),
@@ -21,6 +24,7 @@ NOTES = [
     Memory("The choir rehearses on Thursday in the crypt, bring the green folder.", id="choir", title="Singing"),
     Memory("Moved the eleven weaned lambs to Quarry Field this morning.", id="lambs"),
 ]
+PARTS = ("rows", "scores", "alone", "meant")  # of candidates, a number each
 
 
 @pytest.fixture
@@ -101,6 +105,28 @@ def test_keys_say_how_alike_memories_are(bank: Bank) -> None:
         near = assistant.alike("Moved the eleven weaned lambs to Mill Field this morning.")
         assert near is not None and near[0].id == "lambs"
         assert not assistant.open_bank.memories.compares
+
+
+def test_by_words_no_likeness_of_vectors_is_weighed(bank: Bank) -> None:
+    """Neither of another version of a memory, nor of what a talk was about where the question has no vector."""
+    memorize(bank, [Memory("The weaned lambs are in Mill Field now.", id="moved")], later=True)
+    with Assistant(bank) as assistant:
+        opening = assistant.open_bank
+
+        def seen(question: str) -> tuple[Found, list[Candidate], list[float | None]]:
+            opening.refresh()
+            weighed = opening._find(opening._encode(question), EVERYTHING)
+            found = opening.consider(opening._encode(question), weighed, None)
+            others = opening.versions(found.candidates[0], found, EVERYTHING)
+            first = {name: part[:1] for name in PARTS if (part := getattr(weighed, name)) is not None}
+            ranked = opening._ranked(replace(weighed, **first), dict.fromkeys(range(len(opening.records)), 1.0))
+            return found, others, [one.meant for _, one in ranked.values()]
+
+        found, others, meant = assistant.on_model(lambda: seen("Where are the weaned lambs?"))
+        assert found.candidates[0].seen.meant is not None and None not in meant
+        assert others and all(other.seen.meant is None for other in others)
+        _, _, meant = assistant.on_model(lambda: seen("Wohin kamen die Lämmer, die abgesetzt wurden: Quarry Field?"))
+        assert len(meant) == len(opening.records) and set(meant) == {None}
 
 
 def test_a_base_that_none_was_fitted_for_does_without(

@@ -1,7 +1,8 @@
 """What the base itself makes of a text's meaning: the mean of its states after some more layers than the keys are of.
 
 A text embedder as those of embedders.py, for bases that a projection was fitted for (tools/fit_meaning.py --states). It needs
-neither another package nor another model, and finds other words in English nearly as well as e5; languages it does not.
+neither another package nor another model. Of questions in other words it ranks the right note first for 43 % where e5
+does for 52; other languages it does not find.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from .context import Context
 from .engine import Engine
 
 NAME = "states"
-LAYER = 7  # the eighth of 30: of its first 2, 4, 8, 10, 15, 18 and 30 layers the first that knows other words
-
+LAYER = 7  # the eighth of 30: later ones know hardly more other words, and cost more
 # The share of a question's words that are one token each. Below, wrong notes answered questions in other languages: 13 of
-# 100 to five held banks, 9 with it (and 2 by words alone).
+# 100 to five held banks, 9 with it (and 3 by words alone).
 KNOWN_FROM = 0.4
 
 
