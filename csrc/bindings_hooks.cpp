@@ -14,14 +14,17 @@ std::unique_ptr<llama::EvalHook> make_hook(const llama::Addresses& addresses) {
 }
 
 // The decoding thread may hold the hook's lock and wait for a device: never wait with the GIL.
-void py_watch(llama::EvalHook& hook, const std::string& name, bool stop) {
-    raise_unless_ok(without_gil([&] { return hook.watch(name, stop); }));
+void py_watch(llama::EvalHook& hook, const std::vector<std::string>& names, bool stop) {
+    raise_unless_ok(without_gil([&] { return hook.watch(names, stop); }));
 }
 
-py::array_t<float> py_take(llama::EvalHook& hook) {
-    llama::Rows rows;
-    raise_unless_ok(without_gil([&] { return hook.take(rows); }));
-    return to_array(std::move(rows.values), {rows.count, rows.width});
+py::list py_take(llama::EvalHook& hook) {
+    std::vector<llama::Rows> all;
+    raise_unless_ok(without_gil([&] { return hook.take(all); }));
+    py::list result;
+    for (llama::Rows& rows : all)
+        result.append(to_array(std::move(rows.values), {rows.count, rows.width}));
+    return result;
 }
 
 py::list py_found(llama::EvalHook& hook) {
@@ -96,7 +99,7 @@ void bind_hooks(py::module_& m) {
         .def_property_readonly(
             "user_data",
             [](const llama::EvalHook& hook) { return reinterpret_cast<std::uintptr_t>(&hook); })
-        .def("watch", py_watch, arg("name"), arg("stop") = false)
+        .def("watch", py_watch, arg("names"), arg("stop") = false)
         .def("take", py_take)
         .def(
             "discover",

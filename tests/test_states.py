@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from megart.cli import main
 from megart.errors import DependencyError
 from megart.gate import meaning, unit
 from megart.models import Model
-from megart.runtime import embedders, states
+from megart.runtime import embed, embedders, states
+from megart.runtime.context import Context
 from megart.runtime.found import Candidate, Found
 from megart.runtime.scope import EVERYTHING
 
@@ -37,7 +39,7 @@ def bank(smollm2: Model, tmp_path: Path):
 
 def test_other_words_rank_first(bank: Bank) -> None:
     stored = bank.vectors("states")
-    assert set(stored) == {memory.id for memory in NOTES} and all(vector.shape == (384,) for vector in stored.values())
+    assert set(stored) == {memory.id for memory in NOTES} and all(vector.shape == (448,) for vector in stored.values())
     assert np.linalg.norm(stored["key"]) == pytest.approx(1, abs=1e-3)
     with Assistant(bank) as assistant:
         for question, id in (
@@ -54,7 +56,7 @@ def test_other_words_rank_first(bank: Bank) -> None:
 
 def test_vectors_are_projected_means(bank: Bank, smollm2: Model) -> None:
     question, projection = "Which young sheep changed pasture?", meaning.fitted(smollm2.sha256[:16])
-    assert projection is not None and projection.matrix.shape == (576, 384)
+    assert projection is not None and projection.matrix.shape == (576, 448)
     with Assistant(bank) as assistant:
         own = assistant.on_model(lambda: assistant.open_bank.memories.text_embedder)
         assert isinstance(own, states.States)
@@ -67,8 +69,8 @@ def test_vectors_are_projected_means(bank: Bank, smollm2: Model) -> None:
             np.testing.assert_allclose(made, unit((mean - common) @ projection.matrix), atol=2e-3)
 
 
-def test_the_layer_is_the_one_that_was_fitted(bank: Bank) -> None:
-    """How far the right note leads, summed: 0.90; by the layers beside it 0.61 and 0.74."""
+def test_layer_and_adapter_are_those_that_were_trained(bank: Bank) -> None:
+    """How far the right note leads, summed: 1.74; by the layers beside it 1.24 and 1.50, without the adapter 0.56."""
     asked = {
         "When does the animal doctor give our pets their injections?": 0,
         "Where can I find the second ignition device of the farm machine?": 1,
@@ -82,7 +84,36 @@ def test_the_layer_is_the_one_that_was_fitted(bank: Bank) -> None:
         for question, right in asked.items():
             cosines = notes @ assistant.on_model(lambda question=question: own.query(question))
             leads.append(cosines[right] - np.delete(cosines, right).max())
-    assert min(leads) > 0.05 and sum(leads) > 0.8
+    assert min(leads) > 0.1 and sum(leads) > 1.6
+
+
+def test_one_pass_reads_keys_and_states(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter leaves the layers of the keys as they are, bit for bit, and a text is decoded once for both."""
+    with Assistant(bank) as assistant:
+        runtime, prompt = assistant.runtime, embed.text_prompt(assistant.runtime.engine, NOTES[2].text)
+
+        def keys() -> tuple[np.ndarray, ...]:
+            return tuple(
+                embed.memory_key(context, NOTES[2].text) for context in (runtime.encoder, runtime.deep_encoder)
+            )
+
+        alone, together = assistant.on_model(keys)
+        assert np.array_equal(alone, together)
+        decoded: list[tuple[Context, int]] = []
+        decode = Context.decode
+
+        def counted(context: Context, tokens: Sequence[int]) -> None:
+            decoded.append((context, len(tokens)))
+            decode(context, tokens)
+
+        monkeypatch.setattr(Context, "decode", counted)
+        assistant.on_model(lambda: assistant.open_bank.memories.index_entry(NOTES[1].text, None))
+        assistant.gate("Which young sheep changed pasture?")
+        own = runtime.deep_encoder
+        assert [context is own for context, count in decoded if count] == [True, True] and prompt.body
+        decoded.clear()
+        assistant.ask("And when?", strict=True, history=[{"role": "user", "content": "Who sings?"}])
+        assert runtime.encoder in [context for context, count in decoded if count]  # a talk is long
 
 
 def test_a_question_in_another_language_goes_by_words(bank: Bank) -> None:

@@ -199,7 +199,7 @@ def ranked(
         return [], []
     cosines = index.vectors.cosines(question, candidates.rows)
     ids = [opening.records[row].id for row in candidates.rows]
-    lengths = [float(np.linalg.norm(part)) for part in np.split(question, cosines.shape[1])]
+    lengths = index.vectors.lengths(question).tolist()
     rows = zip(candidates.alone, cosines, ids, strict=True)
     return [(float(alone), each.tolist(), id == right) for alone, each, id in rows], lengths
 

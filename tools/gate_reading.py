@@ -66,7 +66,7 @@ class Reader:
         self.cache = cache
         self.engine = Engine(resolve_model("smollm2"))
         layer = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
-        self.context = Context(self.engine, size=2048, watch=layer, stop=True)
+        self.context = Context(self.engine, size=2048, watch=[layer], stop=True)
         self.whitening = self._cached("whitening", lambda: embed.learn_whitening(self.context))
         self.prior = embed.UnigramPrior(self.engine)
         self._last: Context | None = None
@@ -93,7 +93,7 @@ class Reader:
     def _paper(self, text: str) -> np.ndarray:
         """The paper's key: the mean input of the last MLP, all positions, nothing taken away."""
         if self._last is None:
-            self._last = Context(self.engine, size=2048, watch=f"ffn_norm-{self.engine.n_layer - 1}", stop=True)
+            self._last = Context(self.engine, size=2048, watch=[f"ffn_norm-{self.engine.n_layer - 1}"], stop=True)
             llama_cpp.llama_set_embeddings(self._last.handle, True)  # else the last layer has one token
         tokens = self.engine.tokenize(text, special=False, bos=True)
         self._last.truncate(0)

@@ -82,7 +82,7 @@ def slots(layers: int) -> tuple[str, bool]:
 def states(layers: int) -> np.ndarray:
     """The mean state that the gate makes its query of."""
     engine = Engine(resolve_model("smollm2"), gpu_layers=layers)
-    context = Context(engine, size=512, watch=embed.tensor_name(embed.pick_layer(engine.n_layer)))
+    context = Context(engine, size=512, watch=[embed.tensor_name(embed.pick_layer(engine.n_layer))])
     prompt = engine.prompt([{"role": "user", "content": TEXT}])
     context.decode(prompt.body)
     mean = embed.token_mean(context, prompt.span)

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--embedder", metavar="NAME",
-        help="what finds by meaning: e5, minilm, e5+minilm (default: what is installed of these), gguf:FILE, states: "
-        "the base's own (without these, for smollm2), or default: words and the base's keys alone",
+        help="what finds by meaning (default: states, for smollm2, and what is installed of e5 and minilm, joined by +), "
+        "or gguf:FILE, or default: words and the base's keys alone; more in megart rekey --help",
     )  # fmt: skip
     common.add_json(parser)
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from ..runtime.engine import Engine
 
     embedder = embedders.check(args.embedder or embedders.preferred(model.sha256))
-    if embedder == states.NAME:
+    if states.NAME in embedder.split("+"):
         states.needed(model)
     second = embedders.make_text_embedder(embedder, 1)  # refused before there is a bank
     if second is not None:

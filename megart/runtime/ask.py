@@ -189,7 +189,7 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
 def _find(job: Job, clock: _Clock) -> Found:
     """The memories to read for the question: the shallow layers are run, nothing is decoded."""
     started = time.perf_counter()
-    prompt, encoder = job.prompt(), job.runtime.encoder
+    prompt, encoder = job.prompt(), job.bank.encoder(job.request)
     encoder.advance(prompt.body)
     passed = ms(started)
     found, spent = job.bank.candidates(encoder, prompt, job.request)

@@ -68,8 +68,10 @@ class BankIndex:
     ``records`` and ``index`` are of the last :meth:`refresh`; ``index`` is None for a bank without memories.
     """
 
-    def __init__(self, bank: Bank, engine: Engine, encoder: Callable[[], Context]):
-        self.bank, self.engine, self._encoder = bank, engine, encoder
+    def __init__(
+        self, bank: Bank, engine: Engine, encoder: Callable[[], Context], deep_encoder: Callable[[], Context]
+    ):
+        self.bank, self.engine, self._encoder, self._deep_encoder = bank, engine, encoder, deep_encoder
         self.index: gate.Index | None = None
         self.prior = embed.UnigramPrior(engine)
         self._whitening: embed.Whitening | None = None
@@ -139,6 +141,12 @@ class BankIndex:
         self._load()
         return self._text_embedder
 
+    @property
+    def encoder(self) -> Context:
+        """What reads a text for its key, its token states and, where that is by the base's states, its vector: in one pass."""
+        deep = self.text_embedder is not None and states.NAME in self.embedder.split("+")
+        return self._deep_encoder() if deep else self._encoder()
+
     def _load(self) -> None:
         name = self.embedder
         if name == self._name:
@@ -148,13 +156,13 @@ class BankIndex:
             self._text_embedder = self._make(name)
         except (DependencyError, ModelError) as error:
             _log.warning("memories are found without it: %s", error)
-        self._keys = embedders.make_keys(name, self.engine, self._encoder, self.prepare)
+        self._keys = embedders.make_keys(name, self.engine, lambda: self.encoder, self.prepare)
         self._name = name
 
     def _make(self, name: str) -> embedders.TextEmbedder | None:
-        if name == states.NAME:
-            return states.States(self.engine, self._encoder().size)
-        return embedders.make_text_embedder(name, self.engine.threads)
+        return embedders.make_text_embedder(
+            name, self.engine.threads, lambda: states.States(self.engine, self._deep_encoder)
+        )
 
     def rekey(self, name: str | None, on_progress: Callable[[int, int], None] | None = None) -> str:
         """All keys, evidence and vectors anew, by the embedder *name* (None: the bank's own); returns its name."""
@@ -273,7 +281,14 @@ class BankIndex:
     @property
     def compares(self) -> bool:
         """Whether the text embedder's vectors say how alike two memories are; where not, their keys do."""
-        return self.text_embedder is not None and self.text_embedder.family in gate.versions.FAMILIES
+        return self.likeness is not gate.versions.BY_KEYS
+
+    @property
+    def likeness(self) -> gate.versions.Likeness:
+        """From where on memories are alike; of several embedders the first says it."""
+        second = self.text_embedder
+        family = "" if second is None else second.family.split("+")[0]
+        return gate.versions.LIKENESS.get(family, gate.versions.BY_KEYS)
 
     def alike(self, row: int) -> np.ndarray:
         """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
@@ -290,14 +305,13 @@ class BankIndex:
             return None
         second, vectors, threads = self.text_embedder, self.index.vectors, self.engine.threads
         if second is not None and vectors is not None and self.compares:
-            likeness, least = vectors.alike(second.memory(text, title), threads), gate.versions.TOLD_MEANING
+            likeness = vectors.alike(second.memory(text, title), threads)
         else:
             key = self.keys.keys(self.keys.memory(text, title)[None])[0]
             likeness = _core.scores(np.ascontiguousarray(key, np.float32), self.index.keys, threads)
-            least = gate.versions.ALIKE
         likeness = np.where([record.text == text for record in self.records], -np.inf, likeness)
         best = int(likeness.argmax())
-        return (self.records[best], float(likeness[best])) if likeness[best] >= least else None
+        return (self.records[best], float(likeness[best])) if likeness[best] >= self.likeness.told else None
 
     def _complete(self, news: list[int] | None) -> None:
         """Make what the memories *news* lack (an older bank, a new memory, another embedder) and store it."""
@@ -359,7 +373,7 @@ class BankIndex:
             )
 
     def _evidence(self, text: str, title: str | None) -> tuple[np.ndarray, np.ndarray]:
-        tokens = embed.memory_tokens(self._encoder(), self.prepare(), self.prior, text, title)
+        tokens = embed.memory_tokens(self.encoder, self.prepare(), self.prior, text, title)
         return gate.sequence(text, title), tokens.ravel()
 
     def _tokens(self, rows: Sequence[int]) -> list[np.ndarray]:

@@ -36,11 +36,11 @@ class Saved:
     tokens: tuple[int, ...]
     owners: tuple[Fingerprint, ...]
     data: ctypes.Array[ctypes.c_uint8]
-    states: tuple[np.ndarray, ...] = ()
+    states: tuple[tuple[np.ndarray, ...], ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return len(self.data) + sum(state.nbytes for state in self.states)
+        return len(self.data) + sum(state.nbytes for states in self.states for state in states)
 
 
 class Context:
@@ -49,19 +49,19 @@ class Context:
     ``computes`` is the fingerprint of the weights as they now are: the slot changes it with the mix.
     Every token is cached under the fingerprint of its time, and found again only by that.
 
-    With ``watch`` (a tensor's name in the compute graph, "l_out-2") the hidden state of every
-    cached token is kept beside it, float32, see :meth:`states`. With ``stop`` as well the
-    computation ends at that tensor: the context then only encodes, its logits mean nothing.
+    With ``watch`` (names of tensors in the compute graph, "l_out-2", in the order of computation) their
+    rows for every cached token are kept beside it, float32, see :meth:`states`. With ``stop`` as well the
+    computation ends at the last of them: the context then only encodes, its logits mean nothing.
 
     ``batch``: tokens computed together at most; llama.cpp keeps room for the logits of as many.
     """
 
-    def __init__(self, engine: Engine, *, size: int, watch: str = "", stop: bool = False, batch: int = BATCH):
+    def __init__(self, engine: Engine, *, size: int, watch: Sequence[str] = (), stop: bool = False, batch: int = BATCH):
         self.engine = engine
         self.hook = _core.EvalHook(llama.hook_functions())
         self.hook.watch(watch, stop)
         self._watched = bool(watch)
-        self._states: list[np.ndarray] = []
+        self._states: list[tuple[np.ndarray, ...]] = []  # of each token, one of each watched tensor
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = size, min(size, batch), min(size, batch)
         #: Whether :meth:`truncate` can forget the last tokens alone: a recurrent state forgets all or nothing.
@@ -148,7 +148,7 @@ class Context:
         self.tokens += tokens
         self._own(self.computes)
         if self._watched:
-            self._states.extend(self.hook.take())
+            self._states.extend(zip(*self.hook.take(), strict=True))
 
     def _own(self, by: Fingerprint) -> None:
         self._owners += [by] * (len(self.tokens) - len(self._owners))
@@ -199,9 +199,9 @@ class Context:
             self.decode_every(part)
             yield from (self.logits(i) for i in range(len(part)))
 
-    def states(self, first: int, last: int) -> np.ndarray:
-        """Hidden states of the tokens at [first, last): float32 [last - first, n_embd]."""
-        return np.stack(self._states[first:last])
+    def states(self, first: int, last: int, of: int = 0) -> np.ndarray:
+        """Of the watched tensor number *of*, the rows for the tokens at [first, last): float32 [last - first, n_embd]."""
+        return np.stack([states[of] for states in self._states[first:last]])
 
     def truncate(self, length: int) -> None:
         """Forget every token from position *length* on, also one that is in the cache but not yet in ``tokens``."""

@@ -41,7 +41,7 @@ def direct(job: Job) -> Answer:
     opened, times = (Opened([], []), Timings()) if request.mode == "bare" else _gate(job, prompt)
     lost = 0.0
     if not opened.shown and request.mode == "recall":
-        found, _ = job.bank.candidates(job.runtime.encoder, prompt, request)
+        found, _ = job.bank.candidates(job.bank.encoder(request), prompt, request)
         return Answer("", "recall", timings=times, nearest=found.titles)
     if not opened.shown:
         begun = time.perf_counter()
@@ -96,9 +96,10 @@ def _gate(job: Job, prompt: Prompt) -> tuple[Opened, Timings]:
     if job.request.mode != "recall" and not bank.reads_whole_prompts:
         runtime.prefixes.advance(prompt.body)
         return bank.open(runtime.base, prompt, job.request)
-    runtime.encoder.advance(prompt.body)
+    encoder = bank.encoder(job.request)
+    encoder.advance(prompt.body)
     passed = ms(started)
-    opened, times = bank.open(runtime.encoder, prompt, job.request)
+    opened, times = bank.open(encoder, prompt, job.request)
     return opened, replace(times, embed_ms=times.embed_ms + passed)
 
 

