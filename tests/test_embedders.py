@@ -130,6 +130,7 @@ def test_two_embedders_find_what_one_does_not(smollm2: Model, tmp_path: Path) ->
             assert assistant.gate("When is the garbage collected?").ids[0] == "waste"
             near = assistant.alike("The lambs that were weaned are in Quarry Field now.")
             assert near is not None and near[0].id == "lambs"
+            assert np.linalg.norm(assistant.embed("Where are the lambs?")) == pytest.approx(1, abs=1e-5)
             assert assistant.rekey("minilm") == "minilm"
             assert assistant.gate("Which young sheep changed pasture?").ids[0] == "lambs"
 

@@ -241,7 +241,7 @@ class Assistant:
         def run() -> np.ndarray:
             memories = self.open_bank.memories
             if memories.text_embedder is not None:
-                return memories.text_embedder.memory(text, None)
+                return gate.unit(memories.text_embedder.memory(text, None))  # several embedders' are longer
             return memories.prepare().keys(memories.keys.memory(text, None)[None])[0]
 
         return self.on_model(run)
