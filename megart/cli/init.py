@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--embedder", metavar="NAME",
-        help="what finds by meaning (default: states, for smollm2, and what is installed of e5 and minilm, joined by +), "
-        "or gguf:FILE, or default: words and the base's keys alone; more in megart rekey --help",
+        help="what finds by meaning: states (the default, for smollm2), e5+states or e5+minilm (where these are installed), "
+        "gguf:FILE, or default: words and the base's keys alone; more in megart rekey --help",
     )  # fmt: skip
     common.add_json(parser)
 

@@ -156,7 +156,8 @@ class BankIndex:
             self._text_embedder = self._make(name)
         except (DependencyError, ModelError) as error:
             _log.warning("memories are found without it: %s", error)
-        self._keys = embedders.make_keys(name, self.engine, lambda: self.encoder, self.prepare)
+        encoder = self._encoder if self._text_embedder is None else lambda: self.encoder
+        self._keys = embedders.make_keys(name, self.engine, encoder, self.prepare)
         self._name = name
 
     def _make(self, name: str) -> embedders.TextEmbedder | None:

