@@ -270,3 +270,41 @@ def test_a_question_about_what_another_finds_is_read_in_two_steps(smollm2: Model
         with Assistant(bank) as made:
             answer = made.ask("What is the out-of-hours number of the vet who treated the mare's hoof?", strict=True)
     assert answer.text == notes["numbers"] and [s.id for s in answer.sources] == ["numbers", "hoof"]
+
+
+@pytest.fixture(scope="module")
+def dated(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
+    if readers.find(smollm2.sha256) is None:
+        pytest.skip("no reader for this model")
+    notes = [
+        ("Paid the plumber 180 euros for the boiler valve.", "2025-12-09"),
+        ("Paid the plumber 95 euros for the kitchen tap.", "2026-03-02"),
+        ("The gutter was mended this morning by Mr Ollerton, he will be back for the downpipe.", "2025-11-02"),
+    ]
+    with Bank.create(tmp_path_factory.mktemp("dated") / "bank", smollm2) as bank:
+        memorize(bank, [Memory.from_dict({"text": text, "created": day}) for text, day in notes], later=True)
+        with Assistant(bank) as made:
+            yield made
+
+
+@pytest.mark.parametrize(
+    ("question", "paid"),
+    [
+        ("What did the plumber get in December?", "180 euros"), ("What did the plumber get in March 2026?", "95 euros"),
+        ("What did the plumber get in July?", None),
+    ],
+)  # fmt: skip
+def test_a_question_for_a_time_is_answered_by_the_note_of_that_time(
+    dated: Assistant, question: str, paid: str | None
+) -> None:
+    made = dated.ask(question, style="short", strict=True)
+    assert (made.text, made.known) == ((paid, True) if paid else (NOT_KNOWN, False))
+    assert not made.older  # nor has a newer one taken its place
+
+
+def test_an_answer_that_is_seen_from_the_day_of_its_note_names_the_day(dated: Assistant) -> None:
+    made = dated.ask("When was the gutter mended?")
+    assert made.text.endswith(" (noted 2025-11-02)") and made.grounded
+    assert "noted" not in dated.ask("Who mended the gutter?").text + dated.ask("When was the gutter mended?", style="passage").text
+    history = [{"role": "user", "content": "When was the gutter mended?"}, {"role": "assistant", "content": made.text}]
+    assert dated.ask("And who did it?", history=history, style="short").text == "Mr Ollerton"

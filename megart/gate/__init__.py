@@ -2,11 +2,12 @@
 
 ``policy`` turns scores into gates, ``words`` reads questions and memories as words, ``evidence``
 weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other, ``known`` says
-whether a memory that was read answers, ``versions`` whether two say the same at another time. None of them knows files
+whether a memory that was read answers, ``versions`` whether two say the same at another time, ``dates`` when a question
+says that something was. None of them knows files
 or models.
 """
 
-from . import known, rerank, versions
+from . import dates, known, rerank, versions
 from .evidence import Candidates, Evidence, Index
 from .meaning import Vectors
 from .policy import Gated, GatePolicy, by_product, decide, unit
@@ -21,6 +22,7 @@ __all__ = [
     "QuestionWords",
     "Vectors",
     "by_product",
+    "dates",
     "decide",
     "known",
     "read_question",

@@ -181,7 +181,9 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
             if outcome.answering:
                 return replace(outcome, question=asked.question, through=(first.answering[0],))
     older: tuple[Tried, ...] = ()
-    if len(answering) == 1 and not by_hand:
+    when = gate.dates.when(asked.question)
+    # What is of the time that the question says is not replaced by anything newer.
+    if len(answering) == 1 and not by_hand and not (when and when.is_of(answering[0].candidate.record)):
         answering, older = _newest(job, answering[0], tried, found, clock)
     return Outcome(asked.question, found, tried, answering, older=older)
 
@@ -251,7 +253,7 @@ def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock, *, part: b
     try:
         recital = recall(job.runtime, job.bank, candidate.record, lambda: job.is_cancelled)
         recited = time.perf_counter()
-        question = without_before(asked.question, recital.text)
+        question = without_before(gate.dates.without_when(asked.question, candidate.record), recital.text)
         reading = reader.read(recital, question, candidate.record.title)
         reading = replace(reading, span=terse(asked.question, recital.text, reading.span))
     except DecodeError:
@@ -276,7 +278,8 @@ def _read_answer(job: Job, outcomes: list[Outcome]) -> Made:
     """What the sources say; of two questions in one, also which is not known."""
     lines: list[str] = []
     for outcome in outcomes:
-        lines += [said(one.source, job.request.style) for one in outcome.answering]
+        sources, style = [one.source for one in outcome.answering], job.request.style
+        lines += [said(source, style) + noted(outcome.question, source, style) for source in sources]
         if not outcome.answering:
             lines.append(f"{NOT_KNOWN.rstrip('.')}: {outcome.question}")
     answering = [one for outcome in outcomes for one in (*outcome.answering, *outcome.through)]
@@ -347,6 +350,15 @@ def said(source: Source, style: str) -> str:
         return short(source.text, source.span) or source.text
     start, end = sentences.holding(source.text, *source.span)
     return _BULLET.sub("", source.text[start:end])
+
+
+def noted(question: str, source: Source, style: str) -> str:
+    """The day that a memory was written on, to stand beside its answer where that is "today" or the like; else nothing."""
+    sentence = source.text[slice(*sentences.holding(source.text, *source.span))]
+    relative = gate.dates.is_relative(source.words) or (
+        gate.dates.asks_when(question) and gate.dates.is_relative(sentence, inside=True)
+    )
+    return f" (noted {source.created[:10]})" if relative and style != "passage" and source.created else ""
 
 
 def _bound(job: Job, answering: list[Tried]) -> Made:

@@ -79,6 +79,7 @@ _OPENER = re.compile(
     re.IGNORECASE,
 )
 _USED = frozenset(["used"])
+_NOTED = re.compile(r"\(noted \d{4}-\d\d-\d\d\)\s*$")  # that an answer adds to what its memory says, see ask.said
 _OWN_DOINGS = frozenset((verb, who) for verb in ("did", "have", "had", "was", "were") for who in ("i", "we"))
 _THERE_IS = re.compile(r"\b(?:is|are|was|were|be|been|isn't|aren't) there\b|\bthere(?:'s| is| are| was| were| be)\b")
 
@@ -189,7 +190,8 @@ def asked_again(question: str, history: Sequence[Mapping[str, str]], prior: Call
 
 def sources(answer: str, records: Sequence[Record]) -> list[int]:
     """Which of *records* hold what *answer* says, word for word, a line at a time; none for a very short answer."""
-    lines = [line.strip() for line in answer.splitlines() if len(line.strip()) >= _TELLING_ANSWER]
+    plain = (_NOTED.sub("", line).strip() for line in answer.splitlines())
+    lines = [line for line in plain if len(line) >= _TELLING_ANSWER]
     return [i for i, record in enumerate(records) if any(line in record.text for line in lines)] if lines else []
 
 

@@ -36,6 +36,8 @@ History = Sequence[Mapping[str, str]]
 # Log odds that the last answer's memory gains where a question leans on what was said; what a memory has of which the
 # question says nothing, and a lone memory's lead. Fitted on dialogues of our own writing and the developers' notes.
 _SUBJECT, _NO_SCORE, _NO_RIVAL = 2.2, -8.0, 6.0
+# What a memory gains by the day it was written on for each of year, month and day that the question names; not fitted.
+_OF_THEN = 2.0
 _CANDIDATES = 4  # that are handed on, more than are read
 _SOURCES = 2  # memories that one answer came from
 
@@ -150,7 +152,11 @@ class OpenBank:
         """Which of the candidates *weighed* to read, and in what order, after what the conversation was about."""
         leans = talk is not None and is_follow_up(encoded.question, talk.asked)
         ranked = self._ranked(weighed, dict.fromkeys(talk.rows, 1.0 if leans else 0.2) if talk else {})
-        order = [*ranked]
+        when = gate.dates.when(encoded.text)
+        then = {row for row in ranked if when and when.is_of(self.records[row])}
+        gain = _OF_THEN * when.parts if when else 0.0
+        ranked = {row: (score + gain * (row in then), seen) for row, (score, seen) in ranked.items()}
+        order = sorted(ranked, key=lambda row: -ranked[row][0])
         least = gate.known.READ_FROM if weighed.meant is None else gate.known.READ_FROM_MEANING
         likely = bool(order) and (ranked[order[0]][0] >= least or leans)
         partner = None if weighed.partner is None or leans else int(weighed.rows[weighed.partner])
@@ -165,7 +171,8 @@ class OpenBank:
             if likely and place < gate.known.MOST:
                 record = self.memories.told(record)
             rival = max((ranked[other][0] for other in ranked if other != row), default=score - _NO_RIVAL)
-            text = f"{record.title or ''}\n{record.text}"
+            dated = encoded.text[slice(*when.span)] if when and row in then else ""
+            text = f"{record.title or ''}\n{record.text}\n{dated}"
             # What leans on an earlier question need not name its subject again.
             about = gate.known.subject(encoded.text, [] if leans and seen.subject else names, weighed.telling, text)
             candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), row))
