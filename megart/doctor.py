@@ -20,6 +20,7 @@ from typing import Any, cast
 from . import cores, readers
 from .bank import Bank
 from .bank.catalog import MIGRATIONS, SQLITE
+from .bank.features import WORDS, embedder_name
 from .bank.locks import check_locks
 from .bank.pack import open_path
 from .bank.pack_file import VERSION
@@ -168,7 +169,7 @@ def _counts(bank: Bank) -> dict[str, Any]:
     """A bank in numbers."""
     packed = isinstance(bank, PackedBank)
     records = bank.records()
-    embedder = (bank.get_state("embedder") or b"default").decode("utf-8", "replace")
+    embedder = embedder_name(bank.get_state("embedder"))
     return {
         "kind": "pack" if packed else "folder",
         "format": VERSION if packed else bank.format,
@@ -182,7 +183,7 @@ def _counts(bank: Bank) -> dict[str, Any]:
         "key_dimensions": int(bank.keys()[1].shape[-1]),
         "without_evidence": len(bank.without_evidence()),
         "embedder": at_home(embedder),
-        "without_vectors": 0 if embedder in ("default", "paper") else len(bank.without_vectors(embedder)),
+        "without_vectors": 0 if embedder in (WORDS, "paper") else len(bank.without_vectors(embedder)),
     }
 
 

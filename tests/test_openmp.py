@@ -116,7 +116,7 @@ def test_ctrl_c_ends_making_keys_anew_and_the_bank_keeps_its_own(ready) -> None:
     finally:
         signal.signal(signal.SIGINT, old)
     assert done == [1] and assistant.bank.revision == revision
-    assert assistant.rekey() == "default"
+    assert assistant.rekey() == "words"
 
 
 def blas() -> set[int]:

@@ -64,7 +64,7 @@ def is_as_anew(assistant: Assistant) -> bool:
     return near and list(state(held).items()) == list(state(fresh).items())
 
 
-@pytest.mark.parametrize("embedder", ["default", "minilm"])
+@pytest.mark.parametrize("embedder", ["words", "minilm"])
 def test_after_any_changes_an_open_bank_is_as_one_opened_anew(
     ready: Ready, monkeypatch: pytest.MonkeyPatch, embedder: str
 ) -> None:
@@ -92,7 +92,7 @@ def test_after_any_changes_an_open_bank_is_as_one_opened_anew(
             elif kind == 5:
                 add(chance.choice(ids), whole=True, metadata={"forget_after": "2020-01-01"})
             elif kind == 6:
-                memories.rekey(chance.choice(("default", "minilm")) if chance.random() < 0.5 else None)
+                memories.rekey(chance.choice(("words", "minilm")) if chance.random() < 0.5 else None)
             else:
                 other.remove_expired()
 
@@ -130,7 +130,7 @@ def test_another_embedder_makes_all_vectors_anew(ready: Ready, monkeypatch: pyte
     memories = assistant.open_bank.memories
 
     def check() -> None:
-        for name in ("default", "minilm", "default"):
+        for name in ("words", "minilm", "words"):
             assistant.bank.set_state("embedder", name.encode())
             memories.refresh()
             assert memories.index and (memories.index.vectors is not None) is (name == "minilm")

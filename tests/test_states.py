@@ -49,7 +49,7 @@ def test_other_words_rank_first(bank: Bank) -> None:
         ):
             judged = assistant.gate(question)
             assert judged.ids[0] == id and judged.candidates.meant is not None, question
-        assert assistant.rekey("default") == "default" and bank.vectors("states") == {}
+        assert assistant.rekey("words") == "words" and bank.vectors("states") == {}
         assert assistant.gate("Which young sheep changed pasture?").candidates.meant is None
         assert assistant.rekey("states") == "states" and len(bank.vectors("states")) == len(NOTES)
 
@@ -185,9 +185,9 @@ def test_a_base_that_none_was_fitted_for_does_without(
     monkeypatch.delenv("MEGART_EMBEDDER")
     with monkeypatch.context() as nothing_installed:
         nothing_installed.setattr(embedders.importlib.util, "find_spec", lambda package: None)
-        assert embedders.preferred("0" * 64) == "default" and embedders.preferred(smollm2.sha256) == "states"
+        assert embedders.preferred("0" * 64) == "words" and embedders.preferred(smollm2.sha256) == "states"
     monkeypatch.setattr(states, "fitted", lambda base: None)
-    with pytest.raises(DependencyError, match="for the base smollm2, not for .*; run: megart rekey --embedder default"):
+    with pytest.raises(DependencyError, match="for the base smollm2, not for .*; run: megart rekey --embedder words"):
         states.needed(smollm2)
     assert main(["init", "--bank", str(tmp_path / "a"), "--embedder", "states"]) == 1
     assert not (tmp_path / "a").exists() and "the embedder states is for the base" in capsys.readouterr().err

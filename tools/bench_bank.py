@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ["MEGART_EMBEDDER"] = "default"
+os.environ["MEGART_EMBEDDER"] = "words"
 ROUNDS = 3
 QUESTION = "What did word17 say of word4711?"
 
@@ -46,7 +46,7 @@ def make(folder: Path, size: int) -> tuple[Path, Path]:
         with Assistant(bank) as assistant:
             assistant.prepare()
         bank._catalog.connection.execute("PRAGMA synchronous = OFF")
-        bank.set_state("embedder", b"default")
+        bank.set_state("embedder", b"words")
         for number in range(size):
             text = f"Note {number}. " + " ".join(f"word{draw.randrange(5000)}" for _ in range(50))
             memory = Memory(text, id=f"note-{number}", title=f"Note {number}")

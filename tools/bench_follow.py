@@ -26,7 +26,7 @@ from megart.runtime.scope import EVERYTHING, Scope
 
 DIALOGUES = Path(__file__).parent / "reader_notes" / "dialogues.dev"
 BANKS = ("farm", "clinic")
-MODES = {"meaning": "e5", "words": "default"}
+MODES = {"meaning": "e5", "words": "words"}
 
 
 @dataclass

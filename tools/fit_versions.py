@@ -38,7 +38,7 @@ OWN = ("boat", "garden", "office", "taxi", "flats", "workshop")
 UPDATES = NOTES / "updates.dev"
 FOLDS = 14
 OF_NOTES = 3.0  # what a pair of notes counts that are asked about as they are: most questions are of this kind
-MODES = {"meaning": "e5", "words": "default"}
+MODES = {"meaning": "e5", "words": "words"}
 
 
 @dataclass

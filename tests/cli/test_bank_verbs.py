@@ -35,7 +35,7 @@ def test_init(run: Run, loadable: Path, tmp_path: Path) -> None:
     assert shown["base"].pop("sha256").startswith(digest)
     reading = shown.pop("reading")
     assert reading["right"] < 9 and reading["asked"] == 12 and reading["trained"] is False
-    assert shown.pop("embedder") == "default"
+    assert shown.pop("embedder") == "words"
     assert shown == {"base": {"name": "base", "spec": str(model), "gguf": str(model), "hf": None}}
 
 
