@@ -1,6 +1,6 @@
-"""A new note that says something like an old one: an update of it, a correction, or only a neighbour.
+"""A new note that says something otherwise than an old one: an update of it, or a correction.
 
-Found when the new one is memorized, by how alike the two are; what becomes of the old one is the user's choice. Nothing
+Found when the new one is memorized, by what the two have in common; what becomes of the old one is the user's choice. Nothing
 is lost: a superseded memory stays in the bank, is named with its date, and answers how it was before.
 """
 
@@ -21,20 +21,20 @@ CHOICES = ("ask", "keep", "supersede", "skip")
 
 @dataclass(frozen=True)
 class Conflict:
-    """*memory* is like *old*; ``alike``: the cosine of what the two say."""
+    """*memory* may update *old*; ``p``: how probable that is."""
 
     memory: Memory
     old: Record
-    alike: float
+    p: float
 
 
 def conflicts(assistant: Assistant, memories: Sequence[Memory]) -> list[Conflict]:
-    """For each of *memories* that is like another text of the bank, the one it is most like."""
+    """For each of *memories* that may update a text of the bank, the likeliest one."""
     conflicting = []
     for memory in memories:
-        near = assistant.alike(memory.text, memory.title)
-        if near is not None and near[0].text != memory.text:
-            conflicting.append(Conflict(memory, *near))
+        updated = assistant.updated_by(memory.text, memory.title)
+        if updated is not None:
+            conflicting.append(Conflict(memory, *updated))
     return conflicting
 
 

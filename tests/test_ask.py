@@ -308,3 +308,27 @@ def test_an_answer_that_is_seen_from_the_day_of_its_note_names_the_day(dated: As
     assert "noted" not in dated.ask("Who mended the gutter?").text + dated.ask("When was the gutter mended?", style="passage").text
     history = [{"role": "user", "content": "When was the gutter mended?"}, {"role": "assistant", "content": made.text}]
     assert dated.ask("And who did it?", history=history, style="short").text == "Mr Ollerton"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "weeks"),
+    [
+        ("2025-06-10", "2026-02-15", "five"), ("2026-02-15T08:10:00+00:00", "2026-02-15T08:12:30+00:00", "five"),
+        ("2026-02-15", "2026-02-15", "eight"),  # nothing says which is newer
+    ],
+)  # fmt: skip
+def test_the_newer_of_two_notes_answers_without_a_text_embedder(
+    smollm2: Model, tmp_path, old: str, new: str, weeks: str
+) -> None:
+    if readers.find(smollm2.sha256) is None:
+        pytest.skip("no reader for this model")
+    notes = [
+        ("The farrier, Mr Toller, comes to Duchess every eight weeks.", old),
+        ("Mr Toller looked at Duchess's cracked hoof and will come every five weeks from now on.", new),
+        ("The saddle is mended every two years from now on.", "2026-02-20T08:00:00+00:00"),
+    ]
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        memorize(bank, [Memory.from_dict({"text": text, "created": day}) for text, day in notes], later=True)
+        with Assistant(bank) as made:
+            answer = made.ask("How often does the farrier come to Duchess?")
+            assert f"every {weeks} weeks" in answer.text and len(answer.older) == (weeks == "five")

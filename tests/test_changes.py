@@ -133,10 +133,10 @@ def test_a_superseded_note_never_answers_first_however_new(smollm2: Model, tmp_p
         assert [s.id for s in answer.sources] == ["new"] and [s.id for s in answer.older] == ["old"]
 
 
-def test_a_new_note_that_is_like_an_old_one_is_found(assistant: Assistant) -> None:
+def test_a_new_note_that_may_update_an_old_one_is_found(assistant: Assistant) -> None:
     like, unlike = Memory("From March on half a dozen eggs at the gate are 2.90."), Memory("Ines paints barns.")
     found = conflicts(assistant, [like, unlike])
-    assert [c.memory for c in found if c.alike > 0.6] == [like] and found[0].old.id in ("old", "new")
+    assert [c.memory for c in found if c.p > 0.5] == [like] and found[0].old.id in ("old", "new")
 
 
 def test_on_conflict_at_the_command_line(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_on_conflict_at_the_command_line(smollm2: Model, tmp_path: Path, capsys:
     assert main([*remember, "--text", OLD["text"]]) == 0
     text = "Eggs at the gate are 2.60 for half a dozen from now on."
     assert main([*remember, "--text", text, "--on-conflict", "skip"]) == 0
-    assert "is like [" in capsys.readouterr().err
+    assert "may update [" in capsys.readouterr().err
     with Bank.open(folder) as bank:
         assert len(bank) == 1
     assert main([*remember, "--text", text, "--on-conflict", "supersede"]) == 0

@@ -13,10 +13,11 @@ from megart import Assistant, Bank, Memory, memorize
 from megart.cli import main
 from megart.errors import DependencyError
 from megart.gate import meaning, unit
+from megart.gate.versions import Version
 from megart.models import Model
 from megart.runtime import embed, embedders, states
 from megart.runtime.context import Context
-from megart.runtime.found import Candidate, Found
+from megart.runtime.found import Found
 from megart.runtime.scope import EVERYTHING
 
 NOTES = [
@@ -152,7 +153,7 @@ def test_the_parts_of_a_score_that_are_shown_add_up(bank: Bank, capsys: pytest.C
 def test_keys_say_how_alike_memories_are(bank: Bank) -> None:
     """The thresholds of what is an update were fitted for e5's vectors and for keys."""
     with Assistant(bank) as assistant:
-        near = assistant.alike("Moved the eleven weaned lambs to Mill Field this morning.")
+        near = assistant.updated_by("Moved the eleven weaned lambs to Mill Field this morning.")
         assert near is not None and near[0].id == "lambs"
         assert not assistant.open_bank.memories.compares
 
@@ -163,18 +164,18 @@ def test_by_words_no_likeness_of_vectors_is_weighed(bank: Bank) -> None:
     with Assistant(bank) as assistant:
         opening = assistant.open_bank
 
-        def seen(question: str) -> tuple[Found, list[Candidate], list[float | None]]:
+        def seen(question: str) -> tuple[Found, list[Version], list[float | None]]:
             opening.refresh()
             weighed = opening._find(opening._encode(question), EVERYTHING)
             found = opening.consider(opening._encode(question), weighed, None)
             others = opening.versions(found.candidates[0], found, EVERYTHING)
             first = {name: part[:1] for name in PARTS if (part := getattr(weighed, name)) is not None}
             ranked = opening._ranked(replace(weighed, **first), dict.fromkeys(range(len(opening.records)), 1.0))
-            return found, others, [one.meant for _, one in ranked.values()]
+            return found, [version for _, version in others], [one.meant for _, one in ranked.values()]
 
         found, others, meant = assistant.on_model(lambda: seen("Where are the weaned lambs?"))
         assert found.candidates[0].seen.meant is not None and None not in meant
-        assert others and all(other.seen.meant is None for other in others)
+        assert others and all(other.alike is None for other in others)
         _, _, meant = assistant.on_model(lambda: seen("Wohin kamen die Lämmer, die abgesetzt wurden: Quarry Field?"))
         assert len(meant) == len(opening.records) and set(meant) == {None}
 

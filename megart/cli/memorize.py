@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-conflict",
         choices=CHOICES,
         default="keep",
-        help="what becomes of a note that is like a new one: keep both (the newer answers), supersede it, skip the new "
+        help="what becomes of a note that a new one may update: keep both (the newer answers), supersede it, skip the new "
         "one, or ask (default: keep)",
     )
     common.add_json(parser, "print one line of JSON for each memory as it is saved")
@@ -165,7 +165,7 @@ def _settled(
     for conflict in conflicting:
         old = conflict.old
         ui.say(
-            f"{ui.one_line(conflict.memory.text)}\n  is like [{old.id}] of {old.created[:10]} ({conflict.alike:.2f}): "
+            f"{ui.one_line(conflict.memory.text)}\n  may update [{old.id}] of {old.created[:10]} (probability {conflict.p:.2f}): "
             f"{ui.one_line(old.text)}"
         )
         chosen = args.on_conflict

@@ -17,7 +17,7 @@ from .words import WORD, fold, term, term_hash, terms
 # The best memory's log odds, without and with a text embedder: below, none is read. Generous: with an embedder 63 of
 # 100 questions in other words than our held notes' read the right one, and all plain ones; of general questions 31 of
 # 100 read any.
-READ_FROM, READ_FROM_MEANING = -7.0, -3.0
+READ_FROM, READ_FROM_MEANING = -7.0, -3.6
 # Read one after the other until one answers with at least this probability; of two that answer the likelier does.
 MOST, SURE = 2, 0.6
 # The probability from which on a memory that was read answers; a question that leans on what was said names less.

@@ -14,15 +14,14 @@ import time
 from dataclasses import dataclass, replace
 
 from .. import gate, sentences
-from ..bank import Record
-from ..bank.memory import SUPERSEDED_BY
 from .answer import Answer, OpenedMemory, Source, Timings
 from .clauses import bridge, clauses
 from .compare import Value, comparison
 from .context import DecodeError
-from .follow import asked_again, asks_before, is_private, without_before, without_opener
+from .follow import asked_again, is_private, without_before, without_opener
 from .found import Candidate, Found
 from .job import Job
+from .newest import newest
 from .reader import NOTHING_READ, Reading
 from .recall import recall
 from .recite import Recital, of_text
@@ -34,8 +33,6 @@ from .terse import short, terse
 NOT_KNOWN = "Not in memory."
 # Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
 NEAR = 0.03
-_CERTAIN = 0.9  # that two memories say the same at another time
-VERSIONS = 2  # memories that are read for what they say of the same at another time
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # In the bank: b"1" where it says nothing else when nothing is known.
 # Where an item of a list begins; an answer is a sentence.
@@ -184,7 +181,10 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
     when = gate.dates.when(asked.question)
     # What is of the time that the question says is not replaced by anything newer.
     if len(answering) == 1 and not by_hand and not (when and when.is_of(answering[0].candidate.record)):
-        answering, older = _newest(job, answering[0], tried, found, clock)
+        read = {one.candidate.row: one for one in tried}
+        answering, older = newest(
+            job.bank, job.request, answering[0], found, lambda other: read.get(other.row) or _try(job, other, found, clock)
+        )
     return Outcome(asked.question, found, tried, answering, older=older)
 
 
@@ -197,49 +197,6 @@ def _find(job: Job, clock: _Clock) -> Found:
     found, spent = job.bank.candidates(encoder, prompt, job.request)
     clock.add(embed_ms=passed + spent.embed_ms, gate_ms=spent.gate_ms)
     return found
-
-
-def _newest(
-    job: Job, first: Tried, tried: list[Tried], found: Found, clock: _Clock
-) -> tuple[list[Tried], tuple[Tried, ...]]:
-    """Of *first* and what says the same at another time, the newest and the others.
-
-    The newest of the others comes first where the question is how it was before.
-    """
-    read = {one.candidate.row: one for one in tried}
-    mine, before = first.candidate.record, asks_before(job.request.question)
-    linked, likely = [], []
-    for place, other in enumerate(job.bank.versions(first.candidate, found, job.request.scope)[:VERSIONS]):
-        record, joined = other.record, _linked(mine, other.record)
-        # Of two of the same day nothing says which is newer.
-        if not joined and (record.created[:10] == mine.created[:10] or gate.versions.is_far(other.seen)):
-            continue
-        one = read.get(other.row) or _try(job, other, found, clock)
-        newer = max(record, mine, key=_age).text
-        seen, odds, answers = first.candidate.seen, one.reading.odds, (first.source.words, one.source.words)
-        values = gate.versions.features(seen, other.seen, nearest=place == 0, odds=odds, newer=newer)
-        p = gate.versions.same_fact(values, answers, before=before)
-        if one.reading.span[1] and joined:
-            linked.append(one)
-        elif one.reading.span[1] and p:
-            likely.append((p, one))
-    # Of several that may say the same, the likeliest, and what is all but certain.
-    best = max((p for p, _ in likely), default=0.0)
-    same = [first, *linked, *(one for p, one in likely if p == best or p >= _CERTAIN)]
-    same.sort(key=lambda one: _age(one.candidate.record), reverse=True)
-    if len(same) > 1 and before:
-        return [same[1]], (same[0], *same[2:])
-    return [same[0]], tuple(same[1:])
-
-
-def _linked(one: Record, other: Record) -> bool:
-    """Whether the user let one of the two take the other's place."""
-    return one.metadata.get(SUPERSEDED_BY) == other.id or other.metadata.get(SUPERSEDED_BY) == one.id
-
-
-def _age(record: Record) -> tuple[bool, str]:
-    """What puts memories in the order of time: those superseded first."""
-    return SUPERSEDED_BY not in record.metadata, record.created
 
 
 def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock, *, part: bool = False) -> Tried:

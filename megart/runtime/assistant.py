@@ -246,9 +246,9 @@ class Assistant:
 
         return self.on_model(run)
 
-    def alike(self, text: str, title: str | None = None) -> tuple[Record, float] | None:
-        """The memory most like *text*, and how alike it is (a cosine); None where none is near."""
-        return self.on_model(lambda: self.open_bank.memories.most_alike(text, title))
+    def updated_by(self, text: str, title: str | None = None) -> tuple[Record, float] | None:
+        """The memory that *text* may update (say otherwise at another time), and how probable that is; None where none is."""
+        return self.on_model(lambda: self.open_bank.memories.updated_by(text, title))
 
     def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:
         """Make the keys and evidence of all memories anew, by *embedder* or the bank's own; returns its name.

@@ -23,6 +23,7 @@ from .engine import Engine
 
 # How many memories get what they lack in one transaction; where more than so many changed, all are read again.
 _BATCH, _MOST_NEWS = 64, 500
+_UPDATED = 32  # memories that a new one may update: those most like it
 _log = logging.getLogger("megart")
 
 
@@ -292,14 +293,8 @@ class BankIndex:
     @property
     def compares(self) -> bool:
         """Whether the text embedder's vectors say how alike two memories are; where not, their keys do."""
-        return self.likeness is not gate.versions.BY_KEYS
-
-    @property
-    def likeness(self) -> gate.versions.Likeness:
-        """From where on memories are alike; of several embedders the first says it."""
-        second = self.text_embedder
-        family = "" if second is None else second.family.split("+")[0]
-        return gate.versions.LIKENESS.get(family, gate.versions.BY_KEYS)
+        family = "" if self.text_embedder is None else self.text_embedder.family.split("+")[0]  # the first one says it
+        return family in gate.versions.SAY_ALIKE
 
     def alike(self, row: int) -> np.ndarray:
         """How alike what memory *row* says is to what each memory says, float32 [N]: cosines of vectors, or of keys."""
@@ -309,20 +304,31 @@ class BankIndex:
             return vectors.alike(vectors.own[row], threads)
         return _core.scores(np.asarray(self.index.keys[row], np.float32), self.index.keys, threads)
 
-    def most_alike(self, text: str, title: str | None) -> tuple[Record, float] | None:
-        """The memory most like *text* that says something else, and how alike it is; None where none is so near as to be told."""
+    def updated_by(self, text: str, title: str | None) -> tuple[Record, float] | None:
+        """The memory that *text* says otherwise at another time, and how probable that is; None where none is likely."""
         self.refresh()
         if self.index is None or self.embedder == embedders.PAPER:
             return None
         second, vectors, threads = self.text_embedder, self.index.vectors, self.engine.threads
-        if second is not None and vectors is not None and self.compares:
-            likeness = vectors.alike(second.memory(text, title), threads)
+        by_vectors = second is not None and vectors is not None and self.compares
+        if by_vectors:
+            assert second is not None and vectors is not None
+            alike = vectors.alike(second.memory(text, title), threads)
         else:
             key = self.keys.keys(self.keys.memory(text, title)[None])[0]
-            likeness = _core.scores(np.ascontiguousarray(key, np.float32), self.index.keys, threads)
-        likeness = np.where([record.text == text for record in self.records], -np.inf, likeness)
-        best = int(likeness.argmax())
-        return (self.records[best], float(likeness[best])) if likeness[best] >= self.likeness.told else None
+            alike = _core.scores(np.ascontiguousarray(key, np.float32), self.index.keys, threads)
+        near = [row for row in np.argsort(-alike, kind="stable").tolist()[: _UPDATED + 1] if self.records[row].text != text]
+        new = f"{title or ''}\n{text}"
+
+        def likely(row: int) -> float:
+            old, cosine = self.told(self.records[row]), float(alike[row]) if by_vectors else None
+            values = gate.versions.note_features(
+                new, f"{old.title or ''}\n{old.text}", self.prior, cosine, nearest=row == near[0]
+            )
+            return gate.versions.updates(values)
+
+        p, row = max(((likely(row), row) for row in near), default=(0.0, -1))
+        return (self.records[row], p) if p >= gate.versions.TOLD_FROM else None
 
     def _complete(self, news: list[int] | None) -> None:
         """Make what the memories *news* lack (an older bank, a new memory, another embedder) and store it."""

@@ -180,20 +180,23 @@ class OpenBank:
         return Found(candidates, likely, opens, partner is not None, leans)
 
     @one_blas_thread
-    def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[Candidate]:
-        """Memories that may say the same as *candidate* at another time, the likest first."""
+    def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[tuple[Candidate, gate.versions.Version]]:
+        """Memories that may say the same as *candidate* at another time: what the question may be about, and what is like it."""
         if candidate.row < 0 or self.memories.embedder == embedders.PAPER:
             return []
         alike = self.memories.alike(candidate.row)
-        least = self.memories.likeness.looked_at
-        nearest = np.argsort(-alike, kind="stable")[: 1 + _CANDIDATES].tolist()
-        near = [row for row in nearest if alike[row] >= least and scope.allows(self.records[row])]
-        known = {other.row: other for other in found.candidates}
-        lowest = gate.known.Seen(_NO_SCORE, meant=None if candidate.seen.meant is None else _NO_SCORE)
-        others = [known.get(row) or Candidate(self.memories.told(self.records[row]), lowest, row) for row in near]
-        if not self.memories.compares:
-            others = [replace(other, seen=replace(other.seen, meant=None)) for other in others]
-        return [other for other in others if other.row != candidate.row]
+        nearest = [row for row in np.argsort(-alike, kind="stable").tolist()[: 1 + _CANDIDATES] if row != candidate.row]
+        asked = {other.row: other for other in found.candidates}
+        unseen = gate.known.Seen(_NO_SCORE)
+        made = []
+        for row in dict.fromkeys([*asked, *nearest]):
+            if row == candidate.row or not scope.allows(self.records[row]):
+                continue
+            other = asked.get(row) or Candidate(self.memories.told(self.records[row]), unseen, row)
+            version = other.version([*asked].index(row) if row in asked else len(asked))
+            cosine = float(alike[row]) if self.memories.compares else None
+            made.append((other, replace(version, alike=cosine, nearest=row == nearest[0])))
+        return made
 
     def _ranked(
         self, weighed: gate.Candidates, subject: Mapping[int, float]
