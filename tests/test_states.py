@@ -168,7 +168,7 @@ def test_by_words_no_likeness_of_vectors_is_weighed(bank: Bank) -> None:
             opening.refresh()
             weighed = opening._find(opening._encode(question), EVERYTHING)
             found = opening.consider(opening._encode(question), weighed, None)
-            others = opening.versions(found.candidates[0], found, EVERYTHING)
+            others = opening.versions(found.candidates[0], found, EVERYTHING, lambda _: True)
             first = {name: part[:1] for name in PARTS if (part := getattr(weighed, name)) is not None}
             ranked = opening._ranked(replace(weighed, **first), dict.fromkeys(range(len(opening.records)), 1.0))
             return found, [version for _, version in others], [one.meant for _, one in ranked.values()]

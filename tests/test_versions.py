@@ -84,6 +84,7 @@ def test_long_texts_of_one_subject_are_not_the_same_for_that() -> None:
     words = " ".join(f"Subject{i}" for i in range(100))
     one, other = (versions.Version(f"{words} It moved in {year}.", f"20{year[:2]}-01-01", known.Seen(5.0)) for year in ("1907", "2011"))
     assert versions.features("When did Subject1 move?", one, other, prior)["shared"] == 5
+    assert versions.features("When did Subject1 move?", one, other, prior)["long"] > 1 > values()["long"] == 0
 
 
 @pytest.mark.parametrize(

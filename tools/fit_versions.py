@@ -28,6 +28,7 @@ import numpy as np
 from fit_known import NOTES, logistic, spread
 
 import megart
+from megart.bank import Record
 from megart.gate import known, versions
 from megart.runtime.found import Candidate
 from megart.runtime.newest import VERSIONS
@@ -164,9 +165,11 @@ def pairs_of(
     if first is None:
         return
     answer = first.version(answer=read(first)[2])
-    for other, version in opening.versions(first, considered, EVERYTHING):
-        if other.record.created[:10] == first.record.created[:10]:
-            continue
+
+    def of_another_day(record: Record) -> bool:
+        return record.created[:10] != first.record.created[:10]
+
+    for other, version in opening.versions(first, considered, EVERYTHING, of_another_day):
         unread, values, newer = versions.features(q, answer, version, prior), None, False
         if versions.likely(unread) >= WORTH:
             reading, _, words = read(other)

@@ -3,8 +3,7 @@
 ``policy`` turns scores into gates, ``words`` reads questions and memories as words, ``evidence``
 weighs what speaks for a memory, ``rerank`` tells memories apart that are near each other, ``known`` says
 whether a memory that was read answers, ``versions`` whether two say the same at another time, ``dates`` when a question
-says that something was. None of them knows files
-or models.
+says that something was. None of them knows files or models.
 """
 
 from . import dates, known, rerank, versions

@@ -150,9 +150,9 @@ def likely(values: Mapping[str, float]) -> float:
     return probability(values, WEIGHTS["alike" in values, "odds" in values])
 
 
-def is_worth_reading(values: Mapping[str, float], *, one_day: bool = False) -> bool:
-    """Whether a memory that was not read is likely enough; ``one_day``: both are of one day."""
-    return likely(values) >= (READ_FROM_OF_ONE_DAY if one_day else READ_FROM)
+def is_worth_reading(p: float, *, one_day: bool = False) -> bool:
+    """Whether a memory that was not read is likely enough, by its :func:`likely`; ``one_day``: both are of one day."""
+    return p >= (READ_FROM_OF_ONE_DAY if one_day else READ_FROM)
 
 
 def same_fact(values: Mapping[str, float], *, before: bool = False, one_day: bool = False) -> float:

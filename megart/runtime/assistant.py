@@ -247,7 +247,7 @@ class Assistant:
         return self.on_model(run)
 
     def updated_by(self, text: str, title: str | None = None) -> tuple[Record, float] | None:
-        """The memory that *text* may update (say otherwise at another time), and how probable that is; None where none is."""
+        """The memory that *text* may update, and how probable that is; None where none is."""
         return self.on_model(lambda: self.open_bank.memories.updated_by(text, title))
 
     def rekey(self, embedder: str | None = None, *, on_progress: Callable[[int, int], None] | None = None) -> str:

@@ -305,15 +305,14 @@ class BankIndex:
         return _core.scores(np.asarray(self.index.keys[row], np.float32), self.index.keys, threads)
 
     def updated_by(self, text: str, title: str | None) -> tuple[Record, float] | None:
-        """The memory that *text* says otherwise at another time, and how probable that is; None where none is likely."""
+        """The memory that *text* may update, and how probable that is; None where none is likely."""
         self.refresh()
         if self.index is None or self.embedder == embedders.PAPER:
             return None
         second, vectors, threads = self.text_embedder, self.index.vectors, self.engine.threads
-        by_vectors = second is not None and vectors is not None and self.compares
-        if by_vectors:
-            assert second is not None and vectors is not None
-            alike = vectors.alike(second.memory(text, title), threads)
+        by_vectors = False
+        if second is not None and vectors is not None and self.compares:
+            alike, by_vectors = vectors.alike(second.memory(text, title), threads), True
         else:
             key = self.keys.keys(self.keys.memory(text, title)[None])[0]
             alike = _core.scores(np.ascontiguousarray(key, np.float32), self.index.keys, threads)

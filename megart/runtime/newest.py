@@ -33,13 +33,17 @@ def newest(
     def features(version: gate.versions.Version) -> dict[str, float]:
         return gate.versions.features(request.question, answer, version, bank.memories.prior)
 
+    def may_be(other: Record) -> bool:
+        return _linked(mine, other) or _are_ordered(mine, other)
+
     linked, worth = [], []
-    for other, version in bank.versions(first.candidate, found, request.scope):
-        values, one_day = features(version), _of_one_day(mine, other.record)
+    for other, version in bank.versions(first.candidate, found, request.scope, may_be):
         if _linked(mine, other.record):
             linked.append(other)
-        elif _are_ordered(mine, other.record) and gate.versions.is_worth_reading(values, one_day=one_day):
-            worth.append((gate.versions.likely(values), other, version))
+            continue
+        p = gate.versions.likely(features(version))
+        if gate.versions.is_worth_reading(p, one_day=_of_one_day(mine, other.record)):
+            worth.append((p, other, version))
     same = [one for one in map(read, linked[:VERSIONS]) if one.source.words]
     likely = []
     for _, other, version in sorted(worth, key=lambda one: -one[0])[: max(0, VERSIONS - len(linked))]:

@@ -6,7 +6,7 @@ Knows the bank, the gate and the encoder; nothing of answers, prompts or the slo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -180,8 +180,13 @@ class OpenBank:
         return Found(candidates, likely, opens, partner is not None, leans)
 
     @one_blas_thread
-    def versions(self, candidate: Candidate, found: Found, scope: Scope) -> list[tuple[Candidate, gate.versions.Version]]:
-        """Memories that may say the same as *candidate* at another time: what the question may be about, and what is like it."""
+    def versions(
+        self, candidate: Candidate, found: Found, scope: Scope, may_be: Callable[[Record], bool]
+    ) -> list[tuple[Candidate, gate.versions.Version]]:
+        """Memories that may say the same as *candidate* at another time: what the question may be about, and what is like it.
+
+        ``may_be``: whether a memory can be one at all; of others no text is recited.
+        """
         if candidate.row < 0 or self.memories.embedder == embedders.PAPER:
             return []
         alike = self.memories.alike(candidate.row)
@@ -190,7 +195,7 @@ class OpenBank:
         unseen = gate.known.Seen(_NO_SCORE)
         made = []
         for row in dict.fromkeys([*asked, *nearest]):
-            if row == candidate.row or not scope.allows(self.records[row]):
+            if row == candidate.row or not scope.allows(self.records[row]) or not may_be(self.records[row]):
                 continue
             other = asked.get(row) or Candidate(self.memories.told(self.records[row]), unseen, row)
             version = other.version([*asked].index(row) if row in asked else len(asked))
