@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,10 @@ from megart.errors import InputError
 from megart.gate import known
 from megart.memorize import memorize
 from megart.models import Model
+from megart.runtime import newest
 from megart.runtime.ask import NOT_KNOWN, STRICT_STATE, Outcome
 from megart.runtime.assistant import Assistant
-from megart.runtime.follow import is_private
+from megart.runtime.follow import is_private, sources
 from megart.runtime.found import Found
 from megart.runtime.scope import Scope
 
@@ -302,12 +304,45 @@ def test_a_question_for_a_time_is_answered_by_the_note_of_that_time(
     assert not made.older  # nor has a newer one taken its place
 
 
+def test_what_a_question_says_of_the_time_does_not_lack_in_a_note_of_it(dated: Assistant) -> None:
+    def lacking(question: str) -> dict[str, tuple[float, bool]]:
+        opening = dated.open_bank
+        opening.refresh()
+        encoded = opening._encode(question)
+        found = opening.consider(encoded, opening._find(encoded, Scope()), None)
+        return {c.record.created: (c.seen.about.lacking, c.seen.about.number) for c in found.candidates}
+
+    share, number = dated.on_model(lambda: lacking("Who got 180 euros on 9 December?"))["2025-12-09"]
+    more, another = dated.on_model(lambda: lacking("Who got 180 euros on 8 December?"))["2025-12-09"]
+    assert share < more - 0.1 and (number, another) == (False, True)
+
+
 def test_an_answer_that_is_seen_from_the_day_of_its_note_names_the_day(dated: Assistant) -> None:
     made = dated.ask("When was the gutter mended?")
     assert made.text.endswith(" (noted 2025-11-02)") and made.grounded
     assert "noted" not in dated.ask("Who mended the gutter?").text + dated.ask("When was the gutter mended?", style="passage").text
+    assert sources(made.text, dated.open_bank.records) == [2]
     history = [{"role": "user", "content": "When was the gutter mended?"}, {"role": "assistant", "content": made.text}]
     assert dated.ask("And who did it?", history=history, style="short").text == "Mr Ollerton"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ordered"),
+    [
+        ("2025-06-10", "2026-02-15", 1), ("2026-02-15T08:10:00", "2026-02-15T08:12:30", 1), ("2026-02-15", "2026-02-15T08:12:30", 0),
+        ("2026-02-15", "2026-02-15", 0), ("2026-02-15T08:10:00", "2026-02-15T08:10:00", 0),
+    ],
+)  # fmt: skip
+def test_nothing_says_which_of_two_notes_of_one_moment_is_newer(one: str, other: str, ordered: int) -> None:
+    notes = [SimpleNamespace(id=day, created=day, metadata={}, text="") for day in (one, other)]
+    assert newest._are_ordered(*notes) == newest._are_ordered(*notes[::-1]) == ordered
+    seen = []
+    bank = SimpleNamespace(versions=lambda first, found, scope, may_be: seen.append(may_be(notes[1])) or [])
+    first = SimpleNamespace(
+        candidate=SimpleNamespace(record=notes[0], version=lambda answer: None), source=SimpleNamespace(words="eight")
+    )
+    newest.newest(bank, SimpleNamespace(question="How often?", scope=None), first, None, lambda other: None)
+    assert seen == [bool(ordered)]
 
 
 @pytest.mark.parametrize(
