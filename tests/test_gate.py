@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from megart.gate import Candidates, GatePolicy, Index, by_product, decide, partner, read_question, sequence, unit
-from megart.gate.evidence import AGAINST, LEAST, WEIGHTS, Evidence
+from megart.gate.evidence import AGAINST, LEAST, WEIGHTS, WORDS_SETTLE, Evidence
+from megart.gate.meaning import Vectors
 from megart.gate.words import root, stem, term, term_hash, typos
 
 MEMORIES = [
@@ -24,12 +25,13 @@ def prior(word: str) -> float:
     return COMMON.get(word.lower(), 0.3 if len(word) < 4 else 2e-5)
 
 
-def index(memories: list[tuple[str, str]] = MEMORIES) -> Index:
+def index(memories: list[tuple[str, str]] = MEMORIES, vectors: Vectors | None = None) -> Index:
     keys = np.full((len(memories), 4), 0.5, np.float16)  # a likeness of 0.4, as between related texts
     return Index(
         [sequence(text, title) for title, text in memories],
         keys,
         lambda rows: [np.array([[1, 0]], np.int8)] * len(rows),
+        vectors,
     )
 
 
@@ -290,6 +292,22 @@ def test_probabilities_sum_to_one_and_parts_to_the_score() -> None:
     np.testing.assert_allclose(found.parts.sum(axis=1), found.scores)
     assert len(found.names) == found.parts.shape[1]
     assert math.log(found.p[0] / found.p_none) == pytest.approx(found.scores[0])
+
+
+@pytest.mark.parametrize(
+    ("question", "sure"), [("Where did Morwenna Tregaskis keep the lighthouse?", True), ("What happened in the mist?", False)]
+)
+def test_meaning_counts_as_far_as_words_leave_it_open(question: str, sure: bool) -> None:
+    """It speaks for the ship; words, where they know, stay."""
+    vectors = Vectors(np.eye(3, dtype=np.float32), "minilm")
+    by_words, both = find(question), find(question, index(vectors=vectors), meaning=np.eye(3, dtype=np.float32)[2])
+    assert both.alone is not None and both.meant is not None
+    assert both.alone.max() == pytest.approx(by_words.scores[0], abs=1e-4) and (by_words.scores[0] > 0) == sure
+    left_open = 1 - WORDS_SETTLE / (1 + math.exp(-by_words.scores[0]))
+    assert both.rows[0] == (0 if sure else 2) and both.names[-2:] == ("meaning", "against")
+    np.testing.assert_allclose(both.parts[:, -2], both.meant * left_open)
+    words = both.scores - both.parts[:, -2]
+    np.testing.assert_allclose(words, both.alone * (1 - left_open * (1 - vectors.share)))
 
 
 def test_an_empty_bank_and_an_empty_question_open_nothing() -> None:

@@ -36,6 +36,9 @@ LEXICAL, DENSE, MEANT = 32, 8, 16
 TYPOS, SHORTEST = 3, 5
 # Nats: a name that carries less (a year) does not stand for a memory of its own.
 _NAME = 4.0
+# Meaning counts less where words alone say that a memory applies, by up to this share: what memories on one subject
+# mean is near each other, and their words tell them apart. Chosen on what meaning.MEANING was.
+WORDS_SETTLE = 0.8
 # Of each candidate, in the order of the columns of ``features``; fitted by tools/fit_gate.py.
 WEIGHTS = {
     "bm25": 6.406,
@@ -233,7 +236,7 @@ class Evidence:
     """What speaks for each candidate: ``features``: float64 [C, F], in the order of WEIGHTS.
 
     ``count``: of how many memories the candidates are; ``meant``: float64 [C], log odds by the text embedder, None
-    without one: then what words and states say counts a ``share``.
+    without one; ``share``: what words and states count beside it.
     """
 
     rows: np.ndarray
@@ -269,13 +272,18 @@ class Evidence:
         """The candidates by their scores, best first."""
         parts, names = self.features * np.array([*weights.values()]), [*weights]
         alone = parts.sum(axis=1)
+        none = np.array([*against.values()])
+        share = 1.0
         if self.meant is not None:
-            parts, names = np.column_stack([parts * self.share, self.meant]), [*names, "meaning"]
+            best = float(alone.max()) + float(self.against(alone) @ none)
+            left_open = 1 - WORDS_SETTLE / (1 + np.exp(-best))
+            share = 1 - left_open * (1 - self.share)
+            parts, names = np.column_stack([parts * share, self.meant * left_open]), [*names, "meaning"]
         order = np.argsort(-parts.sum(axis=1), kind="stable")
         other, features = self.partner(int(order[0]), alone)
         paired = partner.needed(features)
-        nothing = float(self._against(int(order[0]), paired) @ np.array([*against.values()]))
-        parts = np.column_stack([parts, np.full(len(parts), self.share * nothing)])[order]
+        nothing = float(self._against(int(order[0]), paired) @ none)
+        parts = np.column_stack([parts, np.full(len(parts), share * nothing)])[order]
         scores = parts.sum(axis=1)
         top = max(float(scores[0]), 0.0)
         powers = np.exp(scores - top)

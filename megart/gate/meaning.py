@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Meaning:
-    """How text embedders join in: score = share * (what words and states say) + what the parts say."""
+    """How text embedders join in where words leave it open: score = share * (what words and states say) + what the parts say."""
 
     share: float
     parts: tuple[Part, ...]
