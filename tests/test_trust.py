@@ -282,7 +282,7 @@ def test_a_tensor_larger_than_the_file_is_refused_before_llama_cpp_reads_it(tmp_
         with pytest.raises(ModelError, match=said):
             Engine(Model("stranger's", path))
         with pytest.raises(ModelError, match=said):
-            GgufEmbedder(str(path), 1)
+            GgufEmbedder(str(path))
     path.write_bytes(tensor(8, 8))
     check_whole_header(path)
 

@@ -242,7 +242,7 @@ class _Rag:
 def _nearest(embedder: str, texts: Sequence[str]) -> Callable[[str], int] | None:
     """Which of *texts* is nearest to a question by *embedder*; None where it is not installed."""
     try:
-        model = embedders.make_text_embedder(embedder, 1)
+        model = embedders.make_text_embedder(embedder)
     except DependencyError:
         return None
     assert model is not None

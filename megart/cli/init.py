@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     embedder = embedders.check(args.embedder or embedders.preferred(model.sha256))
     if states.NAME in embedder.split("+"):
         states.needed(model)
-    second = embedders.make_text_embedder(embedder, 1)  # refused before there is a bank
+    second = embedders.make_text_embedder(embedder)  # refused before there is a bank
     if second is not None:
         second.close()
     path = common.bank_path(args.bank)

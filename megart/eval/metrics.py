@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import re
 import string
 import warnings
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import sentences
+from .. import cores, sentences
 from ..errors import DependencyError
 from ..verbatim import similarity
 
@@ -90,7 +89,7 @@ def sentence_embedder() -> tuple[str, Embed] | None:
 def _minilm() -> Any:
     from ..runtime.embedders import MiniLM
 
-    return MiniLM(os.cpu_count() or 1)
+    return MiniLM(cores.available)
 
 
 def cosines(embed: Embed, pairs: Sequence[tuple[str, str]]) -> list[float]:

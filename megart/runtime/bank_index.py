@@ -158,7 +158,7 @@ class BankIndex:
         try:
             self._text_embedder = self._make(name)
         except (DependencyError, ModelError) as error:
-            rest = embedders.make_rest(name, self.engine.threads, self._states) if "+" in name else None
+            rest = embedders.make_rest(name, self._threads, self._states) if "+" in name else None
             _log.warning("memories are found %s: %s", f"by {rest.name} alone" if rest else "without it", error)
             self._text_embedder = rest
         encoder = self._encoder if self._text_embedder is None else lambda: self.encoder
@@ -166,7 +166,10 @@ class BankIndex:
         self._name = name
 
     def _make(self, name: str) -> embedders.TextEmbedder | None:
-        return embedders.make_text_embedder(name, self.engine.threads, self._states)
+        return embedders.make_text_embedder(name, self._threads, self._states)
+
+    def _threads(self) -> int:
+        return self.engine.threads
 
     def _states(self) -> embedders.TextEmbedder:
         return states.States(self.engine, self._deep_encoder)

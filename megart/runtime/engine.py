@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,22 +65,10 @@ class Engine:
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise InputError(f"got {threads} threads; expected 1 to {MOST_THREADS}, best no more than there are cores")
         check_whole_header(model.gguf)
-        llama.quiet()
         self.model = model
         self.threads = threads or cores.available()
         self._adapts = threads is None
-        llama_cpp.llama_backend_init()
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-        # GCC 12.2 miscompiles ggml's kernels for AMX (ldtilecfg then reads what is not set), and they end the process.
-        # Without ggml's own layouts of the weights they are not used; SmolLM2 is as fast without.
-        params.use_extra_bufts = not cores.have_amx()
-        self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(model.gguf), params)
-        if not self.handle:
-            raise ModelError(
-                f"{model.gguf}: llama.cpp cannot load this file as a model; "
-                "expected a complete GGUF of a supported architecture"
-            )
+        self.handle: llama_cpp.llama_model_p | None = llama.load(model.gguf, gpu_layers)
         self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.n_embd = llama_cpp.llama_model_n_embd(self.handle)
         self.n_layer = llama_cpp.llama_model_n_layer(self.handle)
@@ -104,15 +91,7 @@ class Engine:
 
     def tokenize(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
         """Token ids of *text*; ``special`` reads control tokens, ``bos`` adds what the model adds."""
-        data = text.encode("utf-8")
-        room = len(data) + 16
-        tokens = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, room, bos, special)
-        if count < 0:
-            room = -count
-            tokens = (llama_cpp.llama_token * room)()
-            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, room, bos, special)
-        return list(tokens[:count])
+        return llama.tokenize(self.vocab, text, special=special, bos=bos)
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; control tokens give none."""

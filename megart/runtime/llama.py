@@ -13,7 +13,8 @@ from pathlib import Path
 
 import llama_cpp
 
-from .. import _core
+from .. import _core, cores
+from ..errors import ModelError
 
 _logger = None
 
@@ -28,6 +29,40 @@ def quiet() -> None:
         return
     _logger = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, llama_cpp.llama_log_callback)
     llama_cpp.llama_log_set(_logger, ctypes.c_void_p(0))
+
+
+def load(path: Path, gpu_layers: int = 0) -> llama_cpp.llama_model_p:
+    """The model in the GGUF file *path*, the first of its layers on the GPU. Raises ModelError where llama.cpp cannot load it."""
+    quiet()
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    # GCC 12.2 miscompiles ggml's kernels for AMX (ldtilecfg then reads what is not set), and they end the process.
+    # Without ggml's own layouts of the weights they are not used; SmolLM2 is as fast without.
+    params.use_extra_bufts = not (cores.have_amx() and _built_for_amx())
+    handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    if not handle:
+        raise ModelError(
+            f"{path}: llama.cpp cannot load this file as a model; expected a complete GGUF of a supported architecture"
+        )
+    return handle
+
+
+def _built_for_amx() -> bool:
+    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
+
+
+def tokenize(vocab: llama_cpp.llama_vocab_p, text: str, *, special: bool, bos: bool) -> list[int]:
+    """Token ids of *text*; ``special`` reads control tokens, ``bos`` adds what the model adds."""
+    data = text.encode("utf-8")
+    room = len(data) + 16
+    tokens = (llama_cpp.llama_token * room)()
+    count = llama_cpp.llama_tokenize(vocab, data, len(data), tokens, room, bos, special)
+    if count < 0:
+        room = -count
+        tokens = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(vocab, data, len(data), tokens, room, bos, special)
+    return list(tokens[:count])
 
 
 def system_info() -> str:

