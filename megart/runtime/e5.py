@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from ..errors import DependencyError
+from ..errors import DependencyError, ModelError
 from ..whole_file import whole_file
 from . import bert
 
@@ -62,14 +63,17 @@ def files() -> tuple[Path, Path]:
 
 
 class Pieces:
-    """Cuts a text into the likeliest pieces (Kudo 2018, unigram model)."""
+    """Cuts a text into the likeliest pieces (Kudo 2018, unigram model). Raises ModelError for a damaged file."""
 
     def __init__(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as stored:
-            self._hashes, self._ids = stored["hashes"], stored["ids"]  # uint64, ascending, and int32
-            self._scores = stored["scores"]  # float32, log-probabilities, by id
-            self._first, self._last, self._unknown = stored["special"].tolist()
-            self._instead = dict(zip(stored["replaced"].tolist(), str(stored["by"]).split("\n"), strict=True))
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                self._hashes, self._ids = stored["hashes"], stored["ids"]  # uint64, ascending, and int32
+                self._scores = stored["scores"]  # float32, log-probabilities, by id
+                self._first, self._last, self._unknown = stored["special"].tolist()
+                self._instead = dict(zip(stored["replaced"].tolist(), str(stored["by"]).split("\n"), strict=True))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise ModelError(f"{path}: {error}; delete this file and the one beside it, they are made anew") from error
         self._unlikely = float(self._scores.min()) - _UNKNOWN_COSTS
         self._word = functools.lru_cache(maxsize=4096)(self._cut)
 
@@ -135,7 +139,7 @@ class _Packed:
         width, layers, heads, inner, self._words, tokens, types = self._next("7i")
         epsilon, _ = self._next("fi")
         self.shape = bert.Shape(layers, width, inner, heads, tokens, types, epsilon)
-        self._count, self._first, self._last, self._fill, self._unknown = self._next("5i")
+        self._count, self._first, self._last, _, self._unknown = self._next("5i")
         (size,) = self._next("Q")
         self._ends = self._array("<u4", self._count + 1)
         self._scores = self._array("<f4", self._count)
