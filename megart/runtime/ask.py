@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from .. import gate, sentences
 from .answer import Answer, OpenedMemory, Source, Timings
 from .clauses import bridge, clauses
-from .compare import Value, comparison
+from .compare import Comparison, comparison
 from .context import DecodeError
 from .follow import asked_again, is_private, without_before, without_opener
 from .found import Candidate, Found
@@ -25,6 +25,7 @@ from .newest import newest
 from .reader import NOTHING_READ, Reading
 from .recall import recall
 from .recite import Recital, of_text
+from .reckon import reckon
 from .request import STYLE
 from .runtime import ms
 from .sampling import SamplingOptions
@@ -97,21 +98,10 @@ def ask(job: Job) -> Answer:
     """The answer to the job's question; its text goes to the stream as soon as it is known."""
     started = time.perf_counter()
     clock = _Clock()
-    outcomes: list[Outcome] = []
-    asked = clauses(without_opener(job.request.question))
-    for clause in asked:
-        if job.is_cancelled:
-            break
-        history = [*job.request.history, *(turn for outcome in outcomes for turn in outcome.turns)]
-        subject = job.request.subject if not outcomes else None
-        clause = asked_again(clause, history, job.bank.memories.prior) or clause
-        job_of_clause = job.asking(question=clause, history=history, subject=subject)
-        outcomes.append(_outcome(job_of_clause, clock, part=len(asked) > 1))
+    made = _compared(job, clock) or _answered(job, clock)
     if job.is_cancelled:
         return Answer("", "ask", timings=clock.times, finish="cancelled", style=job.request.style)
-    answer, first_token = _answer(job, outcomes)
-    if answer.known:
-        answer = replace(answer, older=_sources([one for outcome in outcomes for one in outcome.older]))
+    answer, first_token = made
     times = replace(
         clock.times,
         first_token_ms=ms(started, first_token),
@@ -122,14 +112,31 @@ def ask(job: Job) -> Answer:
     return replace(answer, timings=times, style=job.request.style)
 
 
-def _answer(job: Job, outcomes: list[Outcome]) -> Made:
+def _answered(job: Job, clock: _Clock) -> Made:
+    """The answer to the one or two questions that were asked."""
+    outcomes: list[Outcome] = []
+    asked = clauses(without_opener(job.request.question))
+    for clause in asked:
+        if job.is_cancelled:
+            return Answer("", "ask"), 0.0
+        history = [*job.request.history, *(turn for outcome in outcomes for turn in outcome.turns)]
+        subject = job.request.subject if not outcomes else None
+        clause = asked_again(clause, history, job.bank.memories.prior) or clause
+        job_of_clause = job.asking(question=clause, history=history, subject=subject)
+        outcomes.append(_outcome(job_of_clause, clock, part=len(asked) > 1))
+    if job.is_cancelled:
+        return Answer("", "ask"), 0.0
+    answer, first_token = _said(job, outcomes)
+    if answer.known:
+        answer = replace(answer, older=_sources([one for outcome in outcomes for one in outcome.older]))
+    return answer, first_token
+
+
+def _said(job: Job, outcomes: list[Outcome]) -> Made:
     """What is said after all that was read."""
     answering = [one for outcome in outcomes for one in outcome.answering]
-    compared = _compared(job, outcomes[0])
     if job.request.options.gbnf is not None and answering:
         return _bound(job, answering)
-    if compared is not None and job.request.options.gbnf is None:
-        return _compared_answer(job, *compared)
     return _read_answer(job, outcomes) if answering else _not_known(job, outcomes)
 
 
@@ -264,39 +271,41 @@ def _sources(answering: list[Tried]) -> list[Source]:
     return list(dict.fromkeys(one.source for one in answering))
 
 
-def _compared(job: Job, outcome: Outcome) -> tuple[str, list[Tried]] | None:
-    """Which of two things the question asks for, and the memories that say so, the winner's first; None: it asks not."""
-    question = job.request.question
-    compare = comparison(question)
-    if compare is None or len(outcome.tried) != 2:
+def _compared(job: Job, clock: _Clock) -> Made | None:
+    """Which of two things the question asks for: each is asked about by itself. None: it asks not, or one is not known."""
+    asked = job.request
+    compare = comparison(without_opener(asked.question))
+    if compare is None or asked.scope.gates or asked.options.gbnf is not None:
         return None
-    named = [compare.is_named(option, one.recital.text) for option in (0, 1) for one in outcome.tried]
-    if not outcome.found.opens and not (any(named[:2]) and any(named[2:])):
-        return None  # about other things than the memories are
-    by_option: dict[int, tuple[Value, Tried]] = {}
-    for one in outcome.tried:
-        record = one.candidate.record
-        option = compare.option_of(f"{record.title or ''} {one.recital.text}")
-        values = compare.values(one.recital.text)
-        if option is None or option in by_option or not values:
+    sides: list[Tried] = []
+    older: list[Tried] = []
+    for question in compare.asks:
+        outcome = _outcome(job.asking(question=question), clock)
+        if not outcome.answering:
             return None
-        recall(job.runtime, job.bank, record)
-        place = job.runtime.reader.choose(one.recital, question, record.title, [value.span for value in values])
-        value = values[place]
-        by_option[option] = value, replace(one, reading=replace(one.reading, span=value.span))
-    best = compare.best((by_option[0][0], by_option[1][0]))
-    return None if best is None else (compare.options[best], [by_option[best][1], by_option[1 - best][1]])
+        sides.append(outcome.answering[0])
+        older += outcome.older
+    reckoned = reckon(job, compare, sides)
+    if reckoned is None:  # both say something, but nothing to be compared: that is said
+        one_memory = sides[0].source.id == sides[1].source.id
+        return None if one_memory else _put(job, "\n".join(said(side.source, asked.style) for side in sides), sides)
+    winner, sides = reckoned
+    answer, first_token = _compared_answer(job, compare, winner, sides)
+    return replace(answer, older=_sources(older)), first_token
 
 
-def _compared_answer(job: Job, winner: str, both: list[Tried]) -> Made:
-    """The thing that was asked for, and both figures."""
+def _compared_answer(job: Job, compare: Comparison, winner: int, both: list[Tried]) -> Made:
+    """The thing that was asked for, or yes or no, and both figures."""
     sources = [one.source for one in both]
+    name = compare.options[winner]
+    short = ("no" if winner else "yes") if compare.whether else name
+    first, second = sources if compare.whether else (sources[winner], sources[1 - winner])
     text = {
-        "short": winner,
-        "sentence": f"{winner[0].upper()}{winner[1:]} ({sources[0].words}, against {sources[1].words}).",
-        "passage": "\n".join(source.text for source in sources),
+        "short": short,
+        "sentence": f"{short[0].upper()}{short[1:]} ({first.words}, against {second.words}).",
+        "passage": "\n".join(dict.fromkeys(source.text for source in (first, second))),
     }[job.request.style]
-    return _put(job, text, both)
+    return _put(job, text, [both[winner], both[1 - winner]])
 
 
 def said(source: Source, style: str) -> str:
