@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from .. import gate, sentences
 from .answer import Answer, OpenedMemory, Source, Timings
-from .clauses import bridge, clauses
+from .clauses import clauses, halves
 from .compare import Comparison, comparison
 from .context import DecodeError
 from .follow import asked_again, is_private, without_before, without_opener
@@ -29,6 +29,7 @@ from .reckon import reckon
 from .request import STYLE
 from .runtime import ms
 from .sampling import SamplingOptions
+from .steps import Steps, steps
 from .terse import short, terse
 
 NOT_KNOWN = "Not in memory."
@@ -114,22 +115,30 @@ def ask(job: Job) -> Answer:
 
 def _answered(job: Job, clock: _Clock) -> Made:
     """The answer to the one or two questions that were asked."""
-    outcomes: list[Outcome] = []
-    asked = clauses(without_opener(job.request.question))
-    for clause in asked:
-        if job.is_cancelled:
-            return Answer("", "ask"), 0.0
-        history = [*job.request.history, *(turn for outcome in outcomes for turn in outcome.turns)]
-        subject = job.request.subject if not outcomes else None
-        clause = asked_again(clause, history, job.bank.memories.prior) or clause
-        job_of_clause = job.asking(question=clause, history=history, subject=subject)
-        outcomes.append(_outcome(job_of_clause, clock, part=len(asked) > 1))
+    question = without_opener(job.request.question)
+    outcomes = _outcomes(job, clauses(question), clock)
+    if len(outcomes) == 1 and outcomes[0].known is False:
+        apart = _outcomes(job, halves(question), clock)
+        outcomes = apart if any(outcome.answering for outcome in apart) else outcomes
     if job.is_cancelled:
         return Answer("", "ask"), 0.0
     answer, first_token = _said(job, outcomes)
     if answer.known:
         answer = replace(answer, older=_sources([one for outcome in outcomes for one in outcome.older]))
     return answer, first_token
+
+
+def _outcomes(job: Job, asked: list[str], clock: _Clock) -> list[Outcome]:
+    """What comes of each of these questions, the later ones asked as if the earlier had been before them in the talk."""
+    outcomes: list[Outcome] = []
+    for clause in asked:
+        if job.is_cancelled:
+            break
+        history = [*job.request.history, *(turn for outcome in outcomes for turn in outcome.turns)]
+        subject = job.request.subject if not outcomes else None
+        clause = asked_again(clause, history, job.bank.memories.prior) or clause
+        outcomes.append(_outcome(job.asking(question=clause, history=history, subject=subject), clock, part=len(asked) > 1))
+    return outcomes
 
 
 def _said(job: Job, outcomes: list[Outcome]) -> Made:
@@ -174,16 +183,10 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
     answering = [one for one in tried if one.answers]
     if not several:
         answering = sorted(answering, key=lambda one: -one.p)[:1]
-    # "The number of the vet who treated the mare": the note of the treatment may hold another number.
-    sure = bool(answering) and answering[0].p >= gate.known.SURE
-    steps = None if sure or bridged else bridge(asked.question)
-    if steps is not None:
-        first = _outcome(job.asking(question=steps[0]), clock, bridged=True)
-        words = first.answering[0].source.words if first.answering else ""
-        if words and words.lower() not in asked.question.lower():
-            outcome = _outcome(job.asking(question=f"{steps[1]}{words}?"), clock, bridged=True)
-            if outcome.answering:
-                return replace(outcome, question=asked.question, through=(first.answering[0],))
+    two = None if bridged or by_hand else steps(asked.question)
+    stepped = None if two is None else _in_steps(job, two, answering, clock)
+    if stepped is not None:
+        return stepped
     older: tuple[Tried, ...] = ()
     when = gate.dates.when(asked.question)
     # What is of the time that the question says is not replaced by anything newer.
@@ -193,6 +196,26 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
             job.bank, job.request, answering[0], found, lambda other: read.get(other.row) or _try(job, other, found, clock)
         )
     return Outcome(asked.question, found, tried, answering, older=older)
+
+
+def _in_steps(job: Job, two: Steps, answering: list[Tried], clock: _Clock) -> Outcome | None:
+    """What the second of *two* steps finds; None where there is nothing, or where *answering* is sure to answer the whole.
+
+    "The number of the vet who treated the mare": the note of the treatment may hold another number, or her name alone.
+    """
+    sure = bool(answering) and answering[0].p >= gate.known.SURE
+    if sure and two.is_one:
+        return None
+    first = _outcome(job.asking(question=two.first), clock, bridged=True)
+    words = first.answering[0].source.words if first.answering else ""
+    if not words or words.lower() in job.request.question.lower():
+        return None
+    if sure and not (answering[0].source.id == first.answering[0].source.id and answering[0].source.words in words):
+        return None
+    outcome = _outcome(job.asking(question=two.second(words)), clock, bridged=True)
+    if not outcome.answering:
+        return None
+    return replace(outcome, question=job.request.question, through=(first.answering[0],))
 
 
 def _find(job: Job, clock: _Clock) -> Found:

@@ -1,9 +1,7 @@
-"""Questions that hold more than one: two facts at once, and one that is about whatever another one finds.
+"""Questions that hold more than one: two facts at once.
 
-A small model answers one question at a time. "Where is A, and who keeps B?" is asked as two. "What is the number of the
-vet who treated the mare?" is asked as "Who treated the mare?" and then with what that found in its place. Plain text
-in, plain text out; question words of several European languages, but "the number of A and of B" and "who" in English
-only.
+A small model answers one question at a time. "Where is A, and who keeps B?" is asked as two. Plain text in, plain text
+out; question words of several European languages, but "the number of A and of B" in English only.
 """
 
 from __future__ import annotations
@@ -30,12 +28,12 @@ _OF_BOTH = re.compile(
     rf"(?P<head>.+\b(?P<of>of|for)\s)(?P<one>{_THE}.+?),? and (?:(?P=of)\s)?(?P<other>{_THE}.+?)\s*\?*$", re.IGNORECASE
 )
 _BOTH_ARE = re.compile(
-    rf"(?P<asking>what|who|where|when) (?P<are>are|were) (?P<one>{_THE}.+?),? and (?P<other>{_THE}.+?)\s*\?*$",
+    rf"(?P<asking>what|who|where|when|(?:what|which) \w+) (?P<are>are|were) (?P<one>{_THE}.+?),? and (?P<other>{_THE}.+?)\s*\?*$",
     re.IGNORECASE,
 )
-_RELATIVE = re.compile(
-    r"(?P<before>.+\b(?:of|is|are|was|for|to|by|with|in|from|at|on|does|did|do|call|phone|reach)\s)"
-    r"the (?P<what>[\w' -]{2,40}?) (?P<pronoun>who|that|which) (?P<clause>[^,?]{4,})\?*\s*$",
+# "What is A and B?": one thing, or two.
+_BOTH_IS = re.compile(
+    rf"(?P<asking>what|who|where|when) (?P<is>is|was|['’]s) (?P<one>{_THE}(?!.*\bbetween\b).+?) and (?P<other>{_THE}.+?)\s*\?*$",
     re.IGNORECASE,
 )
 
@@ -61,10 +59,7 @@ def _of_two(question: str) -> list[str] | None:
     return match and [f"{match['head']}{match[name]}?" for name in ("one", "other")]
 
 
-def bridge(question: str) -> tuple[str, str] | None:
-    """(question to ask first, the rest of *question* that its answer completes), None where it is about nothing else."""
-    match = _RELATIVE.match(question.strip())
-    if match is None:
-        return None
-    asking = "Who" if match["pronoun"].lower() == "who" else f"Which {match['what']}"
-    return f"{asking} {match['clause'].strip()}?", match["before"]
+def halves(question: str) -> list[str]:
+    """The two questions that *question* may be where it is not known as one: "what is the password and the door code?"."""
+    match = _BOTH_IS.match(question.strip())
+    return [f"{match['asking']} {match['is']} {match[name]}?" for name in ("one", "other")] if match else []
