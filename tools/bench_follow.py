@@ -89,7 +89,7 @@ def look(
     for candidate in considered.candidates[: known.MOST]:
         held = recall(assistant.runtime, opening, candidate.record)
         reading = reader.read(held, q, candidate.record.title)
-        if reading.span[1] > reading.span[0] and not candidate.seen.about.identifier:
+        if reading.span[1] > reading.span[0] and not candidate.seen.about.is_another:
             values = known.features(candidate.seen, reading.odds, reading.logprob)
             rows.append((candidate.record.id, known.probability(values)))
     return rows

@@ -280,7 +280,7 @@ def read(
                 held = recall(assistant.runtime, opening, candidate.record)
                 reading = reader.read(held, encoded.text, candidate.record.title)
                 read_already[candidate.record.id] = reading
-            if reading.span[0] == reading.span[1] or candidate.seen.about.identifier:
+            if reading.span[0] == reading.span[1] or candidate.seen.about.is_another:
                 continue
             values = known.features(candidate.seen, reading.odds, reading.logprob)
             case.rows[mode].append((values, candidate.record.id == right))

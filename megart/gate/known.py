@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from . import shapes
 from .words import WORD, fold, term, term_hash, terms
 
 # The best memory's log odds, without and with a text embedder: below, none is read. Generous: with an embedder 63 of
@@ -67,13 +68,20 @@ class Subject:
 
     ``lacking``: the share of the question's weight in telling words that the memory lacks, 0 to 1; ``name``: the same
     of the words of its names; ``number``: whether a number or identifier of the question is not there; ``identifier``:
-    whether an identifier is not (a part number, a long number, a version): then the memory is about something else.
+    whether an identifier is not (a part number, a long number, a version): then the memory is about something else;
+    ``shape``: whether what is asked for can be none of what is there (no e-mail address without "@").
     """
 
     lacking: float = 0.0
     name: float = 0.0
     number: bool = False
     identifier: bool = False
+    shape: bool = False
+
+    @property
+    def is_another(self) -> bool:
+        """Whether the memory cannot answer, whatever else speaks for it."""
+        return self.identifier or self.shape
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ class Seen:
 def subject(question: str, names: list[str], telling: Mapping[int, float], text: str) -> Subject:
     """How much of *question* stands in *text*; ``telling``: nats of its terms by their hash, ``names``: its names' words."""
     held = set(map(term_hash, terms(text)))
+    asked = shapes.asked(question)
+    if asked is not None and asked.shape.spans(text):  # the thing stands there itself, for the words that name it
+        held |= set(map(term_hash, asked.terms))
     named = {h: telling.get(h, 1.0) for h in (term_hash(term(name)) for name in names)}
     there = [n for m in _NUMBER.findall(text) if (n := _plain(m))]
     whole = _plain(text)
@@ -104,6 +115,7 @@ def subject(question: str, names: list[str], telling: Mapping[int, float], text:
         _share_lacking(named, held),
         any(not _stands(number, there, whole) for number in numbers),
         any(not _stands(_plain(name), there, whole) for name in identifiers(question)),
+        asked is not None and asked.shape.is_missing(text),
     )
 
 

@@ -29,6 +29,7 @@ from .reckon import reckon
 from .request import STYLE
 from .runtime import ms
 from .sampling import SamplingOptions
+from .shaped import shaped
 from .steps import Steps, steps
 from .terse import short, terse
 
@@ -243,10 +244,11 @@ def _try(job: Job, candidate: Candidate, found: Found, clock: _Clock, *, part: b
         question = without_before(gate.dates.without_when(asked.question, candidate.record), recital.text)
         reading = reader.read(recital, question, candidate.record.title)
         reading = replace(reading, span=terse(asked.question, recital.text, reading.span))
+        reading = shaped(job, candidate, recital, question, reading)
     except DecodeError:
         reader.context.truncate(0)
     values = gate.known.features(candidate.seen, reading.odds, reading.logprob)
-    if reading.span[0] == reading.span[1] or candidate.seen.about.identifier:
+    if reading.span[0] == reading.span[1] or candidate.seen.about.is_another:
         p = 0.0
     elif asked.scope.gates:
         p = 1.0
