@@ -172,6 +172,33 @@ def test_which_of_two_is_reckoned(assistant: Assistant) -> None:
     assert assistant.ask("Which cost less, the kettle or the toaster?", style="short").text == "the toaster"
 
 
+def test_whether_one_is_more_than_the_other_is_reckoned(assistant: Assistant) -> None:
+    asked = "Was the kettle cheaper than the toaster?"
+    assert assistant.ask(asked).text == "No (63.50, against 24.00)."
+    assert assistant.ask(asked, style="short").text == "no"
+
+
+def test_what_cannot_be_compared_is_said_side_by_side(assistant: Assistant, monkeypatch) -> None:
+    monkeypatch.setattr(ask, "reckon", lambda *_: None)
+    made = assistant.ask("Which cost more, the kettle or the toaster?")
+    assert made.text.splitlines()[0] == MEMORIES[2].text and [s.id for s in made.sources] == ["kettle", "toaster"]
+
+
+def test_of_two_things_that_one_memory_lacks_nothing_is_reckoned(assistant: Assistant) -> None:
+    assert "against" not in assistant.ask("Which cost more, the kettle or the piano?", strict=True).text
+
+
+def test_what_has_a_shape_is_answered_by_it_or_not_at_all(assistant: Assistant) -> None:
+    plumber = Memory("Gethin Prosser, plumber, 07700 900318, customer number 60417.", id="plumber")
+    assistant.bank.add(plumber, **index_entry(assistant, plumber))
+    try:
+        made = assistant.ask("What is Gethin's phone number?", style="short", strict=True)
+        assert made.known and made.text == "07700 900318"
+        assert not assistant.ask("What is Gethin's e-mail address?", strict=True).known
+    finally:
+        assistant.bank.remove("plumber")
+
+
 def test_two_questions_in_one_are_answered_one_after_the_other(assistant: Assistant) -> None:
     made = assistant.ask("Who painted the ring of the spare key, and how much did I pay for the winter tyres?")
     assert made.text == f"Ines painted its ring green in March.\n{MEMORIES[1].text}"
