@@ -179,6 +179,8 @@ def test_whether_one_is_more_than_the_other_is_reckoned(assistant: Assistant) ->
 
 
 def test_what_cannot_be_compared_is_said_side_by_side(assistant: Assistant, monkeypatch) -> None:
+    from megart.runtime import ask
+
     monkeypatch.setattr(ask, "reckon", lambda *_: None)
     made = assistant.ask("Which cost more, the kettle or the toaster?")
     assert made.text.splitlines()[0] == MEMORIES[2].text and [s.id for s in made.sources] == ["kettle", "toaster"]
