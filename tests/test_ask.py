@@ -190,6 +190,12 @@ def test_of_two_things_that_one_memory_lacks_nothing_is_reckoned(assistant: Assi
     assert "against" not in assistant.ask("Which cost more, the kettle or the piano?", strict=True).text
 
 
+def test_an_answer_left_early_keeps_what_was_said(assistant: Assistant) -> None:
+    with assistant.stream("Why is the sky blue?", max_tokens=900) as stream:
+        first = next(iter(stream))
+    assert stream.answer.finish == "cancelled" and stream.answer.text.startswith(first) and stream.answer.tokens
+
+
 def test_what_has_a_shape_is_answered_by_it_or_not_at_all(assistant: Assistant) -> None:
     plumber = Memory("Gethin Prosser, plumber, 07700 900318, customer number 60417.", id="plumber")
     assistant.bank.add(plumber, **index_entry(assistant, plumber))

@@ -100,10 +100,7 @@ def ask(job: Job) -> Answer:
     """The answer to the job's question; its text goes to the stream as soon as it is known."""
     started = time.perf_counter()
     clock = _Clock()
-    made = _compared(job, clock) or _answered(job, clock)
-    if job.is_cancelled:
-        return Answer("", "ask", timings=clock.times, finish="cancelled", style=job.request.style)
-    answer, first_token = made
+    answer, first_token = _compared(job, clock) or _answered(job, clock)
     times = replace(
         clock.times,
         first_token_ms=ms(started, first_token),
@@ -122,7 +119,7 @@ def _answered(job: Job, clock: _Clock) -> Made:
         apart = _outcomes(job, halves(question), clock)
         outcomes = apart if any(outcome.answering for outcome in apart) else outcomes
     if job.is_cancelled:
-        return Answer("", "ask"), 0.0
+        return Answer("", "ask", finish="cancelled"), time.perf_counter()
     answer, first_token = _said(job, outcomes)
     if answer.known:
         answer = replace(answer, older=_sources([one for outcome in outcomes for one in outcome.older]))
