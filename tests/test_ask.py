@@ -309,6 +309,24 @@ def test_a_question_about_what_another_finds_is_read_in_two_steps(smollm2: Model
     assert answer.text == notes["numbers"] and [s.id for s in answer.sources] == ["numbers", "hoof"]
 
 
+def test_a_sure_answer_that_is_only_the_thing_in_between_is_asked_on(smollm2: Model, tmp_path, monkeypatch) -> None:
+    if readers.find(smollm2.sha256) is None:
+        pytest.skip("no reader for this model")
+    notes = {
+        "soup": "Working party on Saturday: clear the ditch, bring waders; soup from Maureen.",
+        "plots": "Maureen Askew has plot 3. Dilip Rao has plot 14.",
+        "boiler": "The boiler was mended by Mr Dacosta in March.",
+    }
+    monkeypatch.setattr(known, "SURE", 0.0)
+    with Bank.create(tmp_path / "bank", smollm2) as bank:
+        memorize(bank, [Memory(text, id=id) for id, text in notes.items()], later=True)
+        with Assistant(bank) as made:
+            answer = made.ask("Which plot does the person have who brings the soup?", strict=True)
+            assert [source.id for source in answer.sources] == ["plots", "soup"] and "plot 3" in answer.text
+            month = made.ask("In which month did the man come who mended the boiler?", strict=True)
+    assert [source.id for source in month.sources] == ["boiler"]
+
+
 @pytest.fixture(scope="module")
 def dated(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
     if readers.find(smollm2.sha256) is None:

@@ -45,7 +45,7 @@ _TELEPHONE = r"(?:tele)?phone|telefon|telefoon|mobile(?: phone)?|cell(?: ?phone)
 _SHAPES = (
     Shape(
         re.compile(
-            rf"(?:{_TELEPHONE})[ -]?(?:numbers?|no|nr|nummer|nummern)|rufnummer|(?:tele)?phone|telephone|telefono|"
+            rf"(?:{_TELEPHONE})[ -]?(?:numbers?|no|nr|nummer|nummern)|rufnummer|(?:tele)?phone|telefono|"
             r"(?:numero|numeros) (?:de |di |do )?(?:telephone|telefono|telefone|portable|movil|cellulare)|"
             r"numer\w* telefonu|номер\w* телефона"
         ),

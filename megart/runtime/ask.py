@@ -37,9 +37,9 @@ NOT_KNOWN = "Not in memory."
 # Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
 NEAR = 0.02
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
-# In the bank: b"1" where it says nothing else when nothing is known.
 # Where an item of a list begins; an answer is a sentence.
 _BULLET = re.compile(r"^[-*•–+]\s+")
+# In the bank: b"1" where it says nothing else when nothing is known.
 STRICT_STATE = "strict"
 
 

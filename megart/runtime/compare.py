@@ -121,7 +121,7 @@ def _whether(asked: str) -> Comparison | None:
         head, one = rest[: found[0].end()], rest[found[0].end() : len(one)]
     else:
         at = found[0].start() - (len(rest) - len(other))
-        head, other = f"{_last_words(other[:at])} {other[at:]}", other[:at]
+        head, other = " ".join([*_verbs(other[:at]), other[at:]]), other[:at]
     return _made((one, other), [help, *WORD.findall(head)], whether=False)
 
 
@@ -129,10 +129,6 @@ def _verbs(option: str) -> list[str]:
     """The verb that ends "the kettle cost", if one does."""
     words = WORD.findall(option)
     return words[-1:] if words and words[-1].lower() in _AROUND else []
-
-
-def _last_words(option: str) -> str:
-    return " ".join(_verbs(option))
 
 
 def _made(options: tuple[str, str], head: Sequence[str], *, whether: bool) -> Comparison | None:

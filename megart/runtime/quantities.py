@@ -117,7 +117,7 @@ def weekdays(text: str) -> list[Quantity]:
 
 def figures(text: str) -> list[Quantity]:
     """The other figures in *text*: sums of money, measures, bare ones. No part of a date, a time of day, a phone number or a code."""
-    taken = [one.span for one in (*_whole_dates(text), *_times_with_colon(text))]
+    taken = [one.span for one in (*_whole_dates(text), *_sure_times(text))]
     taken += [match.span() for match in _PHONE.finditer(text)]
     found = []
     for match in _FIGURE.finditer(text):
@@ -140,7 +140,8 @@ def _whole_dates(text: str) -> list[Quantity]:
     return [one for one in dates(text) if not text[slice(*one.span)].isdigit()]
 
 
-def _times_with_colon(text: str) -> list[Quantity]:
+def _sure_times(text: str) -> list[Quantity]:
+    """Times of a day that can be nothing else: 12.50 is also a sum."""
     return [one for one in times_of_day(text) if not re.fullmatch(r"\d+\.\d+", text[slice(*one.span)])]
 
 

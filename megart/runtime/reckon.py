@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def reckon(job: Job, compare: Comparison, sides: Sequence[Tried]) -> tuple[int, list[Tried]] | None:
     """Which of the two *sides* is meant, 0 or 1, and both with the figure compared as their answer.
 
-    None where they have no figures that can be compared, or one and the same.
+    None where they have no figures that can be compared.
     """
     there = [compare.quantities(side.recital.text) for side in sides]
     for kind in _kinds_of_both(sides, there):
@@ -28,7 +28,7 @@ def reckon(job: Job, compare: Comparison, sides: Sequence[Tried]) -> tuple[int, 
         if len(told) < 2:
             continue
         winner = compare.winner(told[0], told[1])
-        if winner is not None and (sides[0].source.id, told[0].span) != (sides[1].source.id, told[1].span):
+        if winner is not None:
             both = zip(sides, told, strict=True)
             return winner, [replace(side, reading=replace(side.reading, span=one.span)) for side, one in both]
     return None

@@ -19,7 +19,7 @@ _HELP = re.compile(r"\b(?:does|did|do|can|must|should|will)\s$", re.IGNORECASE)
 _VERB = re.compile(
     r"\s(?:accept|arrive|begin|buy|call|charge|close|come|cost|deliver|drink|drive|eat|end|expire|finish|fly|get|give|go|have|hold|"
     r"keep|last|leave|lie|live|meet|need|open|owe|own|park|pay|play|prefer|recommend|restart|run|sell|sit|sleep|speak|stand|start|"
-    r"stay|take|teach|use|want|weigh|work)\b(?P<rest>[^,]*)$",
+    r"stay|take|teach|use|want|weigh|work)\b[^,]*$",
     re.IGNORECASE,
 )
 # Says nothing of what is found.
