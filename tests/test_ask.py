@@ -207,6 +207,18 @@ def test_what_has_a_shape_is_answered_by_it_or_not_at_all(assistant: Assistant) 
         assistant.bank.remove("plumber")
 
 
+def test_yes_or_no_is_answered_by_the_words_that_settle_it(assistant: Assistant) -> None:
+    cabin = Memory("Cabin on Skov Lake: no mains water, gas cooker, dogs welcome on a lead, bed linen extra.", id="cabin")
+    assistant.bank.add(cabin, **index_entry(assistant, cabin))
+    try:
+        made = assistant.ask("Does the cabin have a tap?", style="short", strict=True)
+        assert made.known and made.text == "no mains water"
+        assert "dogs welcome" in assistant.ask("Are dogs allowed in the cabin?", strict=True).text
+        assert not assistant.ask("Does the cabin have a piano?", strict=True).known
+    finally:
+        assistant.bank.remove("cabin")
+
+
 def test_two_questions_in_one_are_answered_one_after_the_other(assistant: Assistant) -> None:
     made = assistant.ask("Who painted the ring of the spare key, and how much did I pay for the winter tyres?")
     assert made.text == f"Ines painted its ring green in March.\n{MEMORIES[1].text}"

@@ -1,11 +1,13 @@
-"""Questions of our own to held banks, which no reader is trained on: two memories at once, and attributes asked by name.
+"""Questions of our own to held banks, which no reader is trained on: two memories at once, attributes asked by name,
+yes or no, and in everyday words.
 
-    python tools/bench_held.py WORK [--embedder e5+states] [--kinds compare,chain,both,attribute,near] [--all]
+    python tools/bench_held.py WORK [--embedder e5+states] [--kinds compare,whether,...] [--all]
 
-The rows are those of tools/reader_notes/pairs.dev and attributes.dev; the banks (tools/reader_notes/banks) are made in
-WORK, pending. Right: the answer, of one or two sentences, holds what is meant ("both": both of it), and is known; for
-"compare", "chain" and "both" also how often both memories are its sources. "near" rows should not be answered: the
-share that is. Rows that fail are printed, with --all every row.
+The rows are those of tools/reader_notes/pairs.dev (compare, chain, both), attributes.dev (attribute, near) and
+everyday.dev (whether, everyday, everyday-near); the banks (tools/reader_notes/banks) are made in WORK, pending.
+Right: the answer, of one or two sentences, holds what is meant ("both": both of it), and is known; for "compare",
+"chain" and "both" also how often both memories are its sources. Rows of "near" and "everyday-near" should not be
+answered: the share that is. Rows that fail are printed, with --all every row.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import megart
 from megart.gate.words import WORD, fold
 
 NOTES = Path(__file__).parent / "reader_notes"
+FILES = ("pairs.dev", "attributes.dev", "everyday.dev")
+KINDS = "compare,chain,both,attribute,near,whether,everyday,everyday-near"
 
 
 def words(text: str) -> str:
@@ -29,10 +33,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--embedder", default="states")
-    parser.add_argument("--kinds", default="compare,chain,both,attribute,near")
+    parser.add_argument("--kinds", default=KINDS)
     parser.add_argument("--all", action="store_true")
     args = parser.parse_args()
-    lines = [line for name in ("pairs.dev", "attributes.dev") for line in (NOTES / name).read_text("utf-8").splitlines()]
+    lines = [line for name in FILES for line in (NOTES / name).read_text("utf-8").splitlines()]
     rows = [row for row in map(json.loads, lines) if row["kind"] in args.kinds.split(",")]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for name in dict.fromkeys(row["bank"] for row in rows):
@@ -42,10 +46,10 @@ def main() -> None:
                 right, both = judged(row, answer)
                 for place, share in enumerate((right, both, True)):
                     counts[row["kind"]][place] += share
-                if args.all or right == (row["kind"] == "near"):
+                if args.all or right == (not row["a"]):
                     print(f"{row['kind']}: {row['q']} -> {answer.text!r}", flush=True)
     for kind, (right, both, count) in counts.items():
-        said = "answered" if kind == "near" else "right"
+        said = "answered" if kind.endswith("near") else "right"
         print(f"{kind}: {said} {right} of {count}" + (f", from both {both}" if kind in ("compare", "chain", "both") else ""))
 
 
