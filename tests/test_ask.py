@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -196,27 +197,31 @@ def test_an_answer_left_early_keeps_what_was_said(assistant: Assistant) -> None:
     assert stream.answer.finish == "cancelled" and stream.answer.text.startswith(first) and stream.answer.tokens
 
 
+@contextmanager
+def kept(assistant: Assistant, memory: Memory) -> Iterator[None]:
+    """*memory* is in the bank meanwhile."""
+    assistant.bank.add(memory, **index_entry(assistant, memory))
+    try:
+        yield
+    finally:
+        assistant.bank.remove(memory.id)
+
+
 def test_what_has_a_shape_is_answered_by_it_or_not_at_all(assistant: Assistant) -> None:
     plumber = Memory("Gethin Prosser, plumber, 07700 900318, customer number 60417.", id="plumber")
-    assistant.bank.add(plumber, **index_entry(assistant, plumber))
-    try:
+    with kept(assistant, plumber):
         made = assistant.ask("What is Gethin's phone number?", style="short", strict=True)
         assert made.known and made.text == "07700 900318"
         assert not assistant.ask("What is Gethin's e-mail address?", strict=True).known
-    finally:
-        assistant.bank.remove("plumber")
 
 
 def test_yes_or_no_is_answered_by_the_words_that_settle_it(assistant: Assistant) -> None:
     cabin = Memory("Cabin on Skov Lake: no mains water, gas cooker, dogs welcome on a lead, bed linen extra.", id="cabin")
-    assistant.bank.add(cabin, **index_entry(assistant, cabin))
-    try:
+    with kept(assistant, cabin):
         made = assistant.ask("Does the cabin have a tap?", style="short", strict=True)
         assert made.known and made.text == "no mains water"
         assert "dogs welcome" in assistant.ask("Are dogs allowed in the cabin?", strict=True).text
         assert not assistant.ask("Does the cabin have a piano?", strict=True).known
-    finally:
-        assistant.bank.remove("cabin")
 
 
 def test_two_questions_in_one_are_answered_one_after_the_other(assistant: Assistant) -> None:
