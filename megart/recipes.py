@@ -79,8 +79,8 @@ class ReaderConfig:
     """How a reader is trained.
 
     ``layers``: share of the base's layers that it works on, the upper ones. ``rate``: Adam's peak learning rate,
-    reached after ``warmup`` steps and then falling to zero. ``questions``: of one step, at most. ``epochs``: times that
-    every question is read.
+    reached after ``warmup`` steps and then falling to zero. ``questions``: of one step, at most; ``choices``: questions put to
+    several texts, of one step. ``epochs``: times that every question is read.
     """
 
     rank: int = 8
@@ -89,6 +89,7 @@ class ReaderConfig:
     rate: float = 1.5e-3
     warmup: int = 15
     questions: int = 16
+    choices: int = 6
     epochs: int = 1
     clip: float = 1.0
     seed: int = 0

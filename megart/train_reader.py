@@ -16,8 +16,8 @@ from .recipes import ReaderConfig
 
 if TYPE_CHECKING:
     from .runtime.engine import Engine
-    from .train.reader import ReadingTask, Step
-    from .train.reader_data import Passage
+    from .train.reader import ChoosingTask, ReadingTask, Step
+    from .train.reader_data import Choice, Passage
 
 
 def train(
@@ -50,9 +50,13 @@ def train(
 
     engine = Engine(model)
     try:
+        rows = list(rows)
         chosen = _up_to(questions, readings(engine, reader_data.passages(rows, config.seed)))
+        choices = choosing(engine, reader_data.choices(rows))[:questions]
         nothing = (*engine.tokenize(readers.NOTHING, special=False), engine.end_of_turn)
-        if all(answer == nothing for reading in chosen for _, answer in reading.pairs):
+        if not any(task.answers for task in choices) and all(
+            answer == nothing for reading in chosen for _, answer in reading.pairs
+        ):
             raise InputError("got no question whose answer stands in its text; expected rows with text and qa")
         first, opening = before(engine), engine.next_turn_opening
         architecture = engine.architecture
@@ -66,7 +70,10 @@ def train(
             if heads := permuted_heads(name, architecture, header):
                 begun[name] = a, unpermute_rows(b, heads)
     base = load_base(model, device=device)
-    factors = reader.train(base, first, chosen, config, start=begun, progress=progress, resume=resume)
+    factors = reader.train(
+        base, first, chosen, config,
+        choices=choices, nothing=nothing[0], start=begun, progress=progress, resume=resume,
+    )  # fmt: skip
     for name, (a, b) in factors.items():
         if heads := permuted_heads(name, architecture, header):
             factors[name] = a, permute_rows(b, heads)
@@ -115,11 +122,37 @@ def readings(engine: Engine, passages: Iterable[Passage]) -> list[ReadingTask]:
         for example in passage.examples:
             answer = nothing
             if example.span is not None:
-                place = readers.covering(passage.text, ends, *example.span)
-                if place is None:
+                answer = _answer(engine, passage.text, tokens, ends, example.span)
+                if not answer:
                     continue
-                answer = (*tokens[place[0] : place[1]], engine.end_of_turn)
             pairs.append((tuple(engine.next_turn(prompts.read(example.question, passage.title))), answer))
         if pairs:
             tasks.append(ReadingTask(tuple(tokens), tuple(pairs)))
     return tasks
+
+
+def choosing(engine: Engine, choices: Iterable[Choice]) -> list[ChoosingTask]:
+    """*choices* as tokens. One whose answer does not begin and end with a token of its text is left out."""
+    from .train.reader import ChoosingTask, ReadingTask
+
+    tasks = []
+    for choice in choices:
+        made = []
+        for number, (text, title) in enumerate(choice.texts):
+            tokens = engine.tokenize(text, special=False)
+            answer: tuple[int, ...] = ()
+            if number == 0 and choice.span is not None:
+                answer = _answer(engine, text, tokens, engine.ends(tokens, text), choice.span)
+                if not answer:
+                    break
+            question = tuple(engine.next_turn(prompts.read(choice.question, title)))
+            made.append(ReadingTask(tuple(tokens), ((question, answer),)))
+        if len(made) == len(choice.texts):
+            tasks.append(ChoosingTask(tuple(made)))
+    return tasks
+
+
+def _answer(engine: Engine, text: str, tokens: list[int], ends: list[int], span: tuple[int, int]) -> tuple[int, ...]:
+    """The tokens of *span* of *text* and the end of the turn; none where the span cuts through a token."""
+    place = readers.covering(text, ends, *span)
+    return (*tokens[place[0] : place[1]], engine.end_of_turn) if place else ()

@@ -83,6 +83,41 @@ def test_slips_leave_numbers_and_the_first_letter() -> None:
     assert len(made) > 4 and all(word[0] == "k" and abs(len(word) - 6) <= 1 for word in made)
 
 
+CHOICES = [
+    {**row, "id": str(i), "qa": [{**qa, "rivals": [str((i + 1) % 4), str((i + 2) % 4)]} for qa in row["qa"]],
+     "unanswered": [{"q": f"How old is {row['title']}?", "rivals": [str((i + 1) % 4), "not there"]}]}
+    for i, row in enumerate(ROWS)
+]  # fmt: skip
+
+
+def test_questions_that_name_rivals_are_choices_and_no_examples() -> None:
+    made = reader_data.choices(CHOICES)
+    answered = [choice for choice in made if choice.span]
+    assert len(answered) == 3 * len(ROWS) and len(made) == 4 * len(ROWS)  # what no text says is no choice
+    golds = {gold for row in ROWS for qa in row["qa"] for gold in qa["a"]}
+    assert all(c.texts[0][0][slice(*c.span)] in golds and len(c.texts) == 3 for c in answered)
+    assert all(len({text for text, _ in c.texts}) == len(c.texts) for c in made)
+    assert {len(c.texts) for c in made if c.span is None} == {2}
+    assert not reader_data.passages(CHOICES, seed=0)
+
+
+def test_it_learns_which_passage_answers(tiny, tiny_base) -> None:
+    engine = Engine(tiny("llama"))
+    try:
+        before, choices = train_reader.before(engine), train_reader.choosing(engine, reader_data.choices(CHOICES))
+        nothing = engine.tokenize(readers.NOTHING, special=False)[0]
+    finally:
+        engine.close()
+    assert sum(task.answers for task in choices) == 3 * len(ROWS)
+    config = ReaderConfig(rank=4, layers=1.0, choices=4, warmup=2, rate=1e-2, epochs=12)
+    losses: list[float] = []
+    training.train(
+        tiny_base("llama"), before, [], config,
+        choices=choices, nothing=nothing, progress=lambda step: losses.append(step.loss),
+    )  # fmt: skip
+    assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
+
+
 @pytest.fixture
 def taught(tiny, tiny_base) -> tuple[object, tuple[int, ...], list[training.ReadingTask]]:
     engine = Engine(tiny("llama"))
@@ -220,6 +255,7 @@ def test_the_verb_trains_and_ask_finds_what_it_made(tiny, tmp_path: Path, capsys
         ("{", "rows.jsonl:1: expected"),
         ('{"text": 1, "qa": []}', "wrong kind"),
         ('{"text": "a"}', "'qa'"),
+        ('{"text": "a", "qa": [], "unanswered": [{"q": "b", "rivals": "c"}]}', "rivals"),
         ("", "no rows"),
     ],
 )

@@ -14,7 +14,9 @@ from . import common, progress, ui
 
 EPILOG = """\
 The data are JSON Lines: text, qa [{"q": ..., "a": [...]}], perhaps title and unanswered [...], questions that the text
-does not answer. An answer is used where it stands in the text word for word.
+does not answer. An answer is used where it stands in the text word for word. Rows with an id may be named as "rivals"
+[id, ...] of a question, in qa or as {"q", "rivals"} in unanswered: texts that a search takes for it, so that the reader
+learns which one answers.
 
 examples:
   megart reader train --data squad.jsonl notes.jsonl
@@ -92,10 +94,13 @@ def _check(row: dict) -> None:
         raise TypeError("text or qa is of the wrong kind")
     if not isinstance(row.get("title") or "", str):
         raise TypeError("title is of the wrong kind")
-    if not (
-        isinstance(row.get("unanswered") or [], list) and all(isinstance(q, str) for q in row.get("unanswered") or [])
-    ):
+    unanswered = row.get("unanswered") or []
+    if not (isinstance(unanswered, list) and all(isinstance(q, (str, dict)) for q in unanswered)):
         raise TypeError("unanswered is no list of questions")
+    choices = [q for q in unanswered if isinstance(q, dict)]
+    for qa in [*row["qa"], *choices]:
+        if not isinstance(qa["q"], str) or not isinstance(qa.get("rivals") or [], list):
+            raise TypeError("a question or its rivals are of the wrong kind")
     for qa in row["qa"]:
-        if not isinstance(qa["q"], str) or not isinstance(qa["a"], (str, list)):
-            raise TypeError("a question or an answer is of the wrong kind")
+        if not isinstance(qa["a"], (str, list)):
+            raise TypeError("an answer is of the wrong kind")

@@ -25,6 +25,7 @@ from .base import ALL_ROLES, FrozenBase, find_targets, with_cache
 from .head import judge
 from .lora import LaneAdam, StackedLora
 
+SPAN_SHARE = 0.7  # how much a choice's answer counts beside the choice
 KEEP_EVERY = 50  # steps between two states that training can go on from
 Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -42,6 +43,17 @@ class ReadingTask:
 
 
 @dataclass(frozen=True)
+class ChoosingTask:
+    """One question to several passages: a pair each, of which only the first has an answer; none has where none answers."""
+
+    readings: tuple[ReadingTask, ...]
+
+    @property
+    def answers(self) -> bool:
+        return bool(self.readings[0].pairs[0][1])
+
+
+@dataclass(frozen=True)
 class Step:
     """``number`` of ``total`` steps are done; ``loss`` is the last one's cross-entropy per token, nats."""
 
@@ -56,13 +68,15 @@ def train(
     readings: Sequence[ReadingTask],
     config: ReaderConfig,
     *,
+    choices: Sequence[ChoosingTask] = (),
+    nothing: int = 0,
     start: Factors | None = None,
     progress: Callable[[Step], None] = lambda _: None,
     resume: Path | None = None,
 ) -> Factors:
-    """Train a reader on *readings*; factors as :meth:`StackedLora.factors` gives them.
+    """Train a reader on *readings* and *choices*; factors as :meth:`StackedLora.factors` gives them.
 
-    ``start``: go on from these factors of a reader, of the same rank and layers. ``resume``: a file that keeps the
+    ``nothing``: the token by which an answer begins that says that the passage holds none. ``start``: go on from these factors of a reader, of the same rank and layers. ``resume``: a file that keeps the
     state now and then; where it exists already, training goes on from it.
     """
     first = base.n_layer - max(1, round(config.layers * base.n_layer))
@@ -72,14 +86,15 @@ def train(
     if start is not None:
         lora.load_lane(0, start)
     optimizer = LaneAdam(lora, (0.9, 0.98))
-    steps = [batch for epoch in range(config.epochs) for batch in _batches(readings, config, config.seed + epoch)]
+    steps = [batch for epoch in range(config.epochs) for batch in _batches(readings, choices, config, config.seed + epoch)]
     first_weight = None if start is None else float(next(iter(start.values()))[0].flat[0])
     fingerprint = hashlib.sha256(repr((config, before, steps, first_weight)).encode()).hexdigest()
     done = _restore(resume, lora, optimizer, fingerprint)
     batches = _Batches(base, before)
     with lora.attached(base.network):
         for number, batch in enumerate(steps[done:], start=done + 1):
-            loss = _learn(base, lora, batches, batch)
+            learn = _choose if isinstance(batch[0], ChoosingTask) else _learn
+            loss = learn(base, lora, batches, batch, nothing)
             norm = float(lora.grad.float().norm())
             if norm > config.clip:
                 lora.grad.mul_(config.clip / norm)
@@ -91,11 +106,16 @@ def train(
     return lora.factors(0)
 
 
-def _batches(readings: Sequence[ReadingTask], config: ReaderConfig, seed: int) -> list[list[ReadingTask]]:
-    """*readings* of like length together, so that little is padded, in random order."""
+Batch = list[Any]  # of ReadingTask, or of ChoosingTask
+
+
+def _batches(
+    readings: Sequence[ReadingTask], choices: Sequence[ChoosingTask], config: ReaderConfig, seed: int
+) -> list[Batch]:
+    """*readings*, and *choices*, of like length together, so that little is padded, in random order."""
     rng = random.Random(seed)
     batch: list[ReadingTask] = []
-    batches: list[list[ReadingTask]] = []
+    batches: list[Batch] = []
     for reading in sorted(readings, key=lambda r: len(r.passage) + rng.random() * 8):
         if batch and sum(len(r.pairs) for r in [*batch, reading]) > config.questions:
             batches.append(batch)
@@ -103,6 +123,8 @@ def _batches(readings: Sequence[ReadingTask], config: ReaderConfig, seed: int) -
         batch.append(reading)
     if batch:
         batches.append(batch)
+    ordered = sorted(choices, key=lambda c: len(c.readings[0].pairs[0][0]) + rng.random() * 8)
+    batches += [ordered[i : i + config.choices] for i in range(0, len(ordered), config.choices)]
     rng.shuffle(batches)
     return batches
 
@@ -142,8 +164,53 @@ class _Batches:
         return each, seen[rows], seen[rows].sum(1)
 
 
-def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[ReadingTask]) -> float:
+def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[ReadingTask], _: int) -> float:
     """The gradient of one step into ``lora.grad``; the mean loss of its answers' tokens."""
+    device = base.device
+    pairs, hidden = _read(base, lora, batches, batch)
+    taught, truth = _said(pairs, hidden)
+    weight = torch.tensor([1 / (len(answer) * len(pairs)) for _, answer in pairs for _ in answer], device=device)
+    head = base.network.get_output_embeddings().weight
+    verdict = judge(taught.detach(), head, truth, weight, _cap(base))
+    taught.backward(verdict.gradient)
+    return float((verdict.loss * weight).sum())
+
+
+def _choose(
+    base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[ChoosingTask], nothing: int
+) -> float:
+    """As :func:`_learn`, of choices: the mean of the cross-entropy of the right passage among them, and of its answer.
+
+    A passage scores the reader's log odds that it answers, as ``runtime.reader`` takes them; that none does scores 0.
+    """
+    pairs, hidden = _read(base, lora, batches, [reading for task in batch for reading in task.readings])
+    last = hidden[torch.arange(len(pairs)), torch.tensor([len(question) - 1 for question, _ in pairs])]
+    logits = _logits(base, last)
+    scores = torch.logsumexp(_without(logits, nothing), 1) - logits[:, nothing]
+    each = scores.split([len(task.readings) for task in batch])
+    rights = [0 if task.answers else len(own) for task, own in zip(batch, each, strict=True)]
+    chosen = [torch.cat([own, own.new_zeros(1)]).log_softmax(0)[right] for own, right in zip(each, rights, strict=True)]
+    loss = -torch.stack(chosen).mean()
+    answers = [answer for _, answer in pairs if answer]
+    if answers:
+        taught, truth = _said(pairs, hidden)
+        logits = _logits(base, taught)
+        begins = torch.tensor([place == 0 for answer in answers for place in range(len(answer))], device=base.device)
+        # That there is an answer is the choice's to say: its first word is taught given that there is one.
+        logits = torch.where(begins[:, None], _without(logits, nothing), logits)
+        weight = torch.tensor([1 / (len(answer) * len(answers)) for answer in answers for _ in answer], device=base.device)
+        loss = loss + SPAN_SHARE * (torch.nn.functional.cross_entropy(logits, truth, reduction="none") * weight).sum()
+    loss.backward()
+    return loss.item()
+
+
+Pairs = list[tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def _read(
+    base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[ReadingTask]
+) -> tuple[Pairs, Tensor]:
+    """The pairs of *batch*, and the last hidden states of each pair's tokens [pairs, longest, n_embd]."""
     device = base.device
     cache, seen, lengths = batches.encode(batch)
     pairs = [pair for reading in batch for pair in reading.pairs]
@@ -156,16 +223,31 @@ def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequen
             position_ids=place.to(device),
             **with_cache(base.network.base_model, cache),
         ).last_hidden_state
+    return pairs, hidden
+
+
+def _said(pairs: Pairs, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The states from which the answers' tokens follow [tokens, n_embd], and these tokens [tokens]."""
     rows = [i for i, (_, answer) in enumerate(pairs) for _ in answer]
     columns = [len(q) - 1 + j for q, answer in pairs for j in range(len(answer))]
-    truth = torch.tensor([token for _, answer in pairs for token in answer], device=device)
-    weight = torch.tensor([1 / (len(answer) * len(pairs)) for _, answer in pairs for _ in answer], device=device)
-    taught = hidden[torch.tensor(rows, device=device), torch.tensor(columns, device=device)]
-    head = base.network.get_output_embeddings().weight
-    cap = getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
-    verdict = judge(taught.detach(), head, truth, weight, cap)
-    taught.backward(verdict.gradient)
-    return float((verdict.loss * weight).sum())
+    truth = torch.tensor([token for _, answer in pairs for token in answer], device=hidden.device)
+    return hidden[torch.tensor(rows, device=hidden.device), torch.tensor(columns, device=hidden.device)], truth
+
+
+def _cap(base: FrozenBase) -> float | None:
+    return getattr(base.network.config.get_text_config(), "final_logit_softcapping", None)
+
+
+def _logits(base: FrozenBase, hidden: Tensor) -> Tensor:
+    """Float32 [N, V] of *hidden* [N, n_embd]."""
+    logits = (hidden @ base.network.get_output_embeddings().weight.T).float()
+    cap = _cap(base)
+    return (logits / cap).tanh() * cap if cap else logits
+
+
+def _without(logits: Tensor, token: int) -> Tensor:
+    """*logits* [N, V] with *token* out of the question."""
+    return logits.index_fill(1, torch.tensor([token], device=logits.device), -torch.inf)
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

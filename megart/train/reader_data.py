@@ -3,7 +3,11 @@
 Rows are JSON objects with ``text`` and ``qa`` [{"q", "a" [str]}], perhaps ``title`` and ``unanswered`` [str], questions
 that the text does not answer. More questions without an answer are made here: of a text cut down to one to three
 sentences the answers to some of its questions are gone, and a question whose number or name is exchanged is about
-something else. Knows nothing of tokens, models or files.
+something else.
+
+A question may also name ``rivals`` [str], the ids of other rows that a search takes for what it asks: "qa" {"q", "a",
+"rivals"}, and under ``unanswered`` {"q", "rivals"}. It is then a choice among these texts and its own.
+Knows nothing of tokens, models or files.
 """
 
 from __future__ import annotations
@@ -39,6 +43,29 @@ class Passage:
     examples: tuple[Asked, ...]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A question put to several texts, (text, title) each: the first answers it by its ``span``; None: no text does."""
+
+    question: str
+    texts: tuple[tuple[str, str | None], ...]
+    span: tuple[int, int] | None
+
+
+def choices(rows: Iterable[Mapping[str, Any]]) -> list[Choice]:
+    """The questions of *rows* that name rivals which are there. An answer that is no short span of its text makes none."""
+    rows = list(rows)
+    known = {row["id"]: (row["text"], row.get("title")) for row in rows if "id" in row}
+    made = []
+    for row in rows:
+        for asked in [*row["qa"], *(q for q in row.get("unanswered") or () if not isinstance(q, str))]:
+            others = [known[rival] for rival in asked.get("rivals") or () if rival in known]
+            span = find(row["text"], asked["a"]) if "a" in asked else None
+            if others and (span or "a" not in asked):
+                made.append(Choice(asked["q"], ((row["text"], row.get("title")), *others), span))
+    return made
+
+
 def passages(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> list[Passage]:
     """Passages made of *rows*, the same for the same *seed*, in random order."""
     rng = random.Random(seed)
@@ -69,9 +96,9 @@ def _windows(text: str, rng: random.Random) -> list[tuple[int, int]]:
 
 
 def _passage(row: Mapping[str, Any], text: str, names: Sequence[str], rng: random.Random) -> Passage:
-    answered, unanswered = [], [*(row.get("unanswered") or ())]
-    for qa in row["qa"]:
-        span = _find(text, qa["a"])
+    answered, unanswered = [], [q for q in row.get("unanswered") or () if isinstance(q, str)]
+    for qa in (qa for qa in row["qa"] if not qa.get("rivals")):
+        span = find(text, qa["a"])
         if span:
             answered.append(Asked(qa["q"], span))
         elif not any(a.lower() in text.lower() for a in qa["a"]):
@@ -89,7 +116,7 @@ def _passage(row: Mapping[str, Any], text: str, names: Sequence[str], rng: rando
     return Passage(text, title.replace("_", " ") if title and rng.random() < 0.7 else None, tuple(examples))
 
 
-def _find(text: str, answers: Sequence[str]) -> tuple[int, int] | None:
+def find(text: str, answers: Sequence[str]) -> tuple[int, int] | None:
     """Where the first of *answers* that is short and stands in *text* as whole words does."""
     for answer in answers:
         if not answer.strip() or len(answer.split()) > LONGEST_ANSWER:
