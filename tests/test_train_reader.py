@@ -101,7 +101,7 @@ def test_questions_that_name_rivals_are_choices_and_no_examples() -> None:
     assert not reader_data.passages(CHOICES, seed=0)
 
 
-def test_it_learns_which_passage_answers(tiny, tiny_base) -> None:
+def test_it_learns_which_passage_answers(tiny, tiny_base, monkeypatch) -> None:
     engine = Engine(tiny("llama"))
     try:
         before, choices = train_reader.before(engine), train_reader.choosing(engine, reader_data.choices(CHOICES))
@@ -110,12 +110,15 @@ def test_it_learns_which_passage_answers(tiny, tiny_base) -> None:
         engine.close()
     assert sum(task.answers for task in choices) == 3 * len(ROWS)
     config = ReaderConfig(rank=4, layers=1.0, choices=4, warmup=2, rate=1e-2, epochs=12)
-    losses: list[float] = []
-    training.train(
-        tiny_base("llama"), before, [], config,
-        choices=choices, nothing=nothing, progress=lambda step: losses.append(step.loss),
-    )  # fmt: skip
-    assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
+    losses: dict[float, list[float]] = {0.0: [], 0.7: []}
+    for share, own in losses.items():
+        monkeypatch.setattr(training, "SPAN_SHARE", share)
+        training.train(
+            tiny_base("llama"), before, [], config,
+            choices=choices, nothing=nothing, progress=lambda step, own=own: own.append(step.loss),
+        )  # fmt: skip
+    assert np.mean(losses[0.0][-4:]) < 0.7 * np.mean(losses[0.0][:4])  # of the choice alone
+    assert losses[0.7][0] > losses[0.0][0] and np.mean(losses[0.7][-4:]) < 0.7 * np.mean(losses[0.7][:4])
 
 
 @pytest.fixture

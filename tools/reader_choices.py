@@ -14,6 +14,7 @@ import json
 import random
 from pathlib import Path
 
+from bench_held import held
 from reader_notes import HELD
 
 import megart
@@ -43,14 +44,8 @@ def chosen(path: Path, args: argparse.Namespace, rng: random.Random) -> list[dic
     notes = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     languages = (NOTES / "languages" / path.name).read_text("utf-8").splitlines()
     asked_in = {row["id"]: row["qa"] for row in map(json.loads, languages)}
-    place = args.work / path.stem
-    made = place.exists()
-    bank = megart.Bank.open(place) if made else megart.Bank.create(place, model="smollm2")
-    if not made:
-        bank.set_state("embedder", args.embedder.encode())
-        megart.memorize(bank, [megart.Memory(n["text"], title=n.get("title"), id=n["id"]) for n in notes], later=True)
     rows = []
-    with bank, megart.Assistant(bank, threads=1) as assistant:
+    with held(args.work / path.stem, path.stem, args.embedder) as bank, megart.Assistant(bank) as assistant:
         for note in notes:
             qa = [q for q in note["qa"] if rng.random() < KINDS.get(q["kind"], OTHERS)]
             qa += [q for q in asked_in.get(note["id"], []) if rng.random() < KINDS["language"]]

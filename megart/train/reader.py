@@ -55,7 +55,7 @@ class ChoosingTask:
 
 @dataclass(frozen=True)
 class Step:
-    """``number`` of ``total`` steps are done; ``loss`` is the last one's cross-entropy per token, nats."""
+    """``number`` of ``total`` steps are done; ``loss`` is the last one's cross-entropy per token, of choices per question, nats."""
 
     number: int
     total: int
@@ -76,8 +76,9 @@ def train(
 ) -> Factors:
     """Train a reader on *readings* and *choices*; factors as :meth:`StackedLora.factors` gives them.
 
-    ``nothing``: the token by which an answer begins that says that the passage holds none. ``start``: go on from these factors of a reader, of the same rank and layers. ``resume``: a file that keeps the
-    state now and then; where it exists already, training goes on from it.
+    ``nothing``: the first token of the answer that says that the passage holds none; choices need it. ``start``: go on
+    from these factors of a reader, of the same rank and layers. ``resume``: a file that keeps the state now and then;
+    where it exists already, training goes on from it.
     """
     first = base.n_layer - max(1, round(config.layers * base.n_layer))
     targets = [t for t in find_targets(base.network, base.architecture, ALL_ROLES) if t.layer >= first]
@@ -93,8 +94,10 @@ def train(
     batches = _Batches(base, before)
     with lora.attached(base.network):
         for number, batch in enumerate(steps[done:], start=done + 1):
-            learn = _choose if isinstance(batch[0], ChoosingTask) else _learn
-            loss = learn(base, lora, batches, batch, nothing)
+            if isinstance(batch[0], ChoosingTask):
+                loss = _choose(base, lora, batches, batch, nothing)
+            else:
+                loss = _learn(base, lora, batches, batch)
             norm = float(lora.grad.float().norm())
             if norm > config.clip:
                 lora.grad.mul_(config.clip / norm)
@@ -164,7 +167,7 @@ class _Batches:
         return each, seen[rows], seen[rows].sum(1)
 
 
-def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[ReadingTask], _: int) -> float:
+def _learn(base: FrozenBase, lora: StackedLora, batches: _Batches, batch: Sequence[ReadingTask]) -> float:
     """The gradient of one step into ``lora.grad``; the mean loss of its answers' tokens."""
     device = base.device
     pairs, hidden = _read(base, lora, batches, batch)
