@@ -167,7 +167,8 @@ def test_a_turn_that_is_cancelled_is_the_last(ready) -> None:
     with ready(policy=BOTH).stream(CATS, mode="direct") as stream:
         next(iter(stream))
     assert stream.answer.finish == "cancelled" and len(stream.answer.tokens) < ANSWER_TOKENS
-    assert ready(policy=BOTH).direct(CATS).text.startswith(stream.answer.text)  # and no other turn was begun
+    # No other turn was begun; the last token may be half of a character.
+    assert ready(policy=BOTH).direct(CATS).text.startswith(stream.answer.text.rstrip("\ufffd"))
     assert not stream.answer.text.endswith("\n")
 
 

@@ -35,7 +35,7 @@ from .terse import short, terse
 
 NOT_KNOWN = "Not in memory."
 # Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
-NEAR = 0.02
+NEAR = 0.01
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # Where an item of a list begins; an answer is a sentence.
 _BULLET = re.compile(r"^[-*•–+]\s+")
