@@ -296,7 +296,12 @@ def test_what_a_question_cost_is_told_by_stage(assistant: Assistant) -> None:
 
 def test_a_question_for_which_the_gate_opens_is_no_general_one() -> None:
     for opens, expected in ((True, False), (False, None)):
-        assert Outcome("Is it raining on the moon?", Found([], likely=False, opens=opens), [], []).known is expected
+        assert Outcome("Is it raining on the moon?", Found([], likely=False, opens=opens), []).known is expected
+
+
+def test_a_question_near_what_is_remembered_is_no_general_one() -> None:
+    for near, expected in ((True, False), (False, None)):
+        assert Outcome("Is it raining on the moon?", Found([], likely=True, near=near), []).known is expected
 
 
 def test_a_question_about_what_another_finds_is_read_in_two_steps(smollm2: Model, tmp_path, monkeypatch) -> None:
@@ -354,6 +359,7 @@ def dated(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ("The gutter was mended this morning by Mr Ollerton, he will be back for the downpipe.", "2025-11-02"),
     ]
     with Bank.create(tmp_path_factory.mktemp("dated") / "bank", smollm2) as bank:
+        bank.set_state("embedder", b"states")
         memorize(bank, [Memory.from_dict({"text": text, "created": day}) for text, day in notes], later=True)
         with Assistant(bank) as made:
             yield made

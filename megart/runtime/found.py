@@ -56,12 +56,13 @@ class Candidate:
 class Found:
     """The memories to read for a question, the likeliest first.
 
-    ``likely``: whether any is worth reading; else they are only the nearest. ``opens``: whether the gate alone would
-    open one. ``pair``: the question needs the first two; ``leans``: it leans on what was said before.
+    ``likely``: whether any is worth reading; else they are only the nearest. ``near``: whether the question is one for the
+    bank even where none answers. ``opens``: whether the gate alone would open one. ``pair``: the question needs the first two; ``leans``: it leans on what was said before.
     """
 
     candidates: list[Candidate]
     likely: bool
+    near: bool = False
     opens: bool = False
     pair: bool = False
     leans: bool = False

@@ -139,7 +139,7 @@ class OpenBank:
         started = time.perf_counter()
         if scope.gates:
             records = [self.memories.told(self.bank.get(id)) for id in scope.gates]
-            return Found([Candidate(r, gate.known.Seen(gate.known.CERTAIN)) for r in records], True, True), Timings()
+            return Found([Candidate(r, gate.known.Seen(gate.known.CERTAIN)) for r in records], True, True, True), Timings()
         if self.memories.index is None:
             return Found([], False), Timings()
         encoded = self._read(context, prompt)
@@ -157,8 +157,11 @@ class OpenBank:
         gain = _OF_THEN * when.parts if when else 0.0
         ranked = {row: (score + gain * (row in then), seen) for row, (score, seen) in ranked.items()}
         order = sorted(ranked, key=lambda row: -ranked[row][0])
-        least = gate.known.READ_FROM if weighed.meant is None else gate.known.READ_FROM_MEANING
-        likely = bool(order) and (ranked[order[0]][0] >= least or leans)
+        known, best = gate.known, ranked[order[0]][0] if order else -np.inf
+        least, near = (
+            (known.READ_FROM, known.NEAR) if weighed.meant is None else (known.READ_FROM_MEANING, known.NEAR_MEANING)
+        )
+        likely = best >= least or (leans and bool(order))
         partner = None if weighed.partner is None or leans else int(weighed.rows[weighed.partner])
         if partner is not None:
             order = [order[0], *dict.fromkeys([partner, *order[1:]])]
@@ -177,7 +180,7 @@ class OpenBank:
             about = gate.known.subject(encoded.text, [] if leans and seen.subject else names, weighed.telling, text)
             candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), row))
         opens = 1 - weighed.p_none >= self.policy.threshold
-        return Found(candidates, likely, opens, partner is not None, leans)
+        return Found(candidates, likely, best >= near, opens, partner is not None, leans)
 
     @one_blas_thread
     def versions(
