@@ -365,6 +365,14 @@ def dated(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             yield made
 
 
+@pytest.mark.parametrize(("near", "known"), [(-4.0, False), (1.0, None)])
+def test_the_gates_score_says_whether_a_question_is_one_for_the_bank(
+    dated: Assistant, monkeypatch: pytest.MonkeyPatch, near: float, known: bool | None
+) -> None:
+    monkeypatch.setattr("megart.gate.known.NEAR_MEANING", near)
+    assert dated.ask("When did the electrician come?", strict=True).known is known
+
+
 @pytest.mark.parametrize(
     ("question", "paid"),
     [

@@ -55,7 +55,7 @@ MOST_TOKENS, MOST_QUESTIONS, TOGETHER = 80, 8, 32  # of a text; of a note of the
 OTHER_WORDS = ("asked", "otherwords", "worded")  # templates that are filled twice
 TEMPLATES = (
     *OTHER_WORDS,
-    *"attributes changes devices culture biographies encyclopaedia errands events household incidents languages lookups mixups moves"
+    *"changes devices culture biographies encyclopaedia errands events household incidents languages lookups mixups moves"
     " oneliners openings people places politics reasons sport tongues twofold workshop".split(),
 )
 

@@ -26,7 +26,7 @@ MOST, SURE = 2, 0.6
 # The probability from which on a memory that was read answers; a question that leans on what was said names less.
 THRESHOLD, THRESHOLD_TALK = 0.35, 0.2
 # The reader's log odds below which nothing else makes up for its doubt. Both were chosen on four held banks, farm and
-# clinic with the reader that ships: of near questions to the held banks 21 of 100 are answered (26 at 0.3 and -1.6),
+# clinic with the reader before the one that ships: of near questions to the held banks 21 of 100 are answered (26 at 0.3 and -1.6),
 # plain ones 94 (95), in other words 47 (48; 14 from a wrong note, 15).
 ODDS_FROM = -1.2
 # The log odds of a memory that the user opened by hand.

@@ -57,7 +57,8 @@ class Found:
     """The memories to read for a question, the likeliest first.
 
     ``likely``: whether any is worth reading; else they are only the nearest. ``near``: whether the question is one for the
-    bank even where none answers. ``opens``: whether the gate alone would open one. ``pair``: the question needs the first two; ``leans``: it leans on what was said before.
+    bank even where none answers. ``opens``: whether the gate alone would open one. ``pair``: the question needs the
+    first two; ``leans``: it leans on what was said before.
     """
 
     candidates: list[Candidate]
