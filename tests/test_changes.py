@@ -74,6 +74,27 @@ def test_before_is_the_older_one(assistant: Assistant) -> None:
     assert not asks_before("What does it cost?")
 
 
+@pytest.mark.parametrize(
+    ("question", "meant"),
+    [
+        ("Until when does the boat insurance run?", False),
+        ("Before which day did I have to pay?", False),
+        ("How long must the paint dry before the second coat?", False),
+        ("When do we lock up before we leave?", False),
+        ("What is the best before date of the milk?", False),
+        ("Antes de qué día hay que mandar el recibo?", False),
+        ("What was the code of the key safe before it was changed?", True),
+        ("Where did the choir sing until the roof leaked?", True),
+        ("And before the move?", True),
+        ("Dov'era il quadro prima dell'allagamento?", True),
+        ("Où se trouvait le vélo avant que le syndic râle ?", True),
+        ("Auf welchen Tag war der Termin ursprünglich gelegt?", True),
+    ],
+)
+def test_a_time_limit_does_not_ask_how_it_was(question: str, meant: bool) -> None:
+    assert asks_before(question) is meant
+
+
 @pytest.mark.parametrize("question", ["What was it before?", "And before?", "Und vorher?"])
 def test_before_alone_asks_the_last_question_again(assistant: Assistant, question: str) -> None:
     first = "What do half a dozen eggs cost at the gate?"

@@ -68,10 +68,20 @@ _PRIVATE = frozenset(
 )
 _BEFORE = frozenset(
     "before earlier previously previous formerly former until originally fruher vorher bisher zuvor bislang davor avant "
-    "auparavant precedemment antes anterior prima precedente eerder vroeger voorheen tidigare раньше прежде antigamente".split()
+    "auparavant precedemment antes anterior prima precedente eerder vroeger voorheen tidigare раньше прежде antigamente "
+    "ursprunglich originalmente originariamente oorspronkelijk первоначально".split()
 )
 # Of these those that also begin a clause ("before I leave") or compare ("who was born earlier, A or B").
 _JOINS = frozenset("before earlier until avant antes prima".split())
+# Words by which a question is one of the past: auxiliaries, and verbs with the ending of the imperfect.
+_PAST = re.compile(
+    r"was|wasn|were|weren|did|didn|had|hadn|used|went|came|took|era|eran|erano|eram|fue|foi|tenia|habia|tinha|havia|"
+    r"[^\W\d]{2,}(?:aba|aban|ait|aient|ava|avam|avano|eva|evano)"
+)
+_BEST_BEFORE = re.compile(r"\bbest before\b")  # the date on a label
+# After "until" or "before": a question for a time, or for what else comes first ("until when", "before which day").
+_FOR_A_TIME = frozenset("when what which where how qual quando cuando quelle quel quoi".split())
+_ELLIPSIS = 4  # words of a question at most that may do without a verb ("And before the move?")
 _OPENER = re.compile(
     r"\s*(?:(?:by the way|btw|something else|one (?:more|other) (?:thing|question)|another (?:thing|question)|"
     r"(?:a )?different question|next question|ok(?:ay)?|thanks?(?: you)?|great|übrigens|noch etwas|andere frage|au fait|"
@@ -160,8 +170,21 @@ def without_opener(question: str) -> str:
 
 def asks_before(question: str) -> bool:
     """Whether *question* is about how something was before it changed."""
-    words = [fold(word) for word in WORD.findall(question)]
-    return not _BEFORE.isdisjoint(words) or any(a in _USED and b == "to" for a, b in zip(words, words[1:]))
+    words = [part for word in WORD.findall(question) for part in fold(word).split("'")]
+    words = _BEST_BEFORE.sub("", " ".join(words)).split()
+    pairs = list(zip(words, [*words[1:], ""]))
+    if any(word in _USED and after == "to" for word, after in pairs):
+        return True
+    said = [pair for pair in pairs if pair[0] in _BEFORE]
+    past = len(words) <= _ELLIPSIS or any(map(_PAST.fullmatch, words))
+    return any(word not in _JOINS or _says_before(word, after, past=past) for word, after in said)
+
+
+def _says_before(word: str, after: str, *, past: bool) -> bool:
+    """Whether one of ``_JOINS``, which *after* follows ("": nothing), says how it was, in a question that is of the *past*."""
+    if not after:
+        return word != "until"
+    return past and after not in _FOR_A_TIME
 
 
 def without_before(question: str, text: str) -> str:
