@@ -299,3 +299,16 @@ def test_the_language_of_a_very_short_question_is_that_of_the_talk(text: str, be
 )  # fmt: skip
 def test_a_whole_question_of_another_language_stands_alone(text: str) -> None:
     assert not is_follow_up(read_question(text, lambda _: 1e-2))
+
+
+def test_the_reader_is_asked_what_was_meant_in_place_of_slips(assistant: Assistant, monkeypatch) -> None:
+    read, asked = assistant.runtime.reader.read, []
+
+    def spy(recital, question: str, title: str | None):
+        asked.append(question)
+        return read(recital, question, title)
+
+    monkeypatch.setattr(assistant.runtime.reader, "read", spy)
+    answer = assistant.ask("What did Casimir Oudrekerk invnet?")
+    assert asked[0] == "What did Casimir Oudekerk invent?"
+    assert answer.known and [source.id for source in answer.sources] == [BAKER]

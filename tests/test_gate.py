@@ -11,7 +11,8 @@ import pytest
 from megart.gate import Candidates, GatePolicy, Index, by_product, decide, partner, read_question, sequence, unit
 from megart.gate.evidence import AGAINST, LEAST, WEIGHTS, WORDS_SETTLE, Evidence
 from megart.gate.meaning import Vectors
-from megart.gate.words import root, stem, term, term_hash, typos
+from megart.gate.slips import typos
+from megart.gate.words import root, stem, term, term_hash
 
 MEMORIES = [
     ("Morwenna Tregaskis, lighthouse keeper", "Morwenna Tregaskis kept the lighthouse on Gannet Skerry for 34 years."),
@@ -25,13 +26,14 @@ def prior(word: str) -> float:
     return COMMON.get(word.lower(), 0.3 if len(word) < 4 else 2e-5)
 
 
-def index(memories: list[tuple[str, str]] = MEMORIES, vectors: Vectors | None = None) -> Index:
+def index(memories: list[tuple[str, str]] = MEMORIES, vectors: Vectors | None = None, *, texts: bool = False) -> Index:
     keys = np.full((len(memories), 4), 0.5, np.float16)  # a likeness of 0.4, as between related texts
     return Index(
         [sequence(text, title) for title, text in memories],
         keys,
         lambda rows: [np.array([[1, 0]], np.int8)] * len(rows),
         vectors,
+        (lambda row: "\n".join(memories[row])) if texts else lambda _: "",
     )
 
 
@@ -220,6 +222,31 @@ def test_only_unknown_words_of_some_length_are_taken_for_slips() -> None:
         corrected, read_as = where.corrected(question)
         assert corrected.terms[place] == term_hash(term(meant)), text
         assert read_as == ({} if meant == word else {word: meant})
+
+
+@pytest.mark.parametrize(
+    ("text", "read_as"),
+    [
+        ("Where are the wnter wheels?", {"wnter": "winter"}),  # the word of the memory that holds the rest, not "water"
+        ("Which wnter meter is wet?", {"wnter": "water"}),
+        ("Where are the weened lambs?", {"weened": "weaned"}),  # the bank says "when", and not "whened"
+        ("Who does the repare?", {"repare": "repair"}),  # the bank writes no "repaire"
+        ("Where are the wheals?", {"wheals": "wheels"}),
+        ("Where is the bottel?", {"bottel": "bottle"}),  # the bank writes "bottles"
+        ("Who repared the thing?", {}),  # no memory has a word one slip away
+    ],
+)
+def test_a_slip_is_read_as_a_word_that_the_bank_writes(text: str, read_as: dict[str, str]) -> None:
+    where = index(
+        [
+            ("Tap", "Turn it off when the water meter is wet."),
+            ("Car", "Winter wheels are in the shed."),
+            ("Flock", "Weaned lambs went to the Quarry Field."),
+            ("Boots", "Sent for repair to Karl, with two bottles."),
+        ],
+        texts=True,
+    )
+    assert where.corrected(read_question(text, prior, lambda word: word.lower() in {"where", "which", "thing"}))[1] == read_as
 
 
 def test_slips_are_all_words_one_slip_away() -> None:

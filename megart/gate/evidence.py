@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .. import _core
-from . import partner
+from . import partner, slips
 from .meaning import Vectors
-from .words import QuestionWords, fold, stem, term_hash, typos
+from .words import QuestionWords
 
 K1, B = 1.2, 0.5
 # What a word of the same root counts.
@@ -32,8 +32,6 @@ SMALL = 50
 # The prior counts as much as this many memories.
 PRIOR_MEMORIES = 20.0
 LEXICAL, DENSE, MEANT = 32, 8, 16
-# So many unknown words of a question are looked up as typos; a shorter word is like too many others.
-TYPOS, SHORTEST = 3, 5
 # Nats: a name that carries less (a year) does not stand for a memory of its own.
 _NAME = 4.0
 # Meaning counts less where words alone say that a memory applies, by up to this share: what memories on one subject
@@ -102,7 +100,8 @@ class Index:
 
     ``sequences``: words of each memory (``words.sequence``), or all in one array and where each begins, int64 [N + 1];
     ``keys``: float16 or float32 [N, D] of unit length; ``tokens(rows)``: int8 [n, d] token states of each of some
-    memories; ``vectors``: by the text embedder, None without one.
+    memories; ``vectors``: by the text embedder, None without one; ``text(row)``: what a memory says, with its title, ""
+    where the bank does not hold it.
     """
 
     def __init__(
@@ -111,11 +110,12 @@ class Index:
         keys: np.ndarray,
         tokens: Callable[[Sequence[int]], list[np.ndarray]],
         vectors: Vectors | None = None,
+        text: Callable[[int], str] = lambda _: "",
     ):
         terms, starts = sequences if isinstance(sequences, tuple) else _flat(sequences)
         self.lexicon = _core.Lexicon(np.ascontiguousarray(terms, np.uint32), starts)
         self.keys = np.ascontiguousarray(keys)
-        self._tokens = tokens
+        self._tokens, self._text = tokens, text
         self.vectors = vectors
 
     def __len__(self) -> int:
@@ -197,19 +197,13 @@ class Index:
         return all((matches[0][list(name)] == _ITSELF).any() for name in names)
 
     def corrected(self, question: QuestionWords) -> tuple[QuestionWords, dict[str, str]]:
-        """*question* with words that nobody knows read as words of the bank that are one slip away, and which as what."""
-        unknown = ~question.known & ~question.asking & (self.lexicon.df(question.terms) == 0)
-        terms, read_as = question.terms.copy(), {}
-        for i in np.flatnonzero(unknown)[:TYPOS]:
-            word = fold(question.words[i])
-            if len(word) < SHORTEST or not word.isalpha():
-                continue
-            near = typos(word)
-            meant = np.array([term_hash(stem(form)) for form in near], np.uint32)
-            there = np.flatnonzero(self.lexicon.df(meant))
-            if len(there):
-                terms[i], read_as[question.words[i]] = meant[there[0]], near[there[0]]
-        return replace(question, terms=terms), read_as
+        """*question* with its slips of the keyboard read as words of the bank, and which as what."""
+        idf = self._idf(question, self.lexicon.df(question.terms))
+        read_as = slips.read_as(question, self.lexicon, lambda: self.lexicon.bm25(question.terms, idf, K1, B), self._text)
+        terms = question.terms.copy()
+        for place, (_, key) in read_as.items():
+            terms[place] = key
+        return replace(question, terms=terms), {question.words[place]: word for place, (word, _) in read_as.items()}
 
     def _idf(self, question: QuestionWords, frequency: np.ndarray) -> np.ndarray:
         """Surprise of each word in nats: what the bank shows, and the prior while it shows little."""

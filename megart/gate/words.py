@@ -11,7 +11,6 @@ import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from string import ascii_lowercase
 
 import numpy as np
 
@@ -96,16 +95,6 @@ def term_hash(text: str) -> int:
     """
     own = zlib.crc32(text.encode()) & ((1 << ROOT_SHIFT) - 1)
     return (zlib.crc32(root(text).encode()) >> ROOT_SHIFT << ROOT_SHIFT | own) or 1
-
-
-def typos(word: str) -> list[str]:
-    """What *word* (folded) may have been meant to be: two letters swapped, one wrong, one too many, one missing."""
-    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
-    forms = [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
-    forms += [a + b[1:] for a, b in cuts if b]
-    forms += [a + c + b[1:] for a, b in cuts if b for c in ascii_lowercase]
-    forms += [a + c + b for a, b in cuts for c in ascii_lowercase]
-    return [form for form in dict.fromkeys(forms) if form != word]
 
 
 # What holds sentences together or asks, in Japanese (all but its nouns is Hiragana), Chinese and Korean.

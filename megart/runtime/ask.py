@@ -157,6 +157,8 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
 
     ``part``: it is a part of what was asked, in words of ours; ``bridged``: one of those two steps.
     """
+    question = job.request.question
+    job = job.asking(question=job.bank.mended(question))
     asked = job.request
     found = _find(job, clock)
     by_hand = bool(asked.scope.gates)
@@ -188,7 +190,7 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
         answering, older = newest(
             job.bank, job.request, answering[0], found, lambda other: read.get(other.row) or _try(job, other, found, clock)
         )
-    return Outcome(asked.question, found, answering, older=older)
+    return Outcome(question, found, answering, older=older)
 
 
 def _in_steps(job: Job, two: Steps, answering: list[Tried], clock: _Clock) -> Outcome | None:

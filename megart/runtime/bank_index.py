@@ -241,7 +241,12 @@ class BankIndex:
         vectors = None
         if rows.vectors is not None and self.text_embedder is not None:
             vectors = gate.Vectors(rows.vectors, self.text_embedder.family)
-        self.index = gate.Index(rows.words, rows.keys, self._tokens, vectors) if rows.ids else None
+        records = rows.records
+
+        def text(row: int) -> str:
+            return f"{records[row].title or ''}\n{records[row].text}".strip() if records[row].text else ""
+
+        self.index = gate.Index(rows.words, rows.keys, self._tokens, vectors, text) if rows.ids else None
         self._rows = rows if rows.seqs else replace(rows, words=[])
         self._revision, self._versions, self._until = revision, versions, min(self._until, columns.until)
         return True

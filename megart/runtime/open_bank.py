@@ -5,6 +5,7 @@ Knows the bank, the gate and the encoder; nothing of answers, prompts or the slo
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from .. import gate
 from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..bank.memory import check_tags
+from ..gate.words import WORD
 from ..openmp import one_blas_thread
 from . import embed, embedders
 from .adapter_cache import AdapterCache
@@ -147,6 +149,19 @@ class OpenBank:
         weighed, talk = self._find(encoded, scope), self._talk(request)
         considered = self.consider(encoded, weighed, talk)
         return considered, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded))
+
+    def mended(self, question: str) -> str:
+        """*question* with slips of the keyboard read as words of the bank: what an embedder and the reader understand."""
+        index, prior = self.memories.index, self.memories.prior
+        if index is None or self.memories.embedder == embedders.PAPER:
+            return question
+        _, read_as = index.corrected(gate.read_question(question, prior, prior.knows))
+
+        def meant(match: re.Match[str]) -> str:
+            word = read_as.get(match.group(), match.group())
+            return word.capitalize() if match.group()[0].isupper() and word.islower() else word
+
+        return WORD.sub(meant, question) if read_as else question
 
     def consider(self, encoded: embed.EncodedQuestion, weighed: gate.Candidates, talk: Talk | None) -> Found:
         """Which of the candidates *weighed* to read, and in what order, after what the conversation was about."""
