@@ -312,3 +312,19 @@ def test_the_reader_is_asked_what_was_meant_in_place_of_slips(assistant: Assista
     answer = assistant.ask("What did Casimir Oudrekerk invnet?")
     assert asked[0] == "What did Casimir Oudekerk invent?"
     assert answer.known and [source.id for source in answer.sources] == [BAKER]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("Who invented the whistlng loaf?", "Who invented the whistling loaf?"),
+        ("Who invented the Whistlng loaf?", "Who invented the Whistling loaf?"),
+        ("Who is whittling a spoon of wood?", "Who is whittling a spoon of wood?"),  # a rare word is no slip
+    ],
+)
+def test_a_slip_is_mended_where_the_base_finds_what_was_meant_likelier(assistant: Assistant, typed: str, meant: str) -> None:
+    def mended() -> str:
+        assistant.open_bank.refresh()
+        return assistant.open_bank.mended(typed)
+
+    assert assistant.on_model(mended) == meant

@@ -79,4 +79,4 @@ def _meant(
     same = sorted(word for word in words if term_hash(stem(word)) == key)
     if any(word.startswith(form) for word in same):
         return _Meant(True, less, place, form, key)
-    return next((_Meant(True, less, place, word, key) for word in same if form[:-1] == word), None)
+    return next((_Meant(True, less, place, word, key) for word in same if form[:-1] == word and len(word) >= SHORTEST), None)

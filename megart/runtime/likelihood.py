@@ -45,6 +45,20 @@ class Likelihood:
         after = dict(zip(every, _read(context, asked, every)))
         return [[after[text] - self._alone[text] for text in group] for group in token_groups]
 
+    def likelier(self, text: str, other: str) -> float | None:
+        """How much likelier *text* is than *other*, after nothing in particular: nats.
+
+        None where the base cannot tell, as in :meth:`gains`.
+        """
+        context = self._context()
+        both = [tuple(context.engine.tokenize(one, special=False)) for one in (text, other)]
+        prompt = text_prompt(context.engine, prompts.NOTHING_ASKED)
+        if not context.can_forget or len(prompt.tokens) + max(map(len, both)) > context.size:
+            return None
+        self._read_alone(context, both)
+        one, two = (float(self._alone[tokens].sum()) for tokens in both)
+        return one - two
+
     def _read_alone(self, context: Context, texts: list[Tokens]) -> None:
         new = [text for text in texts if text not in self._alone]
         if len(self._alone) + len(new) > KEPT:

@@ -17,7 +17,6 @@ from .. import gate
 from ..adapter import Adapter
 from ..bank import Bank, Record
 from ..bank.memory import check_tags
-from ..gate.words import WORD
 from ..openmp import one_blas_thread
 from . import embed, embedders
 from .adapter_cache import AdapterCache
@@ -41,6 +40,7 @@ _SUBJECT, _NO_SCORE, _NO_RIVAL = 2.2, -8.0, 6.0
 # What a memory gains by the day it was written on for each of year, month and day that the question names; not fitted.
 _OF_THEN = 2.0
 _CANDIDATES = 4  # that are handed on, more than are read
+_MEANT_FROM = 1.0  # nats: a word of the bank that is so much likelier in a question was meant; chosen on our own banks
 _SOURCES = 2  # memories that one answer came from
 
 
@@ -151,17 +151,20 @@ class OpenBank:
         return considered, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded))
 
     def mended(self, question: str) -> str:
-        """*question* with slips of the keyboard read as words of the bank: what an embedder and the reader understand."""
+        """*question* with slips of the keyboard read as words of the bank: what an embedder and the reader understand.
+
+        Words that the base finds likelier than those that were typed: a rare word may be no slip.
+        """
         index, prior = self.memories.index, self.memories.prior
         if index is None or self.memories.embedder == embedders.PAPER:
             return question
         _, read_as = index.corrected(gate.read_question(question, prior, prior.knows))
-
-        def meant(match: re.Match[str]) -> str:
-            word = read_as.get(match.group(), match.group())
-            return word.capitalize() if match.group()[0].isupper() and word.islower() else word
-
-        return WORD.sub(meant, question) if read_as else question
+        for typed, meant in read_as.items():
+            other = re.sub(rf"\b{typed}\b", meant.capitalize() if typed.istitle() else meant, question)
+            likelier = self._likelihood.likelier(other, question)
+            if likelier is not None and likelier >= _MEANT_FROM:
+                question = other
+        return question
 
     def consider(self, encoded: embed.EncodedQuestion, weighed: gate.Candidates, talk: Talk | None) -> Found:
         """Which of the candidates *weighed* to read, and in what order, after what the conversation was about."""
