@@ -314,12 +314,16 @@ def test_the_reader_is_asked_what_was_meant_in_place_of_slips(assistant: Assista
     assert answer.known and [source.id for source in answer.sources] == [BAKER]
 
 
+LONG = "Who invented the whistlng loaf? " + "I really have to know. " * 100
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
         ("Who invented the whistlng loaf?", "Who invented the whistling loaf?"),
         ("Who invented the Whistlng loaf?", "Who invented the Whistling loaf?"),
         ("Who is whittling a spoon of wood?", "Who is whittling a spoon of wood?"),  # a rare word is no slip
+        (LONG, LONG),  # more than the base can compare
     ],
 )
 def test_a_slip_is_mended_where_the_base_finds_what_was_meant_likelier(assistant: Assistant, typed: str, meant: str) -> None:

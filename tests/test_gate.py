@@ -229,10 +229,11 @@ def test_only_unknown_words_of_some_length_are_taken_for_slips() -> None:
     [
         ("Where are the wnter wheels?", {"wnter": "winter"}),  # the word of the memory that holds the rest, not "water"
         ("Which wnter meter is wet?", {"wnter": "water"}),
-        ("Where are the weened lambs?", {"weened": "weaned"}),  # the bank says "when", and not "whened"
+        ("Is the weened one in the water?", {"weened": "weaned"}),  # the bank says "when", and not "whened"
         ("Who does the repare?", {"repare": "repair"}),  # the bank writes no "repaire"
         ("Where are the wheals?", {"wheals": "wheels"}),
         ("Where is the bottel?", {"bottel": "bottle"}),  # the bank writes "bottles"
+        ("What is the miete?", {}),  # nor "niete"; a short word is like too many others
         ("Who repared the thing?", {}),  # no memory has a word one slip away
     ],
 )
@@ -242,7 +243,7 @@ def test_a_slip_is_read_as_a_word_that_the_bank_writes(text: str, read_as: dict[
             ("Tap", "Turn it off when the water meter is wet."),
             ("Car", "Winter wheels are in the shed."),
             ("Flock", "Weaned lambs went to the Quarry Field."),
-            ("Boots", "Sent for repair to Karl, with two bottles."),
+            ("Boots", "Sent for repair to Karl, with two bottles. Niet vergeten."),
         ],
         texts=True,
     )

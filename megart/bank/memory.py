@@ -128,6 +128,11 @@ class Record:
         return self.title or first_words(self.text) or self.id
 
     @property
+    def titled_text(self) -> str:
+        """Its title, where it has one, above its text."""
+        return f"{self.title or ''}\n{self.text}"
+
+    @property
     def created(self) -> str:
         """When the note was written, ISO 8601: as its metadata say ("created"), else when the bank got it."""
         given = self.metadata.get("created")

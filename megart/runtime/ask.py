@@ -157,8 +157,9 @@ def _outcome(job: Job, clock: _Clock, *, part: bool = False, bridged: bool = Fal
 
     ``part``: it is a part of what was asked, in words of ours; ``bridged``: one of those two steps.
     """
-    question = job.request.question
+    question, started = job.request.question, time.perf_counter()
     job = job.asking(question=job.bank.mended(question))
+    clock.add(gate_ms=ms(started))
     asked = job.request
     found = _find(job, clock)
     by_hand = bool(asked.scope.gates)

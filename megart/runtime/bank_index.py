@@ -244,7 +244,7 @@ class BankIndex:
         records = rows.records
 
         def text(row: int) -> str:
-            return f"{records[row].title or ''}\n{records[row].text}".strip() if records[row].text else ""
+            return records[row].titled_text if records[row].text else ""
 
         self.index = gate.Index(rows.words, rows.keys, self._tokens, vectors, text) if rows.ids else None
         self._rows = rows if rows.seqs else replace(rows, words=[])
@@ -330,7 +330,7 @@ class BankIndex:
         def likely(row: int) -> float:
             old, cosine = self.told(self.records[row]), float(alike[row]) if by_vectors else None
             values = gate.versions.note_features(
-                new, f"{old.title or ''}\n{old.text}", self.prior, cosine, nearest=row == near[0]
+                new, old.titled_text, self.prior, cosine, nearest=row == near[0]
             )
             return gate.versions.updates(values)
 

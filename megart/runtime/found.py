@@ -48,8 +48,7 @@ class Candidate:
 
     def version(self, rank: int = 0, answer: str = "", odds: float | None = None) -> gate.versions.Version:
         """The same as one of two that may say the same at another time."""
-        text = f"{self.record.title or ''}\n{self.record.text}"
-        return gate.versions.Version(text, self.record.created, self.seen, rank, answer, odds)
+        return gate.versions.Version(self.record.titled_text, self.record.created, self.seen, rank, answer, odds)
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,9 @@ class OpenBank:
         return considered, Timings(embed_ms=ms(started, embedded), gate_ms=ms(embedded))
 
     def mended(self, question: str) -> str:
-        """*question* with slips of the keyboard read as words of the bank: what an embedder and the reader understand.
+        """*question* with words of the bank in place of slips of the keyboard, for an embedder and the reader.
 
-        Words that the base finds likelier than those that were typed: a rare word may be no slip.
+        Only where the base finds the question likelier so: a rare word may be no slip.
         """
         index, prior = self.memories.index, self.memories.prior
         if index is None or self.memories.embedder == embedders.PAPER:
@@ -193,7 +193,7 @@ class OpenBank:
                 record = self.memories.told(record)
             rival = max((ranked[other][0] for other in ranked if other != row), default=score - _NO_RIVAL)
             dated = encoded.text[slice(*when.span)] if when and row in then else ""
-            text = f"{record.title or ''}\n{record.text}\n{dated}"
+            text = f"{record.titled_text}\n{dated}"
             # What leans on an earlier question need not name its subject again.
             about = gate.known.subject(encoded.text, [] if leans and seen.subject else names, weighed.telling, text)
             candidates.append(Candidate(record, replace(seen, margin=score - rival, about=about), row))
